@@ -1,0 +1,47 @@
+"""The errors a caller may want to tell apart; the command line alone turns them into exit codes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SimError(Exception):
+    """Something the person who runs the program can mend; the message says what and where."""
+
+
+class GraphError(SimError):
+    """A graph that means nothing: a cycle, an unknown input, a negative size, a shape that does not fit."""
+
+
+class InvalidSchedule(SimError):
+    """A schedule that no machine could run, such as one that reads a value which is not in memory."""
+
+    def __init__(self, message: str, *, action: int, value: str | None = None) -> None:
+        super().__init__(message)
+        self.action = action
+        self.value = value
+
+
+class NotApplicable(SimError):
+    """A strategy that cannot work on this graph, or for what is differentiated; the message says why."""
+
+
+class ParameterError(SimError):
+    """A parameter of a strategy, family or device that is unknown, missing or out of range."""
+
+    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class CountOverflow(SimError):
+    """A count too large for exact integers in the ledger."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, followed by what is known: the tail of a message about an unknown word."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    guess = f"; did you mean '{close[0]}'?" if close else ";"
+    return f"{guess} known: {', '.join(names)}"

@@ -1,0 +1,599 @@
+"""Graphs of layers: what each node costs, what its derivative reads, and how the nodes hang together.
+
+A reader builds a `Graph` from `Node`s here (families and importers do it for them), asks it for its
+columns, and finds its steps and articulation points. Costs are integers: a multiply-add counts as
+2 flops, sizes are bytes. A graph is stored as NumPy columns, so that a chain of a million layers
+costs a few arrays; `graph.nodes[i]` makes a `Node` when a person wants to look at one.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.errors import CountOverflow, GraphError, suggest
+
+Needs = Literal["none", "input", "output", "both"]
+Wrt = Literal["input", "parameters"]
+Optimizer = Literal["none", "sgd", "momentum", "adam"]
+Structure = Literal["dense", "diagonal"]
+Ints = NDArray[np.int64]
+
+NEEDS: tuple[Needs, ...] = get_args(Needs)  # the index is a bit mask: 1 reads inputs, 2 reads the output
+OPTIMIZER_STATES: Mapping[str, int] = MappingProxyType({"none": 0, "sgd": 0, "momentum": 1, "adam": 2})
+ITEMSIZE: Mapping[str, int] = MappingProxyType(
+    {
+        "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
+        "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1,
+    }
+)  # fmt: skip
+FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+LARGEST = 2**62  # what a column or a sum of bytes may reach: half of int64, so that one addition never wraps
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInput:
+    """A tensor that the caller owns: resident, never freed, differentiable if its dtype is a float.
+
+    `bytes` overrides what shape and dtype say, for abstract chains.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    bytes: int | None = None
+
+    @property
+    def differentiable(self) -> bool:
+        return self.dtype in FLOATS
+
+
+@dataclass(frozen=True, slots=True)
+class LocalJacobian:
+    """How the Jacobian of one node's output by its (only) input is stored and what forming it costs.
+
+    `dense` takes output × input scalars for each sample, `diagonal` one for each output scalar.
+    Samples are independent, so a batch makes every Jacobian block-diagonal and only blocks are kept.
+    """
+
+    structure: Structure = "dense"
+    flops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Measured times of a node that override the roofline (profiled models)."""
+
+    forward: float
+    jvp: float
+    vjp: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One layer or operation, with everything the simulation needs to know about it.
+
+    `inputs` names nodes or graph inputs. `needs` says which activations the derivative reads.
+    `residual_bytes` is what the derivative needs beyond activations; `None` means that there is
+    nothing (a VJP then never asks for an evaluation of its own node), while 0 means an empty tape
+    that a forward evaluation must still have written, as in the checkpointing literature.
+    `jvp_flops` and `vjp_flops` are for one tangent or cotangent with respect to activations and
+    default to `forward_flops`; `param_vjp_flops` is the share of the weight gradient.
+    `vjp_broadcasts` marks a sum or mean, whose VJP is a view of its own (small) cotangent.
+    `attributes` (strides, heads, …) is for execution alone; no cost is read from it.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output_shape: tuple[int, ...]
+    op: str = "custom"
+    dtype: str = "float32"
+    forward_flops: int = 0
+    forward_bytes: int | None = None
+    jvp_flops: int | None = None
+    vjp_flops: int | None = None
+    param_vjp_flops: int = 0
+    param_size: int = 0
+    residual_bytes: int | None = None
+    needs: Needs = "input"
+    workspace_bytes: int = 0
+    jacobian: LocalJacobian = LocalJacobian()
+    activation_bytes: int | None = None
+    vjp_broadcasts: bool = False
+    seconds: Seconds | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The nodes of a graph as arrays of length n (int64 unless said otherwise); see `Node`.
+
+    `residual_bytes` is -1 where a node has no residual; `needs` is a bit mask (1 inputs, 2 output);
+    `scalars` is the size of one sample's output; `input_ptr` and `input_index` are a CSR of distinct
+    inputs as *positions*: graph inputs first (0 … m-1), then node i at m + i.
+    """
+
+    activation_bytes: Ints
+    scalars: Ints
+    forward_flops: Ints
+    forward_bytes: Ints
+    jvp_flops: Ints
+    vjp_flops: Ints
+    param_vjp_flops: Ints
+    param_size: Ints
+    param_bytes: Ints
+    residual_bytes: Ints
+    needs: Ints
+    workspace_bytes: Ints
+    jacobian_diagonal: NDArray[np.bool_]
+    jacobian_flops: Ints
+    itemsize: Ints
+    vjp_broadcasts: NDArray[np.bool_]
+    input_ptr: Ints
+    input_index: Ints
+    seconds: NDArray[np.float64] | None = None  # shape (n, 3): forward, JVP, VJP; NaN where not measured
+
+
+class NodeView(Sequence[Node]):
+    """The nodes of a graph, made one at a time from its columns."""
+
+    def __init__(self, length: int, make: Callable[[int], Node]) -> None:
+        self._length = length
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._make(i) for i in range(*index.indices(self._length))]
+        if not -self._length <= index < self._length:
+            raise IndexError(index)
+        return self._make(index % self._length)
+
+    def __iter__(self) -> Iterator[Node]:
+        return (self._make(i) for i in range(self._length))
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A validated list of nodes in topological order, with what is differentiated and what is resident.
+
+    Build one with `Graph.from_nodes` (any DAG) or a family; `configured` changes `wrt`, the optimizer
+    or whether gradients are preallocated. Two graphs are equal only if they are the same object.
+    """
+
+    name: str
+    nodes: Sequence[Node]
+    inputs: tuple[GraphInput, ...]
+    columns: Columns
+    batch: int = 1
+    wrt: Wrt = "input"
+    optimizer: Optimizer = "none"
+    preallocated_gradients: bool = False
+
+    @staticmethod
+    def from_nodes(
+        nodes: Sequence[Node],
+        inputs: Sequence[GraphInput],
+        *,
+        name: str = "graph",
+        batch: int = 1,
+        wrt: Wrt | None = None,
+    ) -> Graph:
+        """The graph of `nodes`, sorted topologically (the given order is kept where it is one already).
+
+        Without `wrt`, parameters are differentiated if there are any, the input if not.
+
+        Raises
+        ------
+        GraphError
+            For an empty graph, repeated names, unknown inputs, a cycle, or an impossible size.
+        """
+        if not nodes:
+            raise GraphError("a graph needs at least one node")
+        _check_names(nodes, inputs)
+        ordered = _sorted_nodes(nodes, inputs)
+        for node in ordered:
+            _check_node(node)
+        columns = _columns(ordered, inputs, batch)
+        has_parameters = bool(columns.param_size.any())
+        graph = Graph(
+            name=name,
+            nodes=tuple(ordered),
+            inputs=tuple(inputs),
+            columns=columns,
+            batch=batch,
+            wrt="parameters" if has_parameters else "input",
+        )
+        return graph if wrt is None else graph.configured(wrt=wrt)
+
+    def configured(
+        self,
+        *,
+        wrt: Wrt | None = None,
+        optimizer: Optimizer | None = None,
+        preallocated_gradients: bool | None = None,
+    ) -> Graph:
+        """The same graph with another question asked of it.
+
+        Raises
+        ------
+        GraphError
+            If there is nothing to differentiate: no parameters, or no input of a floating dtype.
+        """
+        changed = replace(
+            self,
+            wrt=self.wrt if wrt is None else wrt,
+            optimizer=self.optimizer if optimizer is None else optimizer,
+            preallocated_gradients=(
+                self.preallocated_gradients if preallocated_gradients is None else preallocated_gradients
+            ),
+        )
+        if not changed.active.any():
+            what = (
+                "the graph has no parameters"
+                if changed.wrt == "parameters"
+                else "no output depends on an input of a floating dtype ("
+                + ", ".join(f"{i.name}: {i.dtype}" for i in self.inputs)
+                + ")"
+            )
+            raise GraphError(f"wrt: {changed.wrt} asks for nothing, because {what}")
+        return changed
+
+    def __len__(self) -> int:
+        return len(self.columns.activation_bytes)
+
+    def __repr__(self) -> str:
+        return f"Graph({self.name!r}, {len(self)} nodes, wrt={self.wrt!r})"
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every node reads exactly the one before it (the first: the only graph input)."""
+        c = self.columns
+        return (
+            len(self.inputs) == 1
+            and len(c.input_index) == len(self)
+            and bool(np.array_equal(c.input_index, np.arange(len(self))))
+        )
+
+    @cached_property
+    def consumer_counts(self) -> Ints:
+        """How many nodes read each position (graph inputs first)."""
+        return np.bincount(self.columns.input_index, minlength=len(self.inputs) + len(self)).astype(np.int64)
+
+    @cached_property
+    def sinks(self) -> Ints:
+        """The nodes that nobody reads: the outputs of the graph."""
+        return np.flatnonzero(self.consumer_counts[len(self.inputs) :] == 0)
+
+    @cached_property
+    def active(self) -> NDArray[np.bool_]:
+        """For each position, whether what is differentiated reaches it.
+
+        With `wrt="parameters"` a node with parameters is active itself. Only active nodes have
+        JVPs, VJPs, tangents and cotangents.
+        """
+        m, c = len(self.inputs), self.columns
+        active = np.zeros(m + len(self), dtype=np.bool_)
+        if self.wrt == "input":
+            active[:m] = [i.differentiable for i in self.inputs]
+        else:
+            active[m:] = c.param_size > 0
+        if self.is_chain:
+            active[m:] = np.logical_or.accumulate(active)[m:]
+            return active
+        ptr, index = c.input_ptr.tolist(), c.input_index
+        for i in range(len(self)):
+            if not active[m + i]:
+                active[m + i] = active[index[ptr[i] : ptr[i + 1]]].any()
+        return active
+
+    @cached_property
+    def input_scalars(self) -> int:
+        """n_in: the scalars of one sample of the differentiable inputs."""
+        return sum(_per_sample(i.shape, self.batch) for i in self.inputs if i.differentiable)
+
+    @cached_property
+    def output_scalars(self) -> int:
+        """n_out: the scalars of one sample of all active outputs."""
+        m = len(self.inputs)
+        return int(sum(int(self.columns.scalars[s]) for s in self.sinks if self.active[m + s]))
+
+    @cached_property
+    def parameter_count(self) -> int:
+        return int(self.columns.param_size.sum())
+
+    @cached_property
+    def input_bytes(self) -> tuple[int, ...]:
+        return tuple(_input_bytes(i) for i in self.inputs)
+
+    @cached_property
+    def cotangent_bytes(self) -> Ints:
+        """Bytes of one cotangent of each position: those of its activation, less where it is a broadcast view."""
+        m, c = len(self.inputs), self.columns
+        out = np.concatenate([np.array(self.input_bytes, dtype=np.int64), c.activation_bytes])
+        for i in np.flatnonzero(c.vjp_broadcasts)[::-1].tolist():
+            for p in c.input_index[c.input_ptr[i] : c.input_ptr[i + 1]].tolist():
+                if self.consumer_counts[p] == 1:
+                    out[p] = min(out[p], out[m + i])
+        return out
+
+    @cached_property
+    def result_bytes(self) -> int:
+        """Bytes of the derivative, where they are resident from the start.
+
+        With `wrt="input"` the Jacobian: one row of input bytes for each of the n_out cotangents. With
+        `wrt="parameters"` gradients are working memory of the schedule unless preallocated.
+        """
+        if self.wrt == "parameters":
+            return 0
+        one = sum(b for b, i in zip(self.input_bytes, self.inputs, strict=True) if i.differentiable)
+        return one * self.output_scalars
+
+    @cached_property
+    def gradient_bytes(self) -> Ints:
+        """Bytes of each node's parameter gradient: n_out rows of its parameters."""
+        if self.output_scalars * float(self.columns.param_bytes.sum()) > LARGEST:
+            raise CountOverflow("the gradients take more than 4 EiB; there are too many outputs or parameters")
+        return self.columns.param_bytes * self.output_scalars
+
+    @cached_property
+    def resident_bytes(self) -> int:
+        """Bytes that no schedule can change: graph inputs, parameters, optimizer state, the result."""
+        parameters = int(self.columns.param_bytes.sum())
+        gradients = int(self.gradient_bytes.sum()) if self.preallocated_gradients and self.wrt == "parameters" else 0
+        total = (
+            sum(self.input_bytes)
+            + parameters * (1 + OPTIMIZER_STATES[self.optimizer])
+            + self.result_bytes
+            + gradients
+        )
+        if total > LARGEST:
+            raise CountOverflow(f"resident memory would be {total} bytes, more than 4 EiB")
+        return total
+
+    @cached_property
+    def forward_flops(self) -> int:
+        """F: flops of evaluating every node once."""
+        return sum(self.columns.forward_flops.tolist())
+
+    @cached_property
+    def crossing_counts(self) -> Ints:
+        """For p = 0 … n, how many activations made before node p are read by nodes p … n-1.
+
+        Graph inputs are resident and do not count, except at p = 0, where the count is 1 by
+        convention (the input takes one slot).
+        """
+        n, m, c = len(self), len(self.inputs), self.columns
+        last = np.full(n, -1, dtype=np.int64)
+        reader = np.repeat(np.arange(n), np.diff(c.input_ptr))
+        from_node = c.input_index >= m
+        np.maximum.at(last, c.input_index[from_node] - m, reader[from_node])
+        change = np.zeros(n + 2, dtype=np.int64)
+        made = np.flatnonzero(last >= 0)
+        np.add.at(change, made + 1, 1)
+        np.add.at(change, last[made] + 1, -1)
+        counts = np.cumsum(change)[: n + 1]
+        counts[0] = 1
+        counts[n] = 1
+        return counts
+
+    @cached_property
+    def step_starts(self) -> Ints:
+        """Where the steps of checkpointing begin: 0 = p_0 < p_1 < … < p_m = n, as node numbers.
+
+        A cut is allowed where no more activations cross it than cross both neighbouring cuts, so a
+        chain may be cut everywhere, a residual network between its blocks, and a U-Net along each
+        level. A skip that crosses a cut stays alive as long as a recomputation reads it.
+        """
+        counts = self.crossing_counts
+        if len(self) == 1:
+            return np.array([0, 1], dtype=np.int64)
+        inner = counts[1:-1]
+        fine = (inner <= counts[:-2]) | (np.arange(1, len(self)) == 1)
+        fine &= (inner <= counts[2:]) | (np.arange(1, len(self)) == len(self) - 1)
+        return np.concatenate([[0], 1 + np.flatnonzero(fine), [len(self)]]).astype(np.int64)
+
+    @cached_property
+    def articulation_points(self) -> Ints:
+        """The cuts p (0 and n included) that a single activation crosses, the output of node p-1.
+
+        Every path from the inputs to the outputs goes through that activation, unless it starts at
+        a graph input that is read later on (labels, a mask).
+        """
+        n, m, c = len(self), len(self.inputs), self.columns
+        last = np.full(n, -1, dtype=np.int64)
+        reader = np.repeat(np.arange(n), np.diff(c.input_ptr))
+        from_node = c.input_index >= m
+        np.maximum.at(last, c.input_index[from_node] - m, reader[from_node])
+        cuts = np.arange(1, n)
+        single = (self.crossing_counts[1:n] == 1) & (last[cuts - 1] >= cuts)
+        return np.concatenate([[0], cuts[single], [n]]).astype(np.int64)
+
+
+def _per_sample(shape: tuple[int, ...], batch: int) -> int:
+    return math.prod(shape[1:] if shape and shape[0] == batch else shape)
+
+
+def _input_bytes(graph_input: GraphInput) -> int:
+    if graph_input.bytes is not None:
+        return graph_input.bytes
+    return math.prod(graph_input.shape) * ITEMSIZE[graph_input.dtype]
+
+
+def _check_names(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> None:
+    seen: set[str] = set()
+    for name in [i.name for i in inputs] + [n.name for n in nodes]:
+        if name in seen:
+            raise GraphError(f"two nodes or inputs are named '{name}'")
+        seen.add(name)
+    for node in nodes:
+        if not node.inputs:
+            raise GraphError(f"node '{node.name}' reads nothing; name a node or a graph input under 'inputs'")
+        for name in node.inputs:
+            if name not in seen:
+                raise GraphError(f"node '{node.name}' reads '{name}', which does not exist{suggest(name, seen)}")
+
+
+def _sorted_nodes(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> list[Node]:
+    known = {i.name for i in inputs}
+    for node in nodes:
+        if not known.issuperset(node.inputs):
+            break
+        known.add(node.name)
+    else:
+        return list(nodes)
+    by_name = {n.name: n for n in nodes}
+    sorter = graphlib.TopologicalSorter({n.name: [i for i in n.inputs if i in by_name] for n in nodes})
+    try:
+        return [by_name[name] for name in sorter.static_order()]
+    except graphlib.CycleError as error:
+        raise GraphError("the nodes form a cycle: " + " -> ".join(reversed(error.args[1]))) from None
+
+
+def _check_node(node: Node) -> None:
+    if node.dtype not in ITEMSIZE:
+        raise GraphError(f"node '{node.name}': unknown dtype '{node.dtype}'{suggest(node.dtype, ITEMSIZE)}")
+    if node.needs not in NEEDS:
+        raise GraphError(f"node '{node.name}': unknown needs '{node.needs}'{suggest(node.needs, NEEDS)}")
+    if any(d < 1 for d in node.output_shape):
+        raise GraphError(f"node '{node.name}': output shape {node.output_shape} has a dimension below 1")
+    for key in (
+        "forward_flops", "forward_bytes", "jvp_flops", "vjp_flops", "param_vjp_flops", "param_size",
+        "residual_bytes", "workspace_bytes", "activation_bytes",
+    ):  # fmt: skip
+        value = getattr(node, key)
+        if value is not None and not 0 <= value < LARGEST:
+            raise GraphError(f"node '{node.name}': {key} is {value}, expected 0 … 2^62")
+
+
+def _columns(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) -> Columns:
+    m = len(inputs)
+    position = {i.name: p for p, i in enumerate(inputs)} | {n.name: m + i for i, n in enumerate(nodes)}
+    read = [list(dict.fromkeys(position[name] for name in n.inputs)) for n in nodes]
+    itemsize = np.array([ITEMSIZE[n.dtype] for n in nodes], dtype=np.int64)
+    activation = [
+        math.prod(n.output_shape) * ITEMSIZE[n.dtype] if n.activation_bytes is None else n.activation_bytes
+        for n in nodes
+    ]
+    param_bytes = [n.param_size * ITEMSIZE[n.dtype] for n in nodes]
+    of_position = [_input_bytes(i) for i in inputs] + activation
+    total = sum(of_position) + sum(param_bytes) + sum((n.residual_bytes or 0) + n.workspace_bytes for n in nodes)
+    if total > LARGEST:
+        raise CountOverflow(f"the graph's values take {total} bytes together, more than 4 EiB")
+    forward_bytes = [
+        sum(of_position[p] for p in read[i]) + activation[i] + param_bytes[i]
+        if n.forward_bytes is None
+        else n.forward_bytes
+        for i, n in enumerate(nodes)
+    ]
+
+    def column(values: Sequence[int]) -> Ints:
+        return np.array(values, dtype=np.int64)
+
+    return Columns(
+        activation_bytes=column(activation),
+        scalars=column([_per_sample(n.output_shape, batch) for n in nodes]),
+        forward_flops=column([n.forward_flops for n in nodes]),
+        forward_bytes=column(forward_bytes),
+        jvp_flops=column([n.forward_flops if n.jvp_flops is None else n.jvp_flops for n in nodes]),
+        vjp_flops=column([n.forward_flops if n.vjp_flops is None else n.vjp_flops for n in nodes]),
+        param_vjp_flops=column([n.param_vjp_flops for n in nodes]),
+        param_size=column([n.param_size for n in nodes]),
+        param_bytes=column(param_bytes),
+        residual_bytes=column([-1 if n.residual_bytes is None else n.residual_bytes for n in nodes]),
+        needs=column([NEEDS.index(n.needs) for n in nodes]),
+        workspace_bytes=column([n.workspace_bytes for n in nodes]),
+        jacobian_diagonal=np.array([n.jacobian.structure == "diagonal" for n in nodes], dtype=np.bool_),
+        jacobian_flops=column([n.jacobian.flops for n in nodes]),
+        itemsize=itemsize,
+        vjp_broadcasts=np.array([n.vjp_broadcasts for n in nodes], dtype=np.bool_),
+        input_ptr=np.concatenate([[0], np.cumsum([len(r) for r in read])]).astype(np.int64),
+        input_index=column([p for r in read for p in r]),
+        seconds=_seconds(nodes),
+    )
+
+
+def _seconds(nodes: Sequence[Node]) -> NDArray[np.float64] | None:
+    if all(n.seconds is None for n in nodes):
+        return None
+    rows = [(n.seconds.forward, n.seconds.jvp, n.seconds.vjp) if n.seconds else (math.nan,) * 3 for n in nodes]
+    return np.array(rows, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainColumns:
+    """What an abstract chain of L layers states, one array of length L each (sizes: L + 1)."""
+
+    sizes: Ints
+    forward_flops: Ints
+    jvp_flops: Ints
+    vjp_flops: Ints
+    activation_bytes: Ints
+    residual_bytes: Ints
+    workspace_bytes: Ints
+    needs: Ints
+    jacobian_flops: Ints
+    input_bytes: int
+    itemsize: int = 8
+
+
+def chain_graph(chain: ChainColumns, *, name: str = "chain") -> Graph:
+    """The graph of an abstract chain, without a Python object for each layer.
+
+    Every layer has a tape (`residual_bytes`, possibly of 0 bytes) that its VJP and JVP read, so each
+    VJP must be preceded by a forward evaluation of its own layer, as in the literature.
+    """
+    length = len(chain.forward_flops)
+    zeros = np.zeros(length, dtype=np.int64)
+    before = np.concatenate([[chain.input_bytes], chain.activation_bytes[:-1]])
+    columns = Columns(
+        activation_bytes=chain.activation_bytes,
+        scalars=chain.sizes[1:],
+        forward_flops=chain.forward_flops,
+        forward_bytes=before + chain.activation_bytes,
+        jvp_flops=chain.jvp_flops,
+        vjp_flops=chain.vjp_flops,
+        param_vjp_flops=zeros,
+        param_size=zeros,
+        param_bytes=zeros,
+        residual_bytes=chain.residual_bytes,
+        needs=chain.needs,
+        workspace_bytes=chain.workspace_bytes,
+        jacobian_diagonal=np.zeros(length, dtype=np.bool_),
+        jacobian_flops=chain.jacobian_flops,
+        itemsize=np.full(length, chain.itemsize, dtype=np.int64),
+        vjp_broadcasts=np.zeros(length, dtype=np.bool_),
+        input_ptr=np.arange(length + 1, dtype=np.int64),
+        input_index=np.arange(length, dtype=np.int64),
+    )
+
+    def node(i: int) -> Node:
+        return Node(
+            name=f"layer{i + 1}",
+            inputs=("x" if i == 0 else f"layer{i}",),
+            output_shape=(int(columns.scalars[i]),),
+            op="step",
+            dtype="float64",
+            forward_flops=int(columns.forward_flops[i]),
+            forward_bytes=int(columns.forward_bytes[i]),
+            jvp_flops=int(columns.jvp_flops[i]),
+            vjp_flops=int(columns.vjp_flops[i]),
+            residual_bytes=int(columns.residual_bytes[i]),
+            needs=cast(Needs, NEEDS[int(columns.needs[i])]),
+            workspace_bytes=int(columns.workspace_bytes[i]),
+            jacobian=LocalJacobian("dense", int(columns.jacobian_flops[i])),
+            activation_bytes=int(columns.activation_bytes[i]),
+        )
+
+    x = GraphInput("x", (int(chain.sizes[0]),), "float64", bytes=chain.input_bytes)
+    return Graph(name=name, nodes=NodeView(length, node), inputs=(x,), columns=columns, batch=1, wrt="input")
