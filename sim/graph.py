@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -589,7 +589,7 @@ def chain_graph(chain: ChainColumns, *, name: str = "chain") -> Graph:
             jvp_flops=int(columns.jvp_flops[i]),
             vjp_flops=int(columns.vjp_flops[i]),
             residual_bytes=int(columns.residual_bytes[i]),
-            needs=cast(Needs, NEEDS[int(columns.needs[i])]),
+            needs=NEEDS[int(columns.needs[i])],
             workspace_bytes=int(columns.workspace_bytes[i]),
             jacobian=LocalJacobian("dense", int(columns.jacobian_flops[i])),
             activation_bytes=int(columns.activation_bytes[i]),
