@@ -1,0 +1,109 @@
+"""Which points of a two-sided trade-off are worth having: dominance, the front, its area, its landmarks.
+
+Both coordinates are minimised. Points are pairs of Python numbers, and every comparison is Python's
+own, which is exact between ints of any size and floats. That is why the few lines below are here:
+the array libraries for this (moocore, paretoset, pymoo) work in float64, where flops beyond 2^53
+that differ by one become equal and a dominated point would be reported as a front point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import TypeAlias
+
+Number: TypeAlias = int | float
+Point: TypeAlias = tuple[Number, Number]
+
+
+def dominates(a: Point, b: Point) -> bool:
+    """Whether `a` is at least as good as `b` in both coordinates and better in one.
+
+    >>> dominates((1, 2), (1, 3)), dominates((1, 2), (1, 2)), dominates((1, 2), (0, 9))
+    (True, False, False)
+    """
+    return a[0] <= b[0] and a[1] <= b[1] and a != b
+
+
+def front(points: Sequence[Point]) -> list[int]:
+    """Indices of the points that no other point dominates, along the front: first coordinate rising.
+
+    Equal points do not dominate one another, so all copies of a front point are on the front, in
+    the order in which they were given. Takes O(n log n) comparisons.
+
+    >>> front([(3, 1), (2, 2), (3, 2), (1, 5), (2, 2)])
+    [3, 1, 4, 0]
+    """
+    assert all(x == x and y == y for x, y in points), "a coordinate is NaN"
+    found: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: points[i]):
+        if not found or points[i][1] < points[found[-1]][1] or points[i] == points[found[-1]]:
+            found.append(i)
+    return found
+
+
+def hypervolume(points: Sequence[Point], reference: Point) -> Number:
+    """The area that the points dominate, bounded by `reference`; an exact int where all numbers are ints.
+
+    A point that is not better than the reference in both coordinates adds nothing.
+
+    >>> hypervolume([(1, 3), (2, 1)], (4, 4))
+    7
+    """
+    area: Number = 0
+    bound = reference[1]
+    for i in front(points):
+        x, y = points[i]
+        if x < reference[0] and y < bound:
+            area += (reference[0] - x) * (bound - y)
+            bound = y
+    return area
+
+
+def knee(points: Sequence[Point]) -> int | None:
+    """The index of the front point where giving a little of one coordinate stops buying much of the other.
+
+    It is the point farthest below the straight line between the two ends of the front, with both
+    axes logarithmic where all their values are positive (a factor of two counts alike in flops and
+    in bytes). `None` for a front of fewer than three different points.
+    """
+    along = front(points)
+    if len({points[i] for i in along}) < 3:
+        return None
+    xs, ys = (_scaled([points[i][axis] for i in along]) for axis in (0, 1))
+    sums = [x + y for x, y in zip(xs, ys, strict=True)]
+    return along[min(range(1, len(along) - 1), key=sums.__getitem__)]
+
+
+def landmarks(points: Sequence[Point], groups: Sequence[Hashable], *, count: int) -> list[int]:
+    """At most `count` indices of points that stand for all: what to name on a chart, what to draw in detail.
+
+    In order of importance: the two ends of the front, its knee, then for each group (a strategy, a
+    sweep) that is not yet there its front point nearest to the knee (or to the middle), and lastly
+    both ends of each group's share of the front. Only front points are chosen, none twice.
+    """
+    along = front(points)
+    if not along:
+        return []
+    middle = knee(points)
+    centre = along.index(middle) if middle is not None else len(along) // 2
+    members: dict[Hashable, list[int]] = {}
+    for place, i in enumerate(along):
+        members.setdefault(groups[i], []).append(place)
+    order = [0, len(along) - 1] + ([centre] if middle is not None else [])
+    present = {groups[along[place]] for place in order}
+    order += [
+        min(places, key=lambda p: (abs(p - centre), p)) for group, places in members.items() if group not in present
+    ]
+    order += [end for places in members.values() for end in (places[0], places[-1])]
+    seen: dict[Point, int] = {}
+    for place in order:
+        seen.setdefault(points[along[place]], along[place])
+    return list(seen.values())[:count]
+
+
+def _scaled(values: Sequence[Number]) -> list[float]:
+    """The values on [0, 1]: their logarithms if all are positive, else the values."""
+    scale = [math.log(v) for v in values] if min(values) > 0 else [float(v) for v in values]
+    low, high = min(scale), max(scale)
+    return [(s - low) / (high - low) if high > low else 0.0 for s in scale]
