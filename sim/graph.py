@@ -8,108 +8,42 @@ costs a few arrays; `graph.nodes[i]` makes a `Node` when a person wants to look 
 
 from __future__ import annotations
 
-import graphlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.errors import CountOverflow, GraphError, suggest
+from sim import cuts
+from sim.errors import CountOverflow, GraphError
+from sim.node import (
+    FLOATS,
+    ITEMSIZE,
+    LARGEST,
+    NEEDS,
+    OPTIMIZER_STATES,
+    STRUCTURES,
+    GraphInput,
+    Ints,
+    LocalJacobian,
+    Needs,
+    Node,
+    Optimizer,
+    Seconds,
+    Structure,
+    Wrt,
+    check_names,
+    check_node,
+    sorted_nodes,
+)
 
-Needs = Literal["none", "input", "output", "both"]
-Wrt = Literal["input", "parameters"]
-Optimizer = Literal["none", "sgd", "momentum", "adam"]
-Structure = Literal["dense", "diagonal"]
-Ints = NDArray[np.int64]
-
-NEEDS: tuple[Needs, ...] = get_args(Needs)  # the index is a bit mask: 1 reads inputs, 2 reads the output
-OPTIMIZER_STATES: Mapping[str, int] = MappingProxyType({"none": 0, "sgd": 0, "momentum": 1, "adam": 2})
-ITEMSIZE: Mapping[str, int] = MappingProxyType(
-    {
-        "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
-        "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1,
-    }
-)  # fmt: skip
-FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
-LARGEST = 2**62  # what a column or a sum of bytes may reach: half of int64, so that one addition never wraps
-
-
-@dataclass(frozen=True, slots=True)
-class GraphInput:
-    """A tensor that the caller owns: resident, never freed, differentiable if its dtype is a float.
-
-    `bytes` overrides what shape and dtype say, for abstract chains.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    bytes: int | None = None
-
-    @property
-    def differentiable(self) -> bool:
-        return self.dtype in FLOATS
-
-
-@dataclass(frozen=True, slots=True)
-class LocalJacobian:
-    """How the Jacobian of one node's output by its (only) input is stored and what forming it costs.
-
-    `dense` takes output × input scalars for each sample, `diagonal` one for each output scalar.
-    Samples are independent, so a batch makes every Jacobian block-diagonal and only blocks are kept.
-    """
-
-    structure: Structure = "dense"
-    flops: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Seconds:
-    """Measured times of a node that override the roofline (profiled models)."""
-
-    forward: float
-    jvp: float
-    vjp: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """One layer or operation, with everything the simulation needs to know about it.
-
-    `inputs` names nodes or graph inputs. `needs` says which activations the derivative reads.
-    `residual_bytes` is what the derivative needs beyond activations; `None` means that there is
-    nothing (a VJP then never asks for an evaluation of its own node), while 0 means an empty tape
-    that a forward evaluation must still have written, as in the checkpointing literature.
-    `jvp_flops` and `vjp_flops` are for one tangent or cotangent with respect to activations and
-    default to `forward_flops`; `param_vjp_flops` is the share of the weight gradient.
-    `vjp_broadcasts` marks a sum or mean, whose VJP is a view of its own (small) cotangent.
-    `attributes` (strides, heads, …) is for execution alone; no cost is read from it.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    output_shape: tuple[int, ...]
-    op: str = "custom"
-    dtype: str = "float32"
-    forward_flops: int = 0
-    forward_bytes: int | None = None
-    jvp_flops: int | None = None
-    vjp_flops: int | None = None
-    param_vjp_flops: int = 0
-    param_size: int = 0
-    residual_bytes: int | None = None
-    needs: Needs = "input"
-    workspace_bytes: int = 0
-    jacobian: LocalJacobian = LocalJacobian()
-    activation_bytes: int | None = None
-    vjp_broadcasts: bool = False
-    seconds: Seconds | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+__all__ = [
+    "FLOATS", "ITEMSIZE", "LARGEST", "NEEDS", "OPTIMIZER_STATES", "STRUCTURES", "Columns", "Graph", "GraphInput",
+    "Ints", "LocalJacobian", "Needs", "Node", "NodeView", "Optimizer", "Seconds", "Structure", "Wrt",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +67,7 @@ class Columns:
     residual_bytes: Ints
     needs: Ints
     workspace_bytes: Ints
-    jacobian_diagonal: NDArray[np.bool_]
+    jacobian_structure: Ints  # index into STRUCTURES
     jacobian_flops: Ints
     itemsize: Ints
     vjp_broadcasts: NDArray[np.bool_]
@@ -200,10 +134,10 @@ class Graph:
         """
         if not nodes:
             raise GraphError("a graph needs at least one node")
-        _check_names(nodes, inputs)
-        ordered = _sorted_nodes(nodes, inputs)
+        check_names(nodes, inputs)
+        ordered = sorted_nodes(nodes, inputs)
         for node in ordered:
-            _check_node(node)
+            check_node(node)
         columns = _columns(ordered, inputs, batch)
         has_parameters = bool(columns.param_size.any())
         graph = Graph(
@@ -314,7 +248,7 @@ class Graph:
 
     @cached_property
     def input_bytes(self) -> tuple[int, ...]:
-        return tuple(_input_bytes(i) for i in self.inputs)
+        return tuple(i.total_bytes for i in self.inputs)
 
     @cached_property
     def cotangent_bytes(self) -> Ints:
@@ -352,10 +286,7 @@ class Graph:
         parameters = int(self.columns.param_bytes.sum())
         gradients = int(self.gradient_bytes.sum()) if self.preallocated_gradients and self.wrt == "parameters" else 0
         total = (
-            sum(self.input_bytes)
-            + parameters * (1 + OPTIMIZER_STATES[self.optimizer])
-            + self.result_bytes
-            + gradients
+            sum(self.input_bytes) + parameters * (1 + OPTIMIZER_STATES[self.optimizer]) + self.result_bytes + gradients
         )
         if total > LARGEST:
             raise CountOverflow(f"resident memory would be {total} bytes, more than 4 EiB")
@@ -368,112 +299,22 @@ class Graph:
 
     @cached_property
     def crossing_counts(self) -> Ints:
-        """For p = 0 … n, how many activations made before node p are read by nodes p … n-1.
-
-        Graph inputs are resident and do not count, except at p = 0, where the count is 1 by
-        convention (the input takes one slot).
-        """
-        n, m, c = len(self), len(self.inputs), self.columns
-        last = np.full(n, -1, dtype=np.int64)
-        reader = np.repeat(np.arange(n), np.diff(c.input_ptr))
-        from_node = c.input_index >= m
-        np.maximum.at(last, c.input_index[from_node] - m, reader[from_node])
-        change = np.zeros(n + 2, dtype=np.int64)
-        made = np.flatnonzero(last >= 0)
-        np.add.at(change, made + 1, 1)
-        np.add.at(change, last[made] + 1, -1)
-        counts = np.cumsum(change)[: n + 1]
-        counts[0] = 1
-        counts[n] = 1
-        return counts
+        """For p = 0 … n, how many activations made before node p are read by nodes p … n-1."""
+        return cuts.crossing_counts(self)
 
     @cached_property
     def step_starts(self) -> Ints:
-        """Where the steps of checkpointing begin: 0 = p_0 < p_1 < … < p_m = n, as node numbers.
-
-        A cut is allowed where no more activations cross it than cross both neighbouring cuts, so a
-        chain may be cut everywhere, a residual network between its blocks, and a U-Net along each
-        level. A skip that crosses a cut stays alive as long as a recomputation reads it.
-        """
-        counts = self.crossing_counts
-        if len(self) == 1:
-            return np.array([0, 1], dtype=np.int64)
-        inner = counts[1:-1]
-        fine = (inner <= counts[:-2]) | (np.arange(1, len(self)) == 1)
-        fine &= (inner <= counts[2:]) | (np.arange(1, len(self)) == len(self) - 1)
-        return np.concatenate([[0], 1 + np.flatnonzero(fine), [len(self)]]).astype(np.int64)
+        """Where the steps of checkpointing begin, as node numbers from 0 to n."""
+        return cuts.step_starts(self)
 
     @cached_property
     def articulation_points(self) -> Ints:
-        """The cuts p (0 and n included) that a single activation crosses, the output of node p-1.
-
-        Every path from the inputs to the outputs goes through that activation, unless it starts at
-        a graph input that is read later on (labels, a mask).
-        """
-        n, m, c = len(self), len(self.inputs), self.columns
-        last = np.full(n, -1, dtype=np.int64)
-        reader = np.repeat(np.arange(n), np.diff(c.input_ptr))
-        from_node = c.input_index >= m
-        np.maximum.at(last, c.input_index[from_node] - m, reader[from_node])
-        cuts = np.arange(1, n)
-        single = (self.crossing_counts[1:n] == 1) & (last[cuts - 1] >= cuts)
-        return np.concatenate([[0], cuts[single], [n]]).astype(np.int64)
+        """The cuts (0 and n included) that a single activation crosses."""
+        return cuts.articulation_points(self)
 
 
 def _per_sample(shape: tuple[int, ...], batch: int) -> int:
     return math.prod(shape[1:] if shape and shape[0] == batch else shape)
-
-
-def _input_bytes(graph_input: GraphInput) -> int:
-    if graph_input.bytes is not None:
-        return graph_input.bytes
-    return math.prod(graph_input.shape) * ITEMSIZE[graph_input.dtype]
-
-
-def _check_names(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> None:
-    seen: set[str] = set()
-    for name in [i.name for i in inputs] + [n.name for n in nodes]:
-        if name in seen:
-            raise GraphError(f"two nodes or inputs are named '{name}'")
-        seen.add(name)
-    for node in nodes:
-        if not node.inputs:
-            raise GraphError(f"node '{node.name}' reads nothing; name a node or a graph input under 'inputs'")
-        for name in node.inputs:
-            if name not in seen:
-                raise GraphError(f"node '{node.name}' reads '{name}', which does not exist{suggest(name, seen)}")
-
-
-def _sorted_nodes(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> list[Node]:
-    known = {i.name for i in inputs}
-    for node in nodes:
-        if not known.issuperset(node.inputs):
-            break
-        known.add(node.name)
-    else:
-        return list(nodes)
-    by_name = {n.name: n for n in nodes}
-    sorter = graphlib.TopologicalSorter({n.name: [i for i in n.inputs if i in by_name] for n in nodes})
-    try:
-        return [by_name[name] for name in sorter.static_order()]
-    except graphlib.CycleError as error:
-        raise GraphError("the nodes form a cycle: " + " -> ".join(reversed(error.args[1]))) from None
-
-
-def _check_node(node: Node) -> None:
-    if node.dtype not in ITEMSIZE:
-        raise GraphError(f"node '{node.name}': unknown dtype '{node.dtype}'{suggest(node.dtype, ITEMSIZE)}")
-    if node.needs not in NEEDS:
-        raise GraphError(f"node '{node.name}': unknown needs '{node.needs}'{suggest(node.needs, NEEDS)}")
-    if any(d < 1 for d in node.output_shape):
-        raise GraphError(f"node '{node.name}': output shape {node.output_shape} has a dimension below 1")
-    for key in (
-        "forward_flops", "forward_bytes", "jvp_flops", "vjp_flops", "param_vjp_flops", "param_size",
-        "residual_bytes", "workspace_bytes", "activation_bytes",
-    ):  # fmt: skip
-        value = getattr(node, key)
-        if value is not None and not 0 <= value < LARGEST:
-            raise GraphError(f"node '{node.name}': {key} is {value}, expected 0 … 2^62")
 
 
 def _columns(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) -> Columns:
@@ -486,7 +327,7 @@ def _columns(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) ->
         for n in nodes
     ]
     param_bytes = [n.param_size * ITEMSIZE[n.dtype] for n in nodes]
-    of_position = [_input_bytes(i) for i in inputs] + activation
+    of_position = [i.total_bytes for i in inputs] + activation
     total = sum(of_position) + sum(param_bytes) + sum((n.residual_bytes or 0) + n.workspace_bytes for n in nodes)
     if total > LARGEST:
         raise CountOverflow(f"the graph's values take {total} bytes together, more than 4 EiB")
@@ -513,7 +354,7 @@ def _columns(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) ->
         residual_bytes=column([-1 if n.residual_bytes is None else n.residual_bytes for n in nodes]),
         needs=column([NEEDS.index(n.needs) for n in nodes]),
         workspace_bytes=column([n.workspace_bytes for n in nodes]),
-        jacobian_diagonal=np.array([n.jacobian.structure == "diagonal" for n in nodes], dtype=np.bool_),
+        jacobian_structure=column([STRUCTURES.index(n.jacobian.structure) for n in nodes]),
         jacobian_flops=column([n.jacobian.flops for n in nodes]),
         itemsize=itemsize,
         vjp_broadcasts=np.array([n.vjp_broadcasts for n in nodes], dtype=np.bool_),
@@ -528,72 +369,3 @@ def _seconds(nodes: Sequence[Node]) -> NDArray[np.float64] | None:
         return None
     rows = [(n.seconds.forward, n.seconds.jvp, n.seconds.vjp) if n.seconds else (math.nan,) * 3 for n in nodes]
     return np.array(rows, dtype=np.float64)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainColumns:
-    """What an abstract chain of L layers states, one array of length L each (sizes: L + 1)."""
-
-    sizes: Ints
-    forward_flops: Ints
-    jvp_flops: Ints
-    vjp_flops: Ints
-    activation_bytes: Ints
-    residual_bytes: Ints
-    workspace_bytes: Ints
-    needs: Ints
-    jacobian_flops: Ints
-    input_bytes: int
-    itemsize: int = 8
-
-
-def chain_graph(chain: ChainColumns, *, name: str = "chain") -> Graph:
-    """The graph of an abstract chain, without a Python object for each layer.
-
-    Every layer has a tape (`residual_bytes`, possibly of 0 bytes) that its VJP and JVP read, so each
-    VJP must be preceded by a forward evaluation of its own layer, as in the literature.
-    """
-    length = len(chain.forward_flops)
-    zeros = np.zeros(length, dtype=np.int64)
-    before = np.concatenate([[chain.input_bytes], chain.activation_bytes[:-1]])
-    columns = Columns(
-        activation_bytes=chain.activation_bytes,
-        scalars=chain.sizes[1:],
-        forward_flops=chain.forward_flops,
-        forward_bytes=before + chain.activation_bytes,
-        jvp_flops=chain.jvp_flops,
-        vjp_flops=chain.vjp_flops,
-        param_vjp_flops=zeros,
-        param_size=zeros,
-        param_bytes=zeros,
-        residual_bytes=chain.residual_bytes,
-        needs=chain.needs,
-        workspace_bytes=chain.workspace_bytes,
-        jacobian_diagonal=np.zeros(length, dtype=np.bool_),
-        jacobian_flops=chain.jacobian_flops,
-        itemsize=np.full(length, chain.itemsize, dtype=np.int64),
-        vjp_broadcasts=np.zeros(length, dtype=np.bool_),
-        input_ptr=np.arange(length + 1, dtype=np.int64),
-        input_index=np.arange(length, dtype=np.int64),
-    )
-
-    def node(i: int) -> Node:
-        return Node(
-            name=f"layer{i + 1}",
-            inputs=("x" if i == 0 else f"layer{i}",),
-            output_shape=(int(columns.scalars[i]),),
-            op="step",
-            dtype="float64",
-            forward_flops=int(columns.forward_flops[i]),
-            forward_bytes=int(columns.forward_bytes[i]),
-            jvp_flops=int(columns.jvp_flops[i]),
-            vjp_flops=int(columns.vjp_flops[i]),
-            residual_bytes=int(columns.residual_bytes[i]),
-            needs=NEEDS[int(columns.needs[i])],
-            workspace_bytes=int(columns.workspace_bytes[i]),
-            jacobian=LocalJacobian("dense", int(columns.jacobian_flops[i])),
-            activation_bytes=int(columns.activation_bytes[i]),
-        )
-
-    x = GraphInput("x", (int(chain.sizes[0]),), "float64", bytes=chain.input_bytes)
-    return Graph(name=name, nodes=NodeView(length, node), inputs=(x,), columns=columns, batch=1, wrt="input")
