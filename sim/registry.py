@@ -44,23 +44,36 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[R]):
-    """One registered function, its parameters as a pydantic model, and its docstring's first line."""
+    """One registered function, its parameters as a pydantic model, and its docstring's first line.
+
+    With `variants` = (key, registry), the value of that parameter names an entry of the registry,
+    whose parameters are given beside it (`reverse_checkpointed: {schedule: binomial, slots: 3}`).
+    """
 
     name: str
     function: Callable[..., R]
     model: type[BaseModel]
     summary: str
+    variants: tuple[str, Registry[Any]] | None = None
 
-    def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters, checked and converted; only those given, so that defaults stay the function's.
+    def check(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+        """The parameters, checked and converted, and everything that is wrong with them.
 
-        Raises
-        ------
-        ValidationError
-            pydantic's own; `problems` turns it into messages.
+        Only those given are returned, so that defaults stay the function's.
         """
-        checked = self.model.model_validate(dict(values))
-        return {key: getattr(checked, key) for key in checked.model_fields_set}
+        if self.variants is not None and self.variants[0] in values:
+            key, registry = self.variants
+            name = values[key]
+            if name not in registry:
+                what = f"{registry.what} '{name}'" if isinstance(name, str) else f"{registry.what} {_shown(name)}"
+                return {}, [Problem((key,), f"unknown {what}" + suggest(str(name), registry))]
+            checked, found = registry[name].check({k: v for k, v in values.items() if k != key})
+            return {key: name, **checked}, found
+        try:
+            model = self.model.model_validate(dict(values))
+        except ValidationError as error:
+            return {}, problems(error, self.model)
+        return {key: getattr(model, key) for key in model.model_fields_set}, []
 
 
 class Registry(Mapping[str, Entry[R]]):
@@ -85,7 +98,9 @@ class Registry(Mapping[str, Entry[R]]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def register(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    def register(
+        self, name: str, *, variants: tuple[str, Registry[Any]] | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Decorator: register a function whose keyword-only parameters are the entry's parameters."""
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -98,7 +113,7 @@ class Registry(Mapping[str, Entry[R]]):
             config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
             model = create_model(name, __config__=config, **fields)
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
-            self._entries[name] = Entry(name, function, model, summary)
+            self._entries[name] = Entry(name, function, model, summary, variants)
             return function
 
         return decorate
@@ -112,14 +127,12 @@ class Registry(Mapping[str, Entry[R]]):
             For an unknown name, or parameters that are unknown, missing or out of range.
         """
         entry = self[name]
-        try:
-            checked = entry.validate(parameters)
-        except ValidationError as error:
-            first, *more = problems(error, entry.model)
-            key = ".".join(map(str, first.path))
-            rest = f" (and {len(more)} more problems)" if more else ""
-            message = f"{self.what} {name}: {key}: {first.message}{rest}"
-            raise ParameterError(message, parameter=key) from None
+        checked, found = entry.check(parameters)
+        if found:
+            key = ".".join(map(str, found[0].path))
+            rest = f" (and {len(found) - 1} more problems)" if len(found) > 1 else ""
+            message = f"{self.what} {name}: {key + ': ' if key else ''}{found[0].message}{rest}"
+            raise ParameterError(message, parameter=key)
         return entry.function(*args, **checked)
 
 

@@ -1,0 +1,37 @@
+"""Strategies: a graph and parameters to a `Schedule`.
+
+To add one, write a decorated function in a file of this package; `load()` finds it, and the command
+line, the JSON Schema and the tests over all strategies pick it up.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Annotated
+
+from pydantic import Field
+
+from sim.registry import Count, Registry
+from sim.schedule import Schedule
+
+strategies: Registry[Schedule] = Registry("strategy")
+
+Chunk = Annotated[Count, Field(description="tangents or cotangents that one sweep carries at once")]
+
+
+def load() -> Registry[Schedule]:
+    """The registry, with every module of this package imported."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return strategies
+
+
+def chunks(total: int, size: int) -> list[tuple[int, int]]:
+    """(turns, width) of the sweeps that carry `total` in chunks of `size`: the full ones, then the rest.
+
+    >>> chunks(784, 100)
+    [(7, 100), (1, 84)]
+    """
+    full, rest = divmod(total, size)
+    return [(turns, width) for turns, width in ((full, size), (1, rest)) if turns and width]

@@ -1,0 +1,92 @@
+"""Forward mode: tangents are carried along with the primal, or after it from a cache.
+
+With respect to the input there are n_in tangents; with respect to parameters one for each
+parameter, seeded at its layer, so that the sweep for layer k has JVPs from layer k on.
+Prefer `forward_cached` where memory allows: it evaluates the primal once. Prefer `chunk` = n_in
+over both where n_in tangents fit: one sweep needs neither cache nor recomputation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.actions import JVP
+from sim.errors import NotApplicable
+from sim.graph import Graph
+from sim.schedule import Builder, Schedule
+from sim.strategies import Chunk, chunks, strategies
+
+MOST_ACTIONS = 50_000_000
+
+Sweep = NDArray[np.int32]
+
+
+@strategies.register("forward_recompute")
+def forward_recompute(graph: Graph, *, chunk: Chunk = 1) -> Schedule:
+    """Forward mode that evaluates the primal again in every sweep and keeps only the current layer.
+
+    Flops on a chain: ⌈n_in/chunk⌉·ΣF + n_in·ΣT. Memory does not grow with depth.
+    """
+
+    def interleaved(jvps: Sweep) -> Sweep:
+        """Each node's forward, followed by its JVP if the sweep has one."""
+        n = len(graph)
+        by_node = np.full((n, 2), -1, dtype=np.int32)
+        by_node[:, 0] = np.arange(n)
+        by_node[builder.extras.row_nodes(jvps), 1] = jvps
+        flat = by_node.reshape(-1)
+        return flat[flat >= 0]
+
+    builder = Builder(graph)
+    _sweeps(builder, chunk, interleaved)
+    return builder.build()
+
+
+@strategies.register("forward_cached")
+def forward_cached(graph: Graph, *, chunk: Chunk = 1) -> Schedule:
+    """Forward mode that evaluates the primal once and keeps all that JVPs read.
+
+    Flops on a chain: ΣF + n_in·ΣT. Memory grows with depth like that of full-store reverse mode.
+    """
+    builder = Builder(graph)
+    builder.forward(range(len(graph)))
+    _sweeps(builder, chunk, lambda jvps: jvps)
+    return builder.build()
+
+
+def _sweeps(builder: Builder, chunk: int, make: Callable[[Sweep], Sweep]) -> None:
+    """Adds every sweep, as `make` turns its JVP rows into actions."""
+    for tangents, jvps in _tangent_sweeps(builder):
+        sweep = make(jvps)
+        for turns, width in chunks(tangents, chunk):
+            with builder.loop(turns):
+                builder.rows(sweep, width=width)
+
+
+def _tangent_sweeps(builder: Builder) -> Iterator[tuple[int, Sweep]]:
+    """(number of tangents, rows of the JVPs that carry them) for each place where tangents enter."""
+    graph, n, m = builder.graph, len(builder.graph), len(builder.graph.inputs)
+    if graph.wrt == "input":
+        yield graph.input_scalars, (n * JVP + np.flatnonzero(graph.active[m:])).astype(np.int32)
+        return
+    with_parameters = np.flatnonzero(graph.columns.param_size)
+    if 2 * n * len(with_parameters) > MOST_ACTIONS:
+        raise NotApplicable(
+            f"forward mode with respect to parameters has a sweep of its own for each of the {len(with_parameters)} "
+            f"layers with parameters; with {n} nodes that is more than {MOST_ACTIONS:,} actions"
+        )
+    ptr, index = graph.columns.input_ptr.tolist(), graph.columns.input_index.tolist()
+    for k in with_parameters.tolist():
+        carries = np.zeros(m + n, dtype=np.bool_)
+        carries[m + k] = True
+        rows = [builder.extras.seeded_jvp(k, (), seeded=True)]
+        for i in range(k + 1, n):
+            carried = tuple(p for p in index[ptr[i] : ptr[i + 1]] if carries[p])
+            if carried:
+                carries[m + i] = True
+                whole = len(carried) == ptr[i + 1] - ptr[i]
+                rows.append(n * JVP + i if whole else builder.extras.seeded_jvp(i, carried, seeded=False))
+        yield int(graph.columns.param_size[k]), np.array(rows, dtype=np.int32)
