@@ -8,10 +8,10 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from sim.families import families
 from sim.families.ops import ACTIVATIONS, GraphBuilder, Loss, add_loss, linear
+from sim.families.ops.core import Dtype
 from sim.graph import Graph
 from sim.registry import Count
 
-Dtype = Literal["float64", "float32", "float16", "bfloat16"]
 LARGEST_WIDTH = 2**53
 LARGEST_DEPTH = 1_000_000
 

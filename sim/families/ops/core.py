@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import PlainValidator, WithJsonSchema
 
@@ -19,6 +19,7 @@ ops: Registry[Node] = Registry("op")
 
 Shape = tuple[int, ...]
 DENSE = LocalJacobian("dense")
+Dtype = Literal["float64", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
