@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Kind = Literal["forward", "vjp", "jvp", "jacobian", "multiply", "copy"]
-ValueKind = Literal["activation", "residual", "tangent", "cotangent", "gradient", "jacobian"]
+ValueKind = Literal["activation", "residual", "cotangent", "gradient", "tangent", "jacobian"]
 Tier = Literal["device", "host", "disk"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 VALUE_KINDS: tuple[ValueKind, ...] = get_args(ValueKind)
 TIERS: tuple[Tier, ...] = get_args(Tier)
 FORWARD, VJP, JVP, JACOBIAN, MULTIPLY, COPY = range(6)
-ACTIVATION, RESIDUAL, TANGENT, COTANGENT, GRADIENT, JACOBIAN_VALUE = range(6)
+ACTIVATION, RESIDUAL, COTANGENT, GRADIENT, TANGENT, JACOBIAN_VALUE = range(6)
 
 COPIED = 100  # marks the key of a copy in another tier among the extra values
 

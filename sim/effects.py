@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.actions import (
     ACCUMULATE,
+    ACTIVATION,
     CONSUME,
     COPY,
     COTANGENT,
@@ -38,6 +39,7 @@ from sim.actions import (
     Value,
 )
 from sim.graph import Graph, Ints
+from sim.kernels import compiled
 
 Bytes8 = NDArray[np.uint8]
 
@@ -53,6 +55,8 @@ class Extra:
     opcode: int
     node: int
     key: tuple[int | tuple[int, ...], ...]
+    flops: int
+    workspace_bytes: int = 0
     on_jacobian: bool = False
 
 
@@ -60,30 +64,83 @@ class Extra:
 class Table:
     """The effects of every row, and the size of every value, of one graph (and one schedule's extras).
 
-    `ptr`, `value`, `access` are a CSR of what each row touches. `flops` is per unit of width, and
-    `value_bytes` per unit of width where `scaled`. `contributions` says how many accumulations make
-    a cotangent complete. Graph inputs and what is written straight into the result are resident and
-    do not appear.
+    `ptr`, `value`, `access` are a CSR of what each row touches. `value_bytes` is per unit of width
+    for tangents and cotangents; `value_code` is the kind of a value + 8 · its tier.
+    `contributions[i]` says how many accumulations make the cotangent of node i complete. Graph inputs
+    and what is written straight into the result are resident and do not appear. A table without
+    extras may end before the rows and values that the schedule does not use (a prefix).
     """
 
     graph: Graph
-    opcode: NDArray[np.int8]
-    node: NDArray[np.int32]
-    flops: Ints
-    workspace: Ints
-    ptr: Ints
+    ptr: NDArray[np.int32]
     value: NDArray[np.int32]
     access: Bytes8
     value_bytes: Ints
-    scaled: NDArray[np.bool_]
-    value_kind: Bytes8
-    value_tier: Bytes8
+    value_code: Bytes8
     contributions: NDArray[np.int32]
     extra_rows: tuple[Extra, ...] = ()
     extra_values: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.opcode)
+        return len(self.ptr) - 1
+
+    @cached_property
+    def opcode(self) -> NDArray[np.int8]:
+        """The opcode of each row."""
+        own = np.repeat(np.arange(3, dtype=np.int8), len(self.graph))[: len(self)]
+        return np.concatenate([own, np.array([e.opcode for e in self.extra_rows], dtype=np.int8)])
+
+    @cached_property
+    def node(self) -> NDArray[np.int32]:
+        """The node of each row."""
+        own = np.tile(np.arange(len(self.graph), dtype=np.int32), 3)[: len(self)]
+        return np.concatenate([own, np.array([e.node for e in self.extra_rows], dtype=np.int32)])
+
+    @cached_property
+    def flops(self) -> Ints:
+        """Flops of each row per unit of width."""
+        return np.concatenate([*(self.own_flops(o) for o in range(3)), self.extra_flops])[: len(self)]
+
+    @cached_property
+    def extra_flops(self) -> Ints:
+        return np.array([e.flops for e in self.extra_rows], dtype=np.int64)
+
+    @cached_property
+    def workspace(self) -> Ints:
+        """Workspace of each node's own rows, then of each extra row."""
+        extra = np.array([e.workspace_bytes for e in self.extra_rows], dtype=np.int64)
+        return np.concatenate([self.graph.columns.workspace_bytes, extra])
+
+    @cached_property
+    def value_kind(self) -> Bytes8:
+        return self.value_code % 8
+
+    @cached_property
+    def value_tier(self) -> Bytes8:
+        return self.value_code // 8
+
+    @cached_property
+    def scaled(self) -> NDArray[np.bool_]:
+        """Whether a value's bytes are per unit of width."""
+        return np.isin(self.value_kind, (TANGENT, COTANGENT))
+
+    def own_flops(self, opcode: int) -> Ints:
+        """Flops of each node's own row of an opcode, per unit of width; 0 where it has no derivative."""
+        c, graph = self.graph.columns, self.graph
+        if opcode == FORWARD:
+            return c.forward_flops
+        active = graph.active[len(graph.inputs) :]
+        if opcode == JVP:
+            return np.where(active, c.jvp_flops, 0)
+        # a VJP makes only the cotangents that are wanted
+        wanted = graph.reads_active
+        own = c.param_vjp_flops if graph.wrt == "parameters" else 0
+        return np.where(active, np.where(wanted, c.vjp_flops, 0) + own, 0)
+
+    def workspace_of(self, row: int) -> int:
+        """Bytes that live only while the row runs."""
+        n = len(self.graph)
+        return int(self.workspace[row % n if row < 3 * n else row - 2 * n])
 
     def describe_value(self, v: int) -> Value:
         """The value as people read it."""
@@ -158,133 +215,105 @@ class Table:
             accumulates=values(ACCUMULATE),
             flops=int(self.flops[row]) * width,
             moved_bytes=int(fixed[row]) + int(per_width[row]) * width,
-            workspace_bytes=int(self.workspace[row]),
+            workspace_bytes=self.workspace_of(row),
         )
 
 
-class _Touches:
-    """Collects (row, value, access) triples, at most a few array pieces, into a CSR without sorting."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self._pieces: list[tuple[Ints, Ints, int]] = []
-
-    def add(self, rows: Ints, values: Ints, access: int) -> None:
-        """One more piece; `rows` must not decrease."""
-        if len(rows):
-            self._pieces.append((rows, values, access))
-
-    def csr(self) -> tuple[Ints, NDArray[np.int32], Bytes8]:
-        counts = np.zeros(self._rows, dtype=np.int64)
-        for rows, _, _ in self._pieces:
-            counts += np.bincount(rows, minlength=self._rows)
-        ptr = np.concatenate([[0], np.cumsum(counts)])
-        value = np.empty(int(ptr[-1]), dtype=np.int32)
-        access = np.empty(int(ptr[-1]), dtype=np.uint8)
-        cursor = ptr[:-1].copy()
-        for rows, values, kind in self._pieces:
-            starts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
-            rank = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
-            at = cursor[rows] + rank
-            value[at] = values
-            access[at] = kind
-            cursor += np.bincount(rows, minlength=self._rows)
-        return ptr, value, access
+def base_table(graph: Graph, *, jvp: bool = True) -> Table:
+    """The forward, VJP and (unless `jvp` is false) JVP rows of every node; made once for each graph."""
+    tables = cast("dict[bool, Table]", graph.__dict__.setdefault("_tables", {}))
+    if jvp not in tables:
+        tables[jvp] = _make_base(graph, jvp=jvp)
+    return tables[jvp]
 
 
-def base_table(graph: Graph) -> Table:
-    """The forward, VJP and JVP rows of every node of `graph`; made once for each graph.
-
-    Raises
-    ------
-    CountOverflow
-        If a value's bytes could leave 64-bit integers.
-    """
-    cached = graph.__dict__.get("_table")
-    if cached is None:
-        cached = _make_base(graph)
-        graph.__dict__["_table"] = cached
-    return cast(Table, cached)
-
-
-def _make_base(graph: Graph) -> Table:
+def _make_base(graph: Graph, *, jvp: bool) -> Table:
     n, m, c = len(graph), len(graph.inputs), graph.columns
-    nodes = np.arange(n, dtype=np.int64)
-    active = graph.active
-    node_active = active[m:]
-    reader = np.repeat(nodes, np.diff(c.input_ptr))
-    source = c.input_index
-    from_node = source >= m
-    carries = active[source]  # whether this edge carries a tangent or cotangent
-    touches = _Touches(3 * n)
-
-    touches.add(reader[from_node], source[from_node] - m, READ)
-    touches.add(nodes, nodes, WRITE)
-    taped = c.residual_bytes >= 0
-    touches.add(nodes[taped], n * RESIDUAL + nodes[taped], SAVE)
-
-    sinks = np.zeros(n, dtype=np.bool_)
-    sinks[graph.sinks] = True
-    seed = node_active & sinks
-    inner = node_active & ~sinks
-    touches.add(n * VJP + nodes[seed], n * COTANGENT + nodes[seed], WRITE)
-    touches.add(n * VJP + nodes[inner], n * COTANGENT + nodes[inner], CONSUME)
-    back = carries & from_node & node_active[reader]
-    touches.add(n * VJP + reader[back], n * COTANGENT + source[back] - m, ACCUMULATE)
-    if graph.wrt == "parameters":
-        own = c.param_size > 0
-        touches.add(n * VJP + nodes[own], n * GRADIENT + nodes[own], ACCUMULATE)
-
-    touches.add(n * JVP + reader[back], n * TANGENT + source[back] - m, READ)
-    entering = carries & ~from_node
-    first = np.zeros(len(source), dtype=np.bool_)
-    first[np.unique(np.where(entering, source, -1), return_index=True)[1]] = True
-    first &= entering
-    later = entering & ~first
-    touches.add(n * JVP + reader[first], 5 * n + source[first], WRITE)
-    touches.add(n * JVP + reader[later], 5 * n + source[later], READ)
-    written = inner if graph.wrt == "input" else node_active
-    touches.add(n * JVP + nodes[written], n * TANGENT + nodes[written], WRITE)
-
-    for derivative in (VJP, JVP):
-        reads_input = from_node & node_active[reader] & ((c.needs[reader] & 1) > 0)
-        touches.add(n * derivative + reader[reads_input], source[reads_input] - m, READ)
-        reads_output = node_active & ((c.needs & 2) > 0)
-        touches.add(n * derivative + nodes[reads_output], nodes[reads_output], READ)
-        reads_tape = node_active & taped
-        touches.add(n * derivative + nodes[reads_tape], n * RESIDUAL + nodes[reads_tape], READ)
-
-    ptr, value, access = touches.csr()
-    wanted = np.zeros(n, dtype=np.bool_)
-    wanted[reader[carries]] = True
-    vjp = np.where(wanted, c.vjp_flops, 0)
-    if graph.wrt == "parameters":
-        vjp = vjp + c.param_vjp_flops
-    tangent_of_input = [b if i.differentiable else 0 for b, i in zip(graph.input_bytes, graph.inputs, strict=True)]
-    gradient = np.zeros(n, dtype=np.int64)
-    if graph.wrt == "parameters" and not graph.preallocated_gradients:
-        gradient = graph.gradient_bytes
-    value_bytes = np.concatenate(
-        [
-            c.activation_bytes, np.maximum(c.residual_bytes, 0), c.activation_bytes,
-            graph.cotangent_bytes[m:], gradient, np.array(tangent_of_input, dtype=np.int64),
-        ]
+    parameters = graph.wrt == "parameters"
+    kinds = 5 if jvp else 4 if parameters else 3
+    sink = np.zeros(n, dtype=np.bool_)
+    sink[graph.sinks] = True
+    arguments = (
+        n, m, 3 if jvp else 2, c.input_ptr, c.input_index, graph.active, sink, c.needs, c.residual_bytes,
+        c.param_size, parameters,
     )  # fmt: skip
-    value_kind = np.concatenate([np.repeat(np.arange(5), n), np.full(m, TANGENT)]).astype(np.uint8)
-    contributions = np.zeros(5 * n + m, dtype=np.int32)
-    contributions[n * COTANGENT : n * GRADIENT] = np.bincount(source[back] - m, minlength=n)
-    return Table(
-        graph=graph,
-        opcode=np.repeat(np.arange(3), n).astype(np.int8),
-        node=np.tile(nodes, 3).astype(np.int32),
-        flops=np.concatenate([c.forward_flops, np.where(node_active, vjp, 0), c.jvp_flops]),
-        workspace=np.tile(c.workspace_bytes, 3),
-        ptr=ptr,
-        value=value,
-        access=access,
-        value_bytes=value_bytes,
-        scaled=np.isin(value_kind, (TANGENT, COTANGENT)),
-        value_kind=value_kind,
-        value_tier=np.zeros(5 * n + m, dtype=np.uint8),
-        contributions=contributions,
-    )
+    empty = np.empty(0, dtype=np.int32)
+    ptr, contributions = _touches(*arguments, empty, np.empty(0, dtype=np.uint8))
+    value, access = np.empty(ptr[-1], dtype=np.int32), np.empty(ptr[-1], dtype=np.uint8)
+    _touches(*arguments, value, access)
+    value_bytes = np.zeros(kinds * n + (m if jvp else 0), dtype=np.int64)
+    of_kind = value_bytes[: kinds * n].reshape(kinds, n)
+    of_kind[ACTIVATION] = c.activation_bytes
+    of_kind[RESIDUAL] = np.maximum(c.residual_bytes, 0)
+    of_kind[COTANGENT] = graph.cotangent_bytes[m:]
+    if parameters and not graph.preallocated_gradients:
+        of_kind[GRADIENT] = graph.gradient_bytes
+    if jvp:
+        of_kind[TANGENT] = c.activation_bytes
+        value_bytes[kinds * n :] = graph.input_bytes
+    code = np.full(len(value_bytes), TANGENT, dtype=np.uint8)
+    code[: kinds * n] = np.repeat(np.arange(kinds, dtype=np.uint8), n)
+    return Table(graph, ptr, value, access, value_bytes, code, contributions)
+
+
+@compiled
+def _put(value: Any, access: Any, e: Any, v: Any, kind: Any) -> Any:
+    """Notes one touch, unless touches are only being counted; the number of touches so far."""
+    if len(value):
+        value[e], access[e] = v, kind
+    return e + 1
+
+
+@compiled
+def _touches(
+    n: Any, m: Any, opcodes: Any, input_ptr: Any, input_index: Any, active: Any, sink: Any, needs: Any,
+    residual_bytes: Any, param_size: Any, parameters: Any, value: Any, access: Any,
+) -> Any:  # fmt: skip
+    """The rules: what the forward, VJP and JVP of each node read, write and accumulate into.
+
+    Fills `value` and `access`, or only counts where they are empty. Returns `ptr`, and how many VJPs
+    add to each cotangent.
+    """
+    ptr = np.zeros(opcodes * n + 1, dtype=np.int32)
+    contributions = np.zeros(n, dtype=np.int32)
+    entered = np.zeros(m, dtype=np.bool_)  # graph inputs whose tangent an earlier JVP has made
+    e = 0
+    for row in range(opcodes * n):
+        opcode, i = row // n, row % n
+        start, stop = input_ptr[i], input_ptr[i + 1]
+        if opcode == FORWARD:
+            for p in input_index[start:stop]:
+                if p >= m:
+                    e = _put(value, access, e, p - m, READ)
+            e = _put(value, access, e, i, WRITE)
+            if residual_bytes[i] >= 0:
+                e = _put(value, access, e, RESIDUAL * n + i, SAVE)
+        elif active[m + i]:
+            if opcode == VJP:
+                # the seed is made by the VJP that first reads it
+                e = _put(value, access, e, COTANGENT * n + i, WRITE if sink[i] else CONSUME)
+                for p in input_index[start:stop]:
+                    if p >= m and active[p]:  # the cotangent of a graph input is written into the result
+                        e = _put(value, access, e, COTANGENT * n + p - m, ACCUMULATE)
+                        contributions[p - m] += 1
+                if parameters and param_size[i] > 0:
+                    e = _put(value, access, e, GRADIENT * n + i, ACCUMULATE)
+            else:
+                for p in input_index[start:stop]:
+                    if p >= m and active[p]:
+                        e = _put(value, access, e, TANGENT * n + p - m, READ)
+                    elif p < m and active[p]:
+                        e = _put(value, access, e, 5 * n + p, READ if entered[p] else WRITE)
+                        entered[p] = True
+                if parameters or not sink[i]:  # by the input, the tangents of an output are the result
+                    e = _put(value, access, e, TANGENT * n + i, WRITE)
+            if needs[i] & 1:
+                for p in input_index[start:stop]:
+                    if p >= m:
+                        e = _put(value, access, e, p - m, READ)
+            if needs[i] & 2:
+                e = _put(value, access, e, i, READ)
+            if residual_bytes[i] >= 0:
+                e = _put(value, access, e, RESIDUAL * n + i, READ)
+        ptr[row + 1] = e
+    return ptr, contributions

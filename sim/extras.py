@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -40,16 +41,17 @@ class Extras:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._base = base_table(graph)
         self._rows: dict[tuple[object, ...], int] = {}
         self._extra: list[Extra] = []
         self._touched: list[list[tuple[int, int]]] = []
-        self._flops: list[int] = []
-        self._workspace: list[int] = []
         self._values: dict[tuple[int, ...], int] = {}
         self._sizes: list[int] = []
-        self._meta: list[tuple[bool, int, int]] = []  # scaled, kind, tier
+        self._codes: list[int] = []
         self._structure: dict[int, int] = {}
+
+    @cached_property
+    def _base(self) -> Table:
+        return base_table(self.graph)
 
     def seeded_jvp(self, node: int, carried: tuple[int, ...], *, seeded: bool) -> int:
         """The row of a JVP that reads the tangents of the positions in `carried` only.
@@ -63,7 +65,7 @@ class Extras:
         if graph.wrt == "parameters" or self.graph.consumer_counts[m + node]:
             touched.append((n * TANGENT + node, WRITE))
         flops = (int(c.jvp_flops[node]) if carried else 0) + (int(c.param_vjp_flops[node]) if seeded else 0)
-        return self._row(Extra(JVP, node, (node, carried, int(seeded))), touched, flops, int(c.workspace_bytes[node]))
+        return self._row(Extra(JVP, node, (node, carried, int(seeded)), flops, int(c.workspace_bytes[node])), touched)
 
     def jacobian(self, node: int) -> int:
         """The row that forms the local Jacobian of `node` by its one active input."""
@@ -71,17 +73,16 @@ class Extras:
         (source,) = self.active_inputs(node)
         value = self.jacobian_value(m + node, source, STRUCTURES[int(c.jacobian_structure[node])])
         touched = [*self._derivative_reads(node), (value, WRITE)]
-        return self._row(
-            Extra(JACOBIAN, node, (node,)), touched, int(c.jacobian_flops[node]), int(c.workspace_bytes[node])
-        )
+        extra = Extra(JACOBIAN, node, (node,), int(c.jacobian_flops[node]), int(c.workspace_bytes[node]))
+        return self._row(extra, touched)
 
     def jvp_of_jacobian(self, node: int, source: int) -> int:
         """The row that takes the Jacobians of `node`'s inputs by `source` to that of `node`."""
         m, c = len(self.graph.inputs), self.graph.columns
         touched = [(self.jacobian_value(p, source), READ) for p in self.active_inputs(node) if p != source]
         touched += [*self._derivative_reads(node), (self.jacobian_value(m + node, source), WRITE)]
-        extra = Extra(JVP, node, (node, source), on_jacobian=True)
-        return self._row(extra, touched, int(c.jvp_flops[node]), int(c.workspace_bytes[node]))
+        costs = int(c.jvp_flops[node]), int(c.workspace_bytes[node])
+        return self._row(Extra(JVP, node, (node, source), *costs, on_jacobian=True), touched)
 
     def vjp_of_jacobian(self, node: int, target: int) -> int:
         """The row that takes the Jacobian of `target` by `node` to those by `node`'s inputs."""
@@ -89,8 +90,8 @@ class Extras:
         touched = [] if target == m + node else [(self.jacobian_value(target, m + node), CONSUME)]
         touched += self._derivative_reads(node)
         touched += [(self.jacobian_value(target, p), ACCUMULATE) for p in self.active_inputs(node)]
-        extra = Extra(VJP, node, (node, target), on_jacobian=True)
-        return self._row(extra, touched, int(c.vjp_flops[node]), int(c.workspace_bytes[node]))
+        costs = int(c.vjp_flops[node]), int(c.workspace_bytes[node])
+        return self._row(Extra(VJP, node, (node, target), *costs, on_jacobian=True), touched)
 
     def multiply(self, target: int, middle: int, source: int) -> int:
         """The row that multiplies the Jacobian of `target` by `middle` with that of `middle` by `source`."""
@@ -100,22 +101,21 @@ class Extras:
         p, q, r = (self.scalars(x) for x in (target, middle, source))
         flops, structure = product_cost(p, q, r, structures[0], structures[1], graph.batch)
         touched = [(left, READ), (right, READ), (self.jacobian_value(target, source, structure), WRITE)]
-        return self._row(Extra(MULTIPLY, target - m, (target, middle, source)), touched, flops, 0)
+        return self._row(Extra(MULTIPLY, target - m, (target, middle, source), flops), touched)
 
     def copy(self, value: int, source: int, to: int) -> int:
         """The row that copies a value, named by its number on the device, from one tier to another."""
         n = len(self.graph)
         read, written = self.in_tier(value, source), self.in_tier(value, to)
         node = value % n if value < 5 * n else 0
-        return self._row(Extra(COPY, node, (read, to)), [(read, READ), (written, WRITE)], 0, 0)
+        return self._row(Extra(COPY, node, (read, to), 0), [(read, READ), (written, WRITE)])
 
     def in_tier(self, value: int, tier: int) -> int:
         """The number of a device value's copy in a tier."""
         if tier == 0:
             return value
-        base = self._base
-        meta = (bool(base.scaled[value]), int(base.value_kind[value]), tier)
-        return self._value((COPIED, value, tier), int(base.value_bytes[value]), meta)
+        code = int(self._base.value_code[value]) % 8 + 8 * tier
+        return self._value((COPIED, value, tier), int(self._base.value_bytes[value]), code)
 
     def jacobian_value(self, node: int, source: int, structure: str = "dense") -> int:
         """The number of the accumulated Jacobian of position `node` by position `source`."""
@@ -127,9 +127,7 @@ class Extras:
         known = (JACOBIAN_VALUE, node, source) in self._values
         if size * itemsize > LARGEST:
             raise CountOverflow(f"a Jacobian of {p} × {q} scalars takes more than 4 EiB")
-        number = self._value(
-            (JACOBIAN_VALUE, node, source), 0 if is_result else size * itemsize, (False, JACOBIAN_VALUE, 0)
-        )
+        number = self._value((JACOBIAN_VALUE, node, source), 0 if is_result else size * itemsize, JACOBIAN_VALUE)
         if not known:
             self._structure[number] = STRUCTURES.index(structure)
         return number
@@ -160,47 +158,38 @@ class Extras:
         )
         return [(v, READ) for v, access in touched if access == READ and v < n * TANGENT]
 
-    def _row(self, extra: Extra, touched: Sequence[tuple[int, int]], flops: int, workspace: int) -> int:
+    def _row(self, extra: Extra, touched: Sequence[tuple[int, int]]) -> int:
         key = (extra.opcode, extra.key, extra.on_jacobian)
         if key not in self._rows:
             self._rows[key] = 3 * len(self.graph) + len(self._extra)
             self._extra.append(extra)
             self._touched.append(list(touched))
-            self._flops.append(flops)
-            self._workspace.append(workspace)
         return self._rows[key]
 
-    def _value(self, key: tuple[int, ...], size: int, meta: tuple[bool, int, int]) -> int:
+    def _value(self, key: tuple[int, ...], size: int, code: int) -> int:
         if key not in self._values:
             self._values[key] = 5 * len(self.graph) + len(self.graph.inputs) + len(self._sizes)
             self._sizes.append(size)
-            self._meta.append(meta)
+            self._codes.append(code)
         return self._values[key]
 
-    def table(self) -> Table:
-        """The graph's table with these rows and values behind it."""
-        base = self._base
+    def table(self, *, jvp: bool = True) -> Table:
+        """The graph's table with these rows and values behind it; without JVP rows if there are no extras."""
         if not self._extra:
-            return base
-        if max(self._flops) > LARGEST:
+            return base_table(self.graph, jvp=jvp)
+        if max(e.flops for e in self._extra) > LARGEST:
             raise CountOverflow("a product of Jacobians takes more than 4.6e18 flops")
-        counts = [len(t) for t in self._touched]
-        flat = [x for t in self._touched for x in t]
-        values = len(self._sizes)
+        base = self._base
+        flat = np.array([x for t in self._touched for x in t], dtype=np.int32).reshape(-1, 2)
+        lengths = np.array([len(t) for t in self._touched])
         return Table(
             graph=self.graph,
-            opcode=np.concatenate([base.opcode, [e.opcode for e in self._extra]]).astype(np.int8),
-            node=np.concatenate([base.node, [e.node for e in self._extra]]).astype(np.int32),
-            flops=np.concatenate([base.flops, np.array(self._flops, dtype=np.int64)]),
-            workspace=np.concatenate([base.workspace, np.array(self._workspace, dtype=np.int64)]),
-            ptr=np.concatenate([base.ptr, base.ptr[-1] + np.cumsum(counts)]),
-            value=np.concatenate([base.value, [v for v, _ in flat]]).astype(np.int32),
-            access=np.concatenate([base.access, [a for _, a in flat]]).astype(np.uint8),
+            ptr=np.concatenate([base.ptr, base.ptr[-1] + np.cumsum(lengths)]).astype(np.int32),
+            value=np.concatenate([base.value, flat[:, 0]]),
+            access=np.concatenate([base.access, flat[:, 1].astype(np.uint8)]),
             value_bytes=np.concatenate([base.value_bytes, np.array(self._sizes, dtype=np.int64)]),
-            scaled=np.concatenate([base.scaled, np.array([s for s, _, _ in self._meta], dtype=np.bool_)]),
-            value_kind=np.concatenate([base.value_kind, [k for _, k, _ in self._meta]]).astype(np.uint8),
-            value_tier=np.concatenate([base.value_tier, [t for _, _, t in self._meta]]).astype(np.uint8),
-            contributions=np.concatenate([base.contributions, np.zeros(values, dtype=np.int32)]),
+            value_code=np.concatenate([base.value_code, np.array(self._codes, dtype=np.uint8)]),
+            contributions=base.contributions,
             extra_rows=tuple(self._extra),
             extra_values=tuple(self._values),
         )

@@ -232,6 +232,15 @@ class Graph:
         return active
 
     @cached_property
+    def reads_active(self) -> NDArray[np.bool_]:
+        """For each node, whether an input of it is active: whether its VJP makes a cotangent."""
+        c = self.columns
+        if self.is_chain:
+            return self.active[:-1]
+        reader = np.repeat(np.arange(len(self)), np.diff(c.input_ptr))
+        return np.bincount(reader, weights=self.active[c.input_index], minlength=len(self)) > 0
+
+    @cached_property
     def input_scalars(self) -> int:
         """n_in: the scalars of one sample of the differentiable inputs."""
         return sum(_per_sample(i.shape, self.batch) for i in self.inputs if i.differentiable)

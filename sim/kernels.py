@@ -12,7 +12,8 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
-READ, CONSUME, ACCUMULATE, WRITE, SAVE = range(5)  # as in sim.actions; numba freezes module constants
+from sim.actions import ACCUMULATE, CONSUME, COTANGENT, GRADIENT, READ, SAVE, TANGENT, WRITE
+
 FREE, SKIP = 1, 2
 OK, MISSING, WRONG_WIDTH, INCOMPLETE = range(4)
 VALUE_KINDS = 6
@@ -27,7 +28,7 @@ def compiled(function: F) -> F:
 
 
 @compiled
-def mark(rows: Any, ptr: Any, value: Any, access: Any, persistent: Any) -> Any:
+def mark(rows: Any, ptr: Any, value: Any, access: Any, value_code: Any) -> Any:
     """For each touch of each action, in order, whether it frees its value (FREE) or never makes it (SKIP).
 
     Backward liveness: a value is needed before the last action that reads it, until the action that
@@ -37,7 +38,7 @@ def mark(rows: Any, ptr: Any, value: Any, access: Any, persistent: Any) -> Any:
     for k in range(len(rows)):
         total += ptr[rows[k] + 1] - ptr[rows[k]]
     flags = np.zeros(total, dtype=np.uint8)
-    needed = persistent.copy()
+    needed = value_code == GRADIENT  # gradients live to the end
     e = total
     for k in range(len(rows) - 1, -1, -1):
         start, stop = ptr[rows[k]], ptr[rows[k] + 1]
@@ -60,105 +61,112 @@ def mark(rows: Any, ptr: Any, value: Any, access: Any, persistent: Any) -> Any:
 
 @compiled
 def ledger(
-    rows: Any, widths: Any, weights: Any, flags: Any, ptr: Any, value: Any, access: Any, workspace: Any,
-    value_bytes: Any, scaled: Any, value_kind: Any, value_tier: Any, contributions: Any, forwards: Any,
-    during: Any, after: Any, buckets: Any,
+    n: Any, rows: Any, widths: Any, weights: Any, flags: Any, ptr: Any, value: Any, access: Any, workspace: Any,
+    value_bytes: Any, value_code: Any, contributions: Any, during: Any, after: Any, buckets: Any,
 ) -> Any:  # fmt: skip
     """Runs the actions in order through an integer ledger; the heart of replay.
 
-    `weights[k]` says how often action k stands for itself (empty: once); `forwards` is how many of
-    the first rows are forwards. `during` and `after` (empty or one entry an action) receive the
-    device bytes of each action, `buckets` (shape (B, 7) or (0, 7)) the breakdown at the fullest
-    action of each of B equal stretches.
+    `n` is the number of nodes. `widths` has one entry, or one for each action; `weights[k]` says how
+    often action k stands for itself (empty: once). `during` and `after` (empty or one entry an
+    action) receive the device bytes of each action, `buckets` (shape (B, 7) or (0, 7)) the breakdown
+    at the fullest action of each of B equal stretches.
 
-    Returns (fault, action, value, peak, peak action, breakdown (7), tier peaks (3), times each row
-    was run, its widths summed, its first evaluations).
+    Returns (fault, action, value, peak, peak action, breakdown (7), tier peaks (3), how often each
+    row was run, the sum of its widths (empty if there is one width), which nodes were evaluated).
     """
-    n_values = len(value_bytes)
-    live = np.zeros(n_values, dtype=np.bool_)
-    width_of = np.zeros(n_values, dtype=np.int32)
-    added = np.zeros(n_values, dtype=np.int32)
-    by_kind = np.zeros((3, VALUE_KINDS + 1), dtype=np.int64)
+    width_of = np.zeros(len(value_bytes), dtype=np.int32)  # 0: not in memory
+    added = np.zeros(n, dtype=np.int32)
+    by_kind = np.zeros((3, VALUE_KINDS), dtype=np.int64)
     level = np.zeros(3, dtype=np.int64)
     tier_peaks = np.zeros(3, dtype=np.int64)
     breakdown = np.zeros(VALUE_KINDS + 1, dtype=np.int64)
     runs = np.zeros(len(ptr) - 1, dtype=np.int64)
-    run_widths = np.zeros(len(ptr) - 1, dtype=np.int64)
-    first = np.zeros(len(ptr) - 1, dtype=np.int64)
+    run_widths = np.zeros(len(ptr) - 1 if len(widths) > 1 else 0, dtype=np.int64)
+    evaluated = np.zeros(n, dtype=np.bool_)
     n_buckets = len(buckets)
     bucket_level = np.full(n_buckets, -1, dtype=np.int64)
     peak, peak_action = np.int64(-1), -1
     fault, fault_action, fault_value = OK, -1, -1
+    width = widths[0]
     e = 0
     for k in range(len(rows)):
-        row, width = rows[k], widths[k]
+        row = rows[k]
+        if len(widths) > 1:
+            width = widths[k]
         start, stop = ptr[row], ptr[row + 1]
         for t in range(start, stop):
-            kind, v, flag = access[t], value[t], flags[e + t - start]
-            if kind <= CONSUME:
-                if not live[v]:
+            access_kind, v = access[t], value[t]
+            if access_kind == SAVE and flags[e + t - start] == SKIP:
+                continue
+            kind, tier = value_code[v] % 8, value_code[v] // 8
+            scaled = kind in (COTANGENT, TANGENT)
+            if width_of[v] == 0:
+                if access_kind <= CONSUME:
                     fault, fault_action, fault_value = MISSING, k, v
                     break
-                if scaled[v] and width_of[v] != width:
-                    fault, fault_action, fault_value = WRONG_WIDTH, k, v
-                    break
-                if kind == CONSUME and contributions[v] > 0 and added[v] != contributions[v]:
+            elif scaled and width_of[v] != width and access_kind != WRITE:
+                fault, fault_action, fault_value = WRONG_WIDTH, k, v
+                break
+            if access_kind == READ:
+                continue
+            if access_kind == CONSUME:
+                if kind == COTANGENT and tier == 0 and added[v - COTANGENT * n] != contributions[v - COTANGENT * n]:
                     fault, fault_action, fault_value = INCOMPLETE, k, v
                     break
                 continue
-            if flag == SKIP:
-                continue
-            if live[v]:
-                if kind == ACCUMULATE:
-                    if scaled[v] and width_of[v] != width:
-                        fault, fault_action, fault_value = WRONG_WIDTH, k, v
-                        break
-                    added[v] += 1
+            if width_of[v] != 0:
+                if access_kind == ACCUMULATE:
+                    if kind == COTANGENT:
+                        added[v - COTANGENT * n] += 1
                     continue
-                size = value_bytes[v] * (np.int64(width_of[v]) if scaled[v] else 1)
-                level[value_tier[v]] -= size
-                by_kind[value_tier[v], value_kind[v]] -= size
-            live[v] = True
+                size = value_bytes[v] * (np.int64(width_of[v]) if scaled else 1)
+                level[tier] -= size
+                by_kind[tier, kind] -= size
             width_of[v] = width
-            added[v] = 1
-            size = value_bytes[v] * (np.int64(width) if scaled[v] else 1)
-            level[value_tier[v]] += size
-            by_kind[value_tier[v], value_kind[v]] += size
+            if kind == COTANGENT and tier == 0:
+                added[v - COTANGENT * n] = 1
+            size = value_bytes[v] * (np.int64(width) if scaled else 1)
+            level[tier] += size
+            by_kind[tier, kind] += size
         if fault != OK:
             break
-        now = level[0] + workspace[row]
+        extra = workspace[row % n if row < 3 * n else row - 2 * n]
+        now = level[0] + extra
         if now > peak:
             peak, peak_action = now, k
-            breakdown[:VALUE_KINDS] = by_kind[0, :VALUE_KINDS]
-            breakdown[WORKSPACE] = workspace[row]
+            breakdown[:VALUE_KINDS] = by_kind[0]
+            breakdown[WORKSPACE] = extra
         for tier in range(1, 3):
             tier_peaks[tier] = max(tier_peaks[tier], level[tier])
         if n_buckets:
             b = k * n_buckets // len(rows)
             if now > bucket_level[b]:
                 bucket_level[b] = now
-                buckets[b, :VALUE_KINDS] = by_kind[0, :VALUE_KINDS]
-                buckets[b, WORKSPACE] = workspace[row]
+                buckets[b, :VALUE_KINDS] = by_kind[0]
+                buckets[b, WORKSPACE] = extra
         if len(during):
             during[k] = now
         for t in range(start, stop):
             if flags[e + t - start] == FREE:
                 v = value[t]
-                if live[v]:
-                    live[v] = False
-                    size = value_bytes[v] * (np.int64(width_of[v]) if scaled[v] else 1)
-                    level[value_tier[v]] -= size
-                    by_kind[value_tier[v], value_kind[v]] -= size
+                if width_of[v] != 0:
+                    kind, tier = value_code[v] % 8, value_code[v] // 8
+                    scaled = kind in (COTANGENT, TANGENT)
+                    size = value_bytes[v] * (np.int64(width_of[v]) if scaled else 1)
+                    level[tier] -= size
+                    by_kind[tier, kind] -= size
+                    width_of[v] = 0
         if len(after):
             after[k] = level[0]
         weight = weights[k] if len(weights) else 1
-        if row < forwards and runs[row] == 0:
-            first[row] = 1
+        if row < n:
+            evaluated[row] = True
         runs[row] += weight
-        run_widths[row] += weight * width
+        if len(run_widths):
+            run_widths[row] += weight * width
         e += stop - start
     tier_peaks[0] = peak
-    return fault, fault_action, fault_value, peak, peak_action, breakdown, tier_peaks, runs, run_widths, first
+    return fault, fault_action, fault_value, peak, peak_action, breakdown, tier_peaks, runs, run_widths, evaluated
 
 
 @compiled

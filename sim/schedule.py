@@ -103,8 +103,7 @@ class Schedule:
     def flags(self) -> NDArray[np.uint8]:
         """For each touch of each action of `flat`, in order: kernels.FREE, kernels.SKIP or 0."""
         t = self.table
-        persistent = t.value_kind == VALUE_KINDS.index("gradient")
-        marked: NDArray[np.uint8] = kernels.mark(self.flat.rows, t.ptr, t.value, t.access, persistent)
+        marked: NDArray[np.uint8] = kernels.mark(self.flat.rows, t.ptr, t.value, t.access, t.value_code)
         return marked
 
 
@@ -155,7 +154,7 @@ class Builder:
         self._active = graph.active[len(graph.inputs) :]
         self._all_active = bool(self._active.all())
         self._rows: list[NDArray[np.int32]] = []
-        self._widths: list[NDArray[np.int32]] = []
+        self._widths: list[int] = []
         self._loops: list[Loop] = []
         self._length = 0
 
@@ -176,9 +175,10 @@ class Builder:
         if width > 2**31 - 1:
             raise CountOverflow(f"{width} tangents or cotangents at once are more than 2^31 - 1; use smaller chunks")
         array = np.asarray(rows, dtype=np.int32).reshape(-1)
-        self._rows.append(array)
-        self._widths.append(np.full(len(array), width, dtype=np.int32))
-        self._length += len(array)
+        if len(array):
+            self._rows.append(array)
+            self._widths.append(width)
+            self._length += len(array)
 
     @contextmanager
     def loop(self, turns: int) -> Iterator[None]:
@@ -190,14 +190,24 @@ class Builder:
 
     def build(self, *, prune: bool = False) -> Schedule:
         """The schedule; with `prune`, without recomputations whose outputs nobody reads."""
-        rows = np.concatenate(self._rows) if self._rows else np.empty(0, dtype=np.int32)
-        widths = np.concatenate(self._widths) if self._widths else np.empty(0, dtype=np.int32)
-        schedule = Schedule(self.extras.table(), rows, widths, tuple(self._loops))
+        rows, lengths = _joined(self._rows), [len(r) for r in self._rows]
+        if len(set(self._widths)) == 1:
+            widths = np.broadcast_to(np.int32(self._widths[0]), len(rows))
+        else:
+            widths = np.repeat(np.array(self._widths, dtype=np.int32), lengths)
+        jvp = len(rows) > 0 and int(rows.max()) >= JVP * len(self.graph)
+        schedule = Schedule(self.extras.table(jvp=jvp), rows, widths, tuple(self._loops))
         return pruned(schedule) if prune else schedule
 
     def _differentiable(self, nodes: ArrayLike | range) -> NDArray[np.int32]:
         array = _as_rows(nodes)
         return array if self._all_active else array[self._active[array]]
+
+
+def _joined(pieces: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    if len(pieces) == 1:
+        return pieces[0]
+    return np.concatenate([np.empty(0, dtype=np.int32), *pieces])
 
 
 def _as_rows(nodes: ArrayLike | range) -> NDArray[np.int32]:
@@ -218,7 +228,9 @@ def pruned(schedule: Schedule) -> Schedule:
     keep = kernels.alive_forwards(schedule.rows, t.ptr, t.value, t.access, len(schedule.graph), len(t.value_bytes))
     if keep.all():
         return schedule
-    return Schedule(t, schedule.rows[keep], schedule.widths[keep])
+    uniform = schedule.widths.strides == (0,)
+    widths = schedule.widths[: int(keep.sum())] if uniform else schedule.widths[keep]
+    return Schedule(t, schedule.rows[keep], widths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +284,7 @@ class Walk(NamedTuple):
     tier_peaks: Ints
     runs: Ints
     run_widths: Ints
-    first: Ints
+    evaluated: NDArray[np.bool_]
 
 
 _NONE = np.empty(0, dtype=np.int64)
@@ -292,14 +304,16 @@ def walk(
     """
     t, flat = schedule.table, schedule.flat
     _check_magnitudes(schedule)
+    uniform = flat.widths.strides == (0,)
     fault, action, value, *rest = kernels.ledger(
-        flat.rows, flat.widths, flat.weights, schedule.flags, t.ptr, t.value, t.access, t.workspace,
-        t.value_bytes, t.scaled, t.value_kind, t.value_tier, t.contributions, len(schedule.graph),
+        len(schedule.graph), flat.rows, flat.widths[:1].copy() if uniform else flat.widths, flat.weights,
+        schedule.flags, t.ptr, t.value, t.access, t.workspace, t.value_bytes, t.value_code, t.contributions,
         during, after, np.empty((0, len(VALUE_KINDS) + 1), dtype=np.int64) if buckets is None else buckets,
     )  # fmt: skip
     if fault != kernels.OK:
         raise _fault(schedule, fault, flat.origin(action), value)
-    return Walk(*rest)
+    done = Walk(*rest)
+    return done._replace(run_widths=done.runs * int(flat.widths[0])) if len(done.run_widths) == 0 else done
 
 
 def _fault(schedule: Schedule, fault: int, action: int, value: int) -> InvalidSchedule:
@@ -316,11 +330,16 @@ def _fault(schedule: Schedule, fault: int, action: int, value: int) -> InvalidSc
 def _check_magnitudes(schedule: Schedule) -> None:
     t, flat = schedule.table, schedule.flat
     width = int(flat.widths.max(initial=1))
-    fixed = float(t.value_bytes[~t.scaled].sum(dtype=np.float64)) + float(t.workspace.max(initial=0))
-    if fixed + width * float(t.value_bytes[t.scaled].sum(dtype=np.float64)) > LARGEST:
+    most = float(t.workspace.max(initial=0)) + width * float(t.value_bytes.sum(dtype=np.float64))
+    if most > LARGEST and float(t.workspace.max(initial=0)) + _most_bytes(t, width) > LARGEST:
         raise CountOverflow(f"values of width {width} could take more than 4 EiB; use smaller chunks")
     if len(flat.weights) and float(np.dot(flat.weights.astype(np.float64), flat.widths.astype(np.float64))) > LARGEST:
         raise CountOverflow("the schedule has more than 4.6e18 actions")
+
+
+def _most_bytes(t: Table, width: int) -> float:
+    sums = [float(t.value_bytes[t.scaled == s].sum(dtype=np.float64)) for s in (False, True)]
+    return sums[0] + width * sums[1]
 
 
 def replay(schedule: Schedule) -> Cost:
@@ -344,12 +363,15 @@ def replay(schedule: Schedule) -> Cost:
     t, graph = schedule.table, schedule.graph
     k = schedule.flat.origin(done.peak_action)
     breakdown = dict(zip(BREAKDOWN_KINDS, [*done.breakdown.tolist(), graph.resident_bytes], strict=True))
-    opcodes = t.opcode
-    counts = {kind: int(done.runs[opcodes == o].sum()) for o, kind in enumerate(KINDS)}
+    n = len(graph)
+    own = [done.runs[o * n : (o + 1) * n].sum() for o in range(3)]
+    counts = dict(zip(KINDS, [*map(int, own), 0, 0, 0], strict=True))
+    for extra, times in zip(t.extra_rows, done.runs[3 * n :].tolist(), strict=True):
+        counts[KINDS[extra.opcode]] += times
     return Cost(
         working_bytes=int(done.peak),
         resident_bytes=graph.resident_bytes,
-        peak_at=PeakAt(k, KINDS[int(opcodes[schedule.rows[k]])], schedule.action(k).node),
+        peak_at=PeakAt(k, schedule.action(k).kind, schedule.action(k).node),
         peak_breakdown=breakdown,
         flops=_flops(t, done),
         actions={kind: counts[kind] for kind in ("forward", "jvp", "vjp", "jacobian", "multiply", "copy")},
@@ -360,12 +382,15 @@ def replay(schedule: Schedule) -> Cost:
 
 def _flops(t: Table, done: Walk) -> Flops:
     n = len(t.graph)
-    primal = dot(t.flops[:n], done.first[:n])
-    by_kind = [dot(t.flops[t.opcode == o], done.run_widths[t.opcode == o]) for o in range(5)]
+    by_kind = [dot(t.own_flops(o), done.run_widths[o * n : (o + 1) * n]) for o in range(3) if len(t) > o * n]
+    by_kind += [0] * (len(KINDS) - len(by_kind))
+    for extra, widths in zip(t.extra_rows, done.run_widths[3 * n :].tolist(), strict=True):
+        by_kind[extra.opcode] += extra.flops * widths
+    primal = dot(t.graph.columns.forward_flops, done.evaluated)
     return Flops(primal, by_kind[0] - primal, by_kind[2], by_kind[1], by_kind[3], by_kind[4])
 
 
-def dot(costs: Ints, counts: Ints) -> int:
+def dot(costs: Ints, counts: NDArray[np.int64] | NDArray[np.bool_]) -> int:
     """Σ costs·counts as an exact Python integer, whatever its size."""
     if float(np.dot(costs.astype(np.float64), counts.astype(np.float64))) < LARGEST:
         return int(np.dot(costs, counts))
@@ -376,7 +401,10 @@ def dot(costs: Ints, counts: Ints) -> int:
 def _copied(schedule: Schedule, done: Walk) -> dict[str, int]:
     t = schedule.table
     copied: dict[str, int] = {}
-    for row in (np.flatnonzero((t.opcode == COPY) & (done.runs > 0))).tolist():
+    for e, extra in enumerate(t.extra_rows):
+        row = 3 * len(t.graph) + e
+        if extra.opcode != COPY or not done.runs[row]:
+            continue
         source, target = (int(v) for v in t.value[t.ptr[row] : t.ptr[row + 1]])
         link = f"{TIERS[t.value_tier[source]]}_to_{TIERS[t.value_tier[target]]}"
         times = int((done.run_widths if t.scaled[source] else done.runs)[row])

@@ -116,10 +116,12 @@ def _from_plan(graph: Graph, plan: Plan, chunk: int | None) -> Schedule:
 
 
 def _node_rows(graph: Graph, plan: Plan) -> NDArray[np.int32]:
+    """The rows of a plan, which is used up."""
     n, starts = len(graph), graph.step_starts
     if len(starts) == n + 1:
-        rows: NDArray[np.int32] = np.where(plan >= 0, plan, np.int32(n * VJP) + ~plan)
-        return rows
+        adjoint = plan < 0
+        plan[adjoint] = n * VJP + ~plan[adjoint]
+        return plan
     step = np.where(plan >= 0, plan, ~plan)
     lengths = np.diff(starts)[step]
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
