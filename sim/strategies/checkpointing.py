@@ -50,7 +50,7 @@ def uniform(
     steps = len(graph.step_starts) - 1
     segments = min(segments, steps)
     starts = (np.arange(segments + 1, dtype=np.int64) * steps) // segments
-    return _from_plan(graph, _segmented(starts), chunk)
+    return from_plan(graph, _segmented(starts), chunk)
 
 
 @schedules.register("sqrt")
@@ -69,7 +69,7 @@ def periodic(
 ) -> Schedule:
     """A checkpoint every so many steps; the last segment, which may be shorter, is kept."""
     steps = len(graph.step_starts) - 1
-    return _from_plan(graph, _segmented(np.append(np.arange(0, steps, every), steps)), chunk)
+    return from_plan(graph, _segmented(np.append(np.arange(0, steps, every), steps)), chunk)
 
 
 @schedules.register("binomial")
@@ -84,7 +84,7 @@ def binomial(
     With C(s+r-1, s) < l ≤ C(s+r, s) they are l + r·l - C(s+r, s+1) (Griewank & Walther, Algorithm
     799, ACM TOMS 26(1), 2000). Prefer `optimal` where steps differ in cost or size.
     """
-    return _from_plan(graph, binomial_plan(len(graph.step_starts) - 1, slots), chunk)
+    return from_plan(graph, binomial_plan(len(graph.step_starts) - 1, slots), chunk)
 
 
 def _segmented(starts: NDArray[np.int64]) -> Plan:
@@ -96,14 +96,14 @@ def _segmented(starts: NDArray[np.int64]) -> Plan:
     return np.concatenate(plan).astype(np.int32)
 
 
-def _from_plan(graph: Graph, plan: Plan, chunk: int | None) -> Schedule:
+def from_plan(graph: Graph, plan: Plan, chunk: int | None) -> Schedule:
     """The schedule that does the plan's steps node by node, once for each chunk of cotangents.
 
     Recomputations whose outputs nobody reads are left out, so a graph whose last layer of a segment
     has nothing to tape pays less than the literature's count.
     """
     builder = Builder(graph)
-    rows = _node_rows(graph, plan)
+    rows = node_rows(graph, plan)
     active = graph.active[len(graph.inputs) :]
     if not active.all():
         n = len(graph)
@@ -115,7 +115,7 @@ def _from_plan(graph: Graph, plan: Plan, chunk: int | None) -> Schedule:
     return builder.build(prune=True)
 
 
-def _node_rows(graph: Graph, plan: Plan) -> NDArray[np.int32]:
+def node_rows(graph: Graph, plan: Plan) -> NDArray[np.int32]:
     """The rows of a plan, which is used up."""
     n, starts = len(graph), graph.step_starts
     if len(starts) == n + 1:
