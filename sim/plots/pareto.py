@@ -1,0 +1,321 @@
+"""The Pareto chart: peak memory against work, and against time where that changes which points are best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sim.pareto import Number, front, landmarks
+from sim.plots import labels, style
+from sim.plots.spots import Curve, Memory, Spot, read_curve, read_spot, sweeps
+
+MOST_LABELS, LABELS_OF_LONG_FRONT = 20, 10
+SAME_PLACE_INCHES, MOST_LINES = 0.04, 4
+FRONT_SIZE, DOMINATED_SIZE = 7.5, 5.0
+LABEL_SIZE = 8.5
+LEADER_FROM_INCHES = 0.16
+
+
+def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "total") -> tuple[Path, ...]:
+    """`<stem>.png` and `<stem>.svg` from the parsed results.json; nothing where there are no points.
+
+    The chart shows total peak bytes (or working bytes) over flops. A second panel, over simulated
+    seconds, is added only if another set of points is on the front there, so that a reader who
+    chooses by time would choose differently.
+
+    `results["curves"]`, if given, is a list of `{"label": …, "kind": "exact" | "bound", "breakpoints":
+    [[bytes, flops], …]}` in total peak bytes, drawn as staircases under the points.
+    """
+    spots = [read_spot(point, memory) for point in results["points"]]
+    if not spots:
+        return ()
+    curves = [read_curve(c) for c in results.get("curves") or ()] if memory == "total" else []
+    panels = [_Panel("work", "FLOP", spots, [s.flops for s in spots], curves)]
+    timed = [s for s in spots if s.seconds is not None]
+    panels.append(_Panel("simulated time", "s", timed, [s.seconds or 0.0 for s in timed], []))
+    if {spots[i] for i in panels[0].front} == {timed[i] for i in panels[1].front} or not timed:
+        panels.pop()
+    markers = _markers(spots)
+    budget = style.budget_of(results) if memory == "total" else None
+    with style.canvas(10.0 if len(panels) == 1 else 13.0, 6.6) as figure:
+        top = style.heading(figure, results, what=f"{len(spots)} schedule{'s' if len(spots) != 1 else ''}")
+        bottom = _legend(figure, panels, markers, curves)
+        heights = [s.memory for s in spots] + [b for c in curves for b, _ in c.breakpoints]
+        vertical = style.scale_of(_with_budget(heights, budget), "B")
+        for box, panel in zip(_boxes(figure, len(panels), top=top, bottom=bottom), panels, strict=True):
+            axes = figure.add_axes(box)
+            panel.horizontal(most_ticks=7 if len(panels) == 1 else 5).apply(axes.xaxis)
+            vertical.apply(axes.yaxis)
+            axes.set_xlabel(panel.title)
+            if panel is panels[0]:
+                axes.set_ylabel("peak memory" if memory == "total" else "peak working memory")
+            _fill(figure, axes, panel, markers, budget)
+        return style.save(figure, stem)
+
+
+class _Panel(NamedTuple):
+    """What one panel shows: points over `xs`, which are counts or seconds."""
+
+    title: str
+    unit: str
+    spots: Sequence[Spot]
+    xs: Sequence[Number]
+    curves: Sequence[Curve]
+
+    @property
+    def pairs(self) -> list[tuple[Number, Number]]:
+        return [(x, s.memory) for x, s in zip(self.xs, self.spots, strict=True)]
+
+    @property
+    def front(self) -> list[int]:
+        return front(self.pairs)
+
+    def horizontal(self, *, most_ticks: int) -> style.Scale:
+        shown = [*self.xs, *(flops for curve in self.curves for _, flops in curve.breakpoints)]
+        return style.scale_of([style.drawable(x) for x in shown], self.unit, most_ticks=most_ticks)
+
+
+def _with_budget(memory: Sequence[Number], budget: int | None) -> list[float]:
+    """The values that the memory axis shows: the budget too, unless it is so far off that the points would shrink."""
+    values = [style.drawable(m) for m in memory]
+    if budget is not None and min(values) / 10 <= budget <= 3 * max(values):
+        values.append(style.drawable(budget))
+    return values
+
+
+def _markers(spots: Sequence[Spot]) -> dict[str, tuple[str, str]]:
+    """Marker and colour of each series: the colour by strategy, the marker its own; the well-known keep theirs."""
+    known = list(style.STRATEGY_COLOURS)
+    strategies = sorted({s.strategy for s in spots})
+    spare = iter((style.SKY, "#8C564B", "#7F7F7F", style.YELLOW) * len(strategies))
+    colours = {s: style.STRATEGY_COLOURS.get(s) or next(spare) for s in strategies}
+    series = sorted(
+        {(known.index(s.strategy) if s.strategy in known else len(known), s.strategy, s.series) for s in spots}
+    )
+    taken = {style.SERIES_MARKERS[name] for _, _, name in series if name in style.SERIES_MARKERS}
+    free = iter([m for m in style.MARKERS if m not in taken] + list(style.MARKERS) * len(series))
+    return {name: (style.SERIES_MARKERS.get(name) or next(free), colours[strategy]) for _, strategy, name in series}
+
+
+def _boxes(figure: Figure, count: int, *, top: float, bottom: float) -> list[tuple[float, float, float, float]]:
+    """Where the panels lie, in fractions of the figure: left, bottom, width, height."""
+    width, height = (float(v) for v in figure.get_size_inches())
+    left, right, gap = 0.95, 0.45, 0.8
+    each = (width - left - right - gap * (count - 1)) / count
+    return [
+        ((left + i * (each + gap)) / width, bottom / height, each / width, (height - top - bottom) / height)
+        for i in range(count)
+    ]
+
+
+def _legend(
+    figure: Figure, panels: Sequence[_Panel], markers: Mapping[str, tuple[str, str]], curves: Sequence[Curve]
+) -> float:
+    """Draw the legend along the lower edge; the inches above that edge at which the axes may begin."""
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", markersize=FRONT_SIZE, label=name)
+        for name, (marker, colour) in markers.items()
+    ]
+    if any(len({p.pairs[i] for i in p.front}) > 1 for p in panels):
+        handles.append(Line2D([], [], color=style.INK, linewidth=1.3, label="Pareto front"))
+    if any(len(p.front) < len(p.spots) for p in panels):
+        handles.append(
+            Line2D(
+                [], [], color=style.DOMINATED, marker="o", linestyle="", markersize=DOMINATED_SIZE, label="dominated"
+            )
+        )
+    handles += [Line2D([], [], **_line(c), label=c.label) for c in curves]
+    width, height = (float(v) for v in figure.get_size_inches())
+    renderer = style.renderer(figure)
+    for columns in range(min(6, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles=handles, loc="lower left", bbox_to_anchor=(0.85 / width, 0.06 / height), ncols=columns,
+            fontsize=9, handletextpad=0.4, columnspacing=1.6, borderaxespad=0.0, borderpad=0.2,
+        )  # fmt: skip
+        extent = legend.get_window_extent(renderer)
+        if extent.x1 <= (width - 0.2) * figure.dpi or columns == 1:
+            break
+        legend.remove()
+    return float(extent.y1) / figure.dpi + 0.64
+
+
+def _line(curve: Curve) -> dict[str, Any]:
+    if curve.is_bound:
+        return {"color": style.MUTED, "linewidth": 1.1, "linestyle": (0, (2, 2))}
+    return {"color": style.INK, "linewidth": 0.9, "linestyle": "-", "alpha": 0.75}
+
+
+def _fill(
+    figure: Figure, axes: Axes, panel: _Panel, markers: Mapping[str, tuple[str, str]], budget: int | None
+) -> None:
+    """Draw curves, sweeps, the front, the points, the budget and the names, from back to front."""
+    spots, pairs, along = panel.spots, panel.pairs, panel.front
+    places = [(style.drawable(x), style.drawable(y)) for x, y in pairs]
+    best = set(along)
+    curve_lines = []
+    for curve in panel.curves:
+        steps = _staircase([(style.drawable(f), style.drawable(b)) for b, f in reversed(curve.breakpoints)])
+        axes.plot(*zip(*steps, strict=True), **_line(curve), zorder=2)
+        curve_lines.append(steps[:: max(1, len(steps) // 100)])
+    lines_of_sweeps = sweeps(spots)
+    for members in lines_of_sweeps:
+        axes.plot(
+            *zip(*(places[i] for i in members), strict=True),
+            color=markers[spots[members[0]].series][1], linewidth=0.9, alpha=0.4, zorder=2,
+        )  # fmt: skip
+    stairs = _staircase([places[i] for i in along])
+    if len({pairs[i] for i in along}) > 1:
+        axes.plot(*zip(*stairs, strict=True), color=style.INK, linewidth=1.3, zorder=3, solid_joinstyle="miter")
+    for i, spot in enumerate(spots):
+        marker, colour = markers[spot.series]
+        on_front = i in best
+        axes.plot(
+            *places[i],
+            marker=marker,
+            linestyle="",
+            color=colour if on_front else style.DOMINATED,
+            markersize=FRONT_SIZE if on_front else DOMINATED_SIZE,
+            markeredgecolor=style.PAPER,
+            markeredgewidth=0.8 if on_front else 0.5,
+            zorder=5 if on_front else 4,
+            clip_on=False,
+            gid=f"{panel.unit}-{'front' if on_front else 'dominated'}-{i}",
+        )
+    lines = [stairs] + [[places[i] for i in members] for members in lines_of_sweeps] + curve_lines
+    drawn = [s for line in lines for s in pairwise(_inches(figure, axes, line))]
+    segments = [(*a, *b) for a, b in drawn]
+    marks = _inches(figure, axes, places)
+    taken = _budget(figure, axes, budget, marks, segments) if budget is not None else []
+    ranked = landmarks(pairs, [s.series for s in spots], count=MOST_LABELS)
+    chosen = _spread(ranked, along, marks) if len(along) > MOST_LABELS else list(dict.fromkeys([*ranked, *along]))
+    _name(figure, axes, spots, marks, chosen, markers, segments, taken)
+
+
+def _staircase(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The edge of what is reachable: from each corner to the right, then down to the next."""
+    steps = [corners[0]]
+    for (_, y), (x, below) in pairwise(corners):
+        steps += [(x, y), (x, below)]
+    return steps
+
+
+def _inches(figure: Figure, axes: Axes, data: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where points of the data lie on the figure."""
+    return [(float(x), float(y)) for x, y in axes.transData.transform(np.asarray(data)) / figure.dpi]
+
+
+def _spread(ranked: Sequence[int], along: Sequence[int], marks: Sequence[tuple[float, float]]) -> list[int]:
+    """Landmarks of a long front, and more of its points, each as far as can be from those already there."""
+    chosen = list(ranked[:LABELS_OF_LONG_FRONT])
+    where = np.asarray(marks)
+    while len(chosen) < LABELS_OF_LONG_FRONT:
+        distance = np.linalg.norm(where[list(along)][:, None] - where[chosen][None], axis=2).min(axis=1)
+        if distance.max() == 0:
+            break
+        chosen.append(along[int(np.argmax(distance))])
+    return chosen
+
+
+def _budget(
+    figure: Figure,
+    axes: Axes,
+    budget: int,
+    marks: Sequence[tuple[float, float]],
+    segments: Sequence[tuple[float, float, float, float]],
+) -> list[tuple[float, float, float, float]]:
+    """Draw the budget and say what it means where least is covered; the box of the words, in inches."""
+    style.budget_line(axes, budget, does_not_fit=True)
+    low, high = axes.get_ylim()
+    at = min(max(style.drawable(budget), low), high)
+    name = style.budget_text(budget)
+    words = f"{name}: nothing fits" if at <= low else f"{name}: all fit" if at >= high else f"does not fit the {name}"
+    text = figure.text(
+        0, 0, words, transform=figure.dpi_scale_trans, va="bottom", fontsize=LABEL_SIZE, fontstyle="italic", zorder=6
+    )
+    extent = text.get_window_extent(style.renderer(figure))
+    width, height = float(extent.width) / figure.dpi, float(extent.height) / figure.dpi
+    left, right = axes.get_xlim()
+    (start, level), (end, _) = _inches(figure, axes, [(left, at), (right, at)])
+    bottom = level + 0.03 if at < high else level - height - 0.03
+    room = end - start - width - 0.12
+    boxes = [(x, bottom, x + width, bottom + height) for x in (start + 0.06 + room * (1 - k / 8) for k in range(9))]
+    box = boxes[labels.clearest(boxes, points=marks, segments=segments)]
+    text.set_position(box[:2])
+    return [box]
+
+
+def _name(
+    figure: Figure,
+    axes: Axes,
+    spots: Sequence[Spot],
+    marks: Sequence[tuple[float, float]],
+    chosen: Sequence[int],
+    markers: Mapping[str, tuple[str, str]],
+    segments: Sequence[tuple[float, float, float, float]],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> None:
+    """Write the names of the chosen points where they cover nothing, with a line to each that lies apart.
+
+    Points in one place share one text, a line for each.
+    """
+    groups: list[list[int]] = []
+    for i in chosen:
+        near = [g for g in groups if np.hypot(*np.subtract(marks[g[0]], marks[i])) < SAME_PLACE_INCHES]
+        if near:
+            near[0].append(i)
+        else:
+            groups.append([i])
+    texts = [
+        figure.text(
+            0, 0, _lines(spots, group), transform=figure.dpi_scale_trans, fontsize=LABEL_SIZE, va="bottom", zorder=7,
+            bbox=dict(style.VEIL), linespacing=1.15,
+        )
+        for group in groups
+    ]  # fmt: skip
+    renderer = style.renderer(figure)
+    extents = [t.get_window_extent(renderer) for t in texts]
+    sizes = [(float(e.width) / figure.dpi, float(e.height) / figure.dpi) for e in extents]
+    left, bottom, right, top = (float(v) / figure.dpi for v in axes.get_window_extent(renderer).extents)
+    anchors = [marks[group[0]] for group in groups]
+    found = labels.place(
+        anchors,
+        sizes,
+        inside=(left, bottom, right + 0.3, top),
+        points=marks,
+        segments=segments,
+        taken=taken,
+    )
+    for group, text, size, anchor, corner in zip(groups, texts, sizes, anchors, found, strict=True):
+        if corner is None:
+            text.remove()
+            continue
+        text.set_position(corner)
+        box = (*corner, corner[0] + size[0], corner[1] + size[1])
+        x0, y0, x1, y1 = labels.leader(anchor, box)
+        length = _length((x0, y0, x1, y1))
+        others = [m for m in marks if np.hypot(*np.subtract(m, anchor)) > SAME_PLACE_INCHES]
+        nearest = min((_length(labels.leader(m, box)) for m in others), default=np.inf)
+        if length > min(LEADER_FROM_INCHES, nearest * 0.8):
+            colour = markers[spots[group[0]].series][1]
+            line = Line2D(
+                [x0, x1], [y0, y1], transform=figure.dpi_scale_trans, linewidth=0.7, color=colour, alpha=0.8, zorder=3.5
+            )
+            figure.add_artist(line)
+
+
+def _lines(spots: Sequence[Spot], group: Sequence[int]) -> str:
+    named = [spots[i].label for i in sorted(group)]
+    if len(named) > MOST_LINES:
+        named[MOST_LINES - 1 :] = [f"and {len(named) - MOST_LINES + 1} more"]
+    return "\n".join(named)
+
+
+def _length(segment: tuple[float, float, float, float]) -> float:
+    return float(np.hypot(segment[2] - segment[0], segment[3] - segment[1]))

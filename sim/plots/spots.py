@@ -1,0 +1,105 @@
+"""Points and curves of results.json as a chart needs them: what they are called and which belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sim.pareto import Number
+from sim.plots.style import short_bytes
+
+Memory = Literal["total", "working"]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One point of the results, as drawn: its series (strategy and its words), name, bytes, flops, seconds."""
+
+    strategy: str
+    series: str
+    numbers: tuple[tuple[str, Number], ...]
+    label: str
+    memory: int
+    flops: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A front known beyond the points: every breakpoint (bytes, flops), or a lower bound on any schedule."""
+
+    label: str
+    is_bound: bool
+    breakpoints: tuple[tuple[Number, Number], ...]
+
+
+def short_label(strategy: str, parameters: Mapping[str, Any]) -> str:
+    """The name of a point on a chart: words as they are, numbers with their key.
+
+    A checkpointing schedule is known by its own name, so the strategy is left out before it.
+
+    >>> short_label("reverse_checkpointed", {"schedule": "binomial", "slots": 3})
+    'binomial slots=3'
+    >>> short_label("forward_recompute", {"chunk": 8})
+    'forward_recompute chunk=8'
+    """
+    return " ".join([_series(strategy, parameters), *(f"{k}={_value(k, v)}" for k, v in _numbers(parameters))])
+
+
+def read_spot(point: Mapping[str, Any], memory: Memory) -> Spot:
+    """A point of the parsed results.json."""
+    parameters = point.get("parameters") or {}
+    return Spot(
+        strategy=point["strategy"],
+        series=_series(point["strategy"], parameters),
+        numbers=tuple(_numbers(parameters)),
+        label=short_label(point["strategy"], parameters),
+        memory=point["peak_bytes" if memory == "total" else "working_bytes"],
+        flops=point["flops"]["total"],
+        seconds=point.get("seconds"),
+    )
+
+
+def read_curve(curve: Mapping[str, Any]) -> Curve:
+    """An entry of the parsed results' `curves`: `label`, `kind` (exact or bound), `breakpoints` [[bytes, flops], …]."""
+    pairs = tuple(sorted((b, f) for b, f in curve["breakpoints"]))
+    return Curve(str(curve["label"]), curve.get("kind") == "bound", pairs)
+
+
+def sweeps(spots: Sequence[Spot]) -> list[list[int]]:
+    """Points of one series that differ in one number alone, in its order; the number with most values if several do."""
+    families: dict[Hashable, list[int]] = {}
+    for i, spot in enumerate(spots):
+        families.setdefault((spot.series, tuple(k for k, _ in spot.numbers)), []).append(i)
+    found = []
+    for members in families.values():
+        keys = [k for k, _ in spots[members[0]].numbers]
+        values = [[v for _, v in spots[i].numbers] for i in members]
+        if not keys:
+            continue
+        varied = max(range(len(keys)), key=lambda k: len({row[k] for row in values}))
+        lines: dict[Hashable, list[tuple[Number, int]]] = {}
+        for i, row in zip(members, values, strict=True):
+            lines.setdefault(tuple(row[:varied] + row[varied + 1 :]), []).append((row[varied], i))
+        found += [[i for _, i in sorted(line)] for line in lines.values() if len(line) > 1]
+    return found
+
+
+def _series(strategy: str, parameters: Mapping[str, Any]) -> str:
+    words = [str(v) if not isinstance(v, bool) else f"{k}={str(v).lower()}" for k, v in _words(parameters)]
+    return " ".join(words if "schedule" in parameters else [strategy, *words])
+
+
+def _words(parameters: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(k, v) for k, v in parameters.items() if v is not None and (isinstance(v, bool | str))]
+
+
+def _numbers(parameters: Mapping[str, Any]) -> list[tuple[str, Number]]:
+    return [(k, v) for k, v in parameters.items() if isinstance(v, int | float) and not isinstance(v, bool)]
+
+
+def _value(key: str, value: Number) -> str:
+    if isinstance(value, int) and (key in ("budget", "tape") or key.endswith("bytes")):
+        return short_bytes(value).replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{value:g}" if isinstance(value, float) else str(value)

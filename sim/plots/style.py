@@ -1,0 +1,282 @@
+"""The look that all figures share: colours, axes with human units, headings, and files that repeat bit for bit.
+
+Colours are those of Okabe and Ito (2008, "Color universal design"), which stay apart under the common
+colour vision deficiencies; whatever a colour says, a marker, a position or a word says too. Figures
+are made without pyplot and from matplotlib's own defaults, so neither a global state nor a person's
+matplotlibrc changes them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis as MatplotlibAxis
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+
+from sim import files
+from sim.units import format_bytes, format_count, format_flops
+
+INK, MUTED, FAINT, PAPER = "#1F2328", "#5D6670", "#E6E8EB", "#FFFFFF"
+DOMINATED = "#9AA1A9"
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+STRATEGY_COLOURS: Mapping[str, str] = MappingProxyType(
+    {
+        "reverse_full": BLUE,
+        "reverse_checkpointed": GREEN,
+        "reverse_offload": PURPLE,
+        "forward_recompute": VERMILLION,
+        "forward_cached": ORANGE,
+        "jacobian_chain": BLACK,
+    }
+)
+SERIES_MARKERS: Mapping[str, str] = MappingProxyType(
+    {
+        "reverse_full": "o",
+        "reverse_offload": "v",
+        "forward_recompute": "^",
+        "forward_cached": "D",
+        "binomial": "s",
+        "uniform": "X",
+        "periodic": "p",
+        "sqrt": "P",
+        "optimal": "*",
+        "jacobian_chain forward": "<",
+        "jacobian_chain reverse": ">",
+        "jacobian_chain optimal": "d",
+        "jacobian_chain optimal_matrix_free": "h",
+    }
+)
+KIND_COLOURS: Mapping[str, str] = MappingProxyType(
+    {
+        "resident": "#C9CDD2",
+        "gradient": GREEN,
+        "activation": BLUE,
+        "residual": SKY,
+        "tangent": ORANGE,
+        "cotangent": VERMILLION,
+        "jacobian": PURPLE,
+        "workspace": YELLOW,
+    }
+)  # in the order in which they are stacked: what changes least lies lowest
+MARKERS = ("8", "H", "o", "s", "^", "D", "v", "P", "X", "<", "p", ">", "h", "d", "*")
+DPI = 150
+LARGEST_DRAWN = 10**300
+
+# A veil behind words keeps them readable over lines; an outline around each letter would double the SVG.
+VEIL: Mapping[str, Any] = MappingProxyType({"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 0.8})
+# Paths instead of text elements: a viewer without DejaVu Sans would set wider text, and labels would overlap.
+RC: Mapping[Any, Any] = MappingProxyType(
+    {
+        "font.family": "DejaVu Sans",
+        "font.size": 9.5,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "sim",
+        "text.color": INK,
+        "text.parse_math": False,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.8,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "legend.frameon": False,
+        "path.simplify": True,
+    }
+)
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of so many inches, inside the settings in which it must be filled and saved."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def renderer(figure: Figure) -> RendererAgg:
+    """What measures texts and frames before the figure is drawn, in pixels."""
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    return canvas.get_renderer()  # type: ignore[no-untyped-call, no-any-return]
+
+
+def save(figure: Figure, stem: Path) -> tuple[Path, ...]:
+    """The files written, `<stem>.png` and `<stem>.svg`: whole or not at all, without a date or a version.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    rendered = []
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix[1:], dpi=DPI, metadata=metadata)
+        rendered.append((stem.with_name(stem.name + suffix), buffer.getvalue()))
+    return tuple(files.write(path, content) for path, content in rendered)
+
+
+def drawable(value: float) -> float:
+    """The float nearest to a count of any size; a drawing needs no more."""
+    return float(min(value, LARGEST_DRAWN))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One axis: its limits, whether it is logarithmic, and its ticks with their texts."""
+
+    low: float
+    high: float
+    log: bool
+    ticks: tuple[float, ...]
+    texts: tuple[str, ...]
+
+    def apply(self, axis: MatplotlibAxis) -> None:
+        """Set up an x or y axis of matplotlib so."""
+        set_scale, set_limits = (
+            (axis.axes.set_xscale, axis.axes.set_xlim)
+            if axis.axis_name == "x"  # type: ignore[attr-defined]
+            else (axis.axes.set_yscale, axis.axes.set_ylim)
+        )
+        set_scale("log" if self.log else "linear")
+        set_limits(self.low, self.high)
+        axis.set_major_locator(FixedLocator(self.ticks))
+        axis.set_major_formatter(FixedFormatter(self.texts))
+        axis.set_minor_locator(NullLocator())
+
+
+def scale_of(values: Sequence[float], unit: str, *, margin: float = 0.08, most_ticks: int = 7) -> Scale:
+    """An axis that shows all the values: logarithmic where they are positive and span nearly a decade.
+
+    `margin` is the share of the axis left free at each end.
+    """
+    low, high = min(values), max(values)
+    log = low > 0 and high >= 5 * low
+    if log:
+        room = (high / low) ** (margin / (1 - 2 * margin))
+        low, high = low / room, high * room
+        ticks = _log_ticks(low, high, most_ticks)
+        return Scale(low, high, True, ticks, tuple(_tick_text(t, t, unit) for t in ticks))
+    # Values that agree to a few percent are shown as near each other, not magnified into a trade-off.
+    room = max((high - low) * margin / (1 - 2 * margin), (0.1 * max(abs(low), abs(high)) or 1.0) - (high - low) / 2)
+    low, high = max(low - room, 0.0) if low >= 0 else low - room, high + room
+    return linear_scale(low, high, unit, most_ticks=most_ticks)
+
+
+def linear_scale(low: float, high: float, unit: str, *, most_ticks: int = 7) -> Scale:
+    """A linear axis with exactly these limits."""
+    found = MaxNLocator(nbins=most_ticks - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks = tuple(float(t) for t in found if low <= t <= high * (1 + 1e-12))
+    return Scale(low, high, False, ticks, tuple(_tick_text(t, max(map(abs, ticks)), unit) for t in ticks))
+
+
+def _log_ticks(low: float, high: float, most: int) -> tuple[float, ...]:
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for mantissas in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3)):
+        ticks = [float(f"{m}e{k}") for k in range(first, last + 1) for m in mantissas]
+        shown = tuple(t for t in ticks if low <= t <= high)
+        if len(shown) <= most:
+            return shown
+    step = next(s for s in (1, 2, 3, 6, 12, 24, 48, 96, 192) if (last - first) / s <= most)
+    return tuple(t for k in range(first, last + 1) if k % step == 0 and low <= (t := float(f"1e{k}")) <= high)
+
+
+_PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P", 6: "E", 7: "Z", 8: "Y", 9: "R"}
+
+
+def _tick_text(value: float, largest: float, unit: str) -> str:
+    """`2.5 GB`: the value with the prefix that suits `largest`, so that the ticks of one axis agree."""
+    if value == 0:
+        return f"0 {unit}".rstrip()
+    if largest >= 1e30:
+        return f"{value:.2g} {unit}".replace("e+", "e")
+    lowest = -3 if unit == "s" else 0
+    highest = 0 if unit == "s" else 9
+    group = min(max(math.floor(math.log10(abs(largest)) / 3 + 1e-9), lowest), highest)
+    return f"{value / 1000.0**group:.6g} {_PREFIXES[group]}{unit}".rstrip()
+
+
+def heading(figure: Figure, results: Mapping[str, Any], *, what: str) -> float:
+    """Write the scenario's name, its description and a line about its graph; the inches this took from the top."""
+    scenario = results["scenario"]
+    width, height = figure.get_size_inches()
+    left, top = 0.35 / width, 0.36
+    figure.text(left, 1 - top / height, str(scenario["name"]), fontsize=15, fontweight="bold", va="baseline")
+    top += 0.08
+    description = " ".join(str(scenario.get("description") or "").split())
+    for line in textwrap.wrap(description, int(width * 13.3), max_lines=2, placeholder=" …"):
+        top += 0.19
+        figure.text(left, 1 - top / height, line, fontsize=9.5, color=INK, va="baseline")
+    top += 0.2
+    summary = " · ".join([what, *graph_summary(scenario)])
+    figure.text(left, 1 - top / height, summary, fontsize=9, color=MUTED, va="baseline")
+    return top + 0.2
+
+
+def graph_summary(scenario: Mapping[str, Any]) -> list[str]:
+    """What a reader should know of the graph: its size, the work of one evaluation, the device."""
+    graph, device = scenario.get("graph") or {}, scenario.get("device")
+    facts = []
+    if "nodes" in graph:
+        facts.append(f"{graph['nodes']:,} node{'s' if graph['nodes'] != 1 else ''}")
+    if graph.get("parameters"):
+        facts.append(f"{format_count(graph['parameters'])} parameters")
+    if graph.get("forward_flops"):
+        facts.append(f"one evaluation {format_flops(graph['forward_flops'])}")
+    name = device.get("name") if isinstance(device, Mapping) else device
+    if name:
+        facts.append(str(name))
+    return facts
+
+
+def budget_of(results: Mapping[str, Any]) -> int | None:
+    """The scenario's memory budget in bytes, if it has one."""
+    budget = results["scenario"].get("budget_bytes")
+    return int(budget) if budget is not None else None
+
+
+def budget_line(axes: Axes, budget: int, *, does_not_fit: bool) -> None:
+    """Draw the budget across the axes, and shade what lies above it if that is asked for."""
+    at = drawable(budget)
+    low, high = axes.get_ylim()
+    if low < at < high:
+        axes.axhline(at, color=INK, linewidth=1.0, linestyle=(0, (5, 3)), zorder=1.5)
+    if does_not_fit and at < high:
+        axes.axhspan(max(at, low), high, color=VERMILLION, alpha=0.07, linewidth=0, zorder=0.5)
+
+
+def budget_text(budget: int) -> str:
+    """`budget of 8 GB`."""
+    return f"budget of {short_bytes(budget)}"
+
+
+def short_bytes(count: int) -> str:
+    """`8 GB`, where the table says `8.00 GB`."""
+    number, unit = format_bytes(count).split(" ")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
