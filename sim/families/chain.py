@@ -156,8 +156,8 @@ def _length(length: int | None, sizes: int | Sequence[int] | Ints | None) -> int
 
 
 def _constant(value: int, length: int) -> Ints:
-    """An array of one value; zeros are left to the operating system until somebody writes to them."""
-    return np.full(length, value, dtype=np.int64) if value else np.zeros(length, dtype=np.int64)
+    """A read-only array of one value that takes the memory of one."""
+    return np.broadcast_to(np.int64(value), length)
 
 
 def _column(key: str, value: int | Sequence[int] | Ints | None, length: int, default: Ints | None = None) -> Ints:

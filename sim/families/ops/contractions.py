@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from sim.families.ops.core import Margin, Pair, Tensor, check_rank, fail, make_node, ops, pair
+from sim.families.ops.core import Dtype, Margin, Pair, Tensor, check_rank, fail, make_node, ops, pair
 from sim.graph import LocalJacobian, Node
 from sim.registry import Count, Size
 
@@ -201,7 +201,7 @@ def _sequence(name: str, *tensors: Tensor, heads: int) -> tuple[int, int, int]:
 
 
 @ops.register("embedding")
-def embedding(name: str, ids: Tensor, *, entries: Count, features: Count, dtype: str = "float32") -> Node:
+def embedding(name: str, ids: Tensor, *, entries: Count, features: Count, dtype: Dtype = "float32") -> Node:
     """A row of an (entries, features) table for each id: no flops forward, one addition a scalar backward.
 
     The gradient is dense, as in PyTorch unless `sparse=True`.

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import PlainValidator, WithJsonSchema
 
 from sim.errors import GraphError, ParameterError
-from sim.graph import ITEMSIZE, LARGEST, Graph, GraphInput, LocalJacobian, Needs, Node, Wrt
+from sim.graph import FLOATS, ITEMSIZE, LARGEST, Graph, GraphInput, LocalJacobian, Needs, Node, Wrt
 from sim.registry import Registry
 
 ops: Registry[Node] = Registry("op")
@@ -146,9 +146,24 @@ def apply(op: str, name: str, inputs: Sequence[Tensor], **parameters: Any) -> No
         if len(inputs) < least or (most is not None and len(inputs) > most):
             expected = f"{least}" if most == least else f"at least {least}"
             fail(name, f"{op} reads {expected} input{'' if expected == '1' else 's'}, got {len(inputs)}")
+        _check_dtypes(op, name, inputs)
         return ops.call(op, name, *inputs, **parameters)
     except ParameterError as error:
         raise GraphError(f"node '{name}': {error}") from None
+
+
+READS_INTEGERS = {"embedding": 0, "cross_entropy": 1}
+"""Which input of an op holds indices; all others are floats of one dtype."""
+
+
+def _check_dtypes(op: str, name: str, inputs: Sequence[Tensor]) -> None:
+    integer = READS_INTEGERS.get(op)
+    for i, x in enumerate(inputs):
+        if (x.dtype in FLOATS) == (i == integer):
+            fail(name, f"{op} reads {'integers' if i == integer else 'floats'}, but '{x.name}' is {x.dtype}")
+    dtypes = {x.name: x.dtype for i, x in enumerate(inputs) if i != integer}
+    if len(set(dtypes.values())) > 1:
+        fail(name, f"{op} reads one dtype, got {', '.join(f'{n}: {d}' for n, d in dtypes.items())}")
 
 
 class GraphBuilder:
