@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,17 +42,26 @@ def crossing_counts(graph: Graph) -> Ints:
 def step_starts(graph: Graph) -> Ints:
     """Where the steps of checkpointing begin: 0 = p_0 < p_1 < … < p_m = n, as node numbers.
 
-    A cut is allowed where no more activations cross it than cross both neighbouring cuts, so a
-    chain may be cut everywhere, a residual network between its blocks, and a U-Net along each
-    level. A skip that crosses a cut stays alive as long as a recomputation reads it.
+    Cuts go where a single activation crosses: everywhere in a chain, between the blocks of a
+    residual network. What lies between two of them and holds more than an eighth of the nodes (a
+    U-Net, whose skips span all of it) is cut again where the fewest activations cross, and so on. A
+    skip that crosses a cut stays alive as long as a recomputation reads it.
     """
-    n, counts = len(graph), graph.crossing_counts
-    if n == 1:
-        return np.array([0, 1], dtype=np.int64)
-    inner = counts[1:-1]
-    fine = (inner <= counts[:-2]) | (np.arange(1, n) == 1)
-    fine &= (inner <= counts[2:]) | (np.arange(1, n) == n - 1)
-    return np.concatenate([[0], 1 + np.flatnonzero(fine), [n]]).astype(np.int64)
+    n = len(graph)
+    if graph.is_chain:
+        return np.arange(n + 1, dtype=np.int64)
+    return np.array([0, *_ends(graph.crossing_counts, 0, n, max(1, n // 8))], dtype=np.int64)
+
+
+def _ends(counts: Ints, start: int, stop: int, longest: int) -> Iterator[int]:
+    """Where the steps of nodes start … stop-1 end, none longer than `longest` if it can be cut."""
+    if stop - start <= longest:
+        yield stop
+        return
+    inner = counts[start + 1 : stop]
+    cuts = [start, *(start + 1 + np.flatnonzero(inner == inner.min())).tolist(), stop]
+    for left, right in itertools.pairwise(cuts):
+        yield from _ends(counts, left, right, longest)
 
 
 def articulation_points(graph: Graph) -> Ints:

@@ -140,7 +140,7 @@ class Table:
     def workspace_of(self, row: int) -> int:
         """Bytes that live only while the row runs."""
         n = len(self.graph)
-        return int(self.workspace[row % n if row < 3 * n else row - 2 * n])
+        return int(self.workspace[row if row < n else row - n if row < 2 * n else row - 2 * n])
 
     def describe_value(self, v: int) -> Value:
         """The value as people read it."""
@@ -233,14 +233,10 @@ def _make_base(graph: Graph, *, jvp: bool) -> Table:
     kinds = 5 if jvp else 4 if parameters else 3
     sink = np.zeros(n, dtype=np.bool_)
     sink[graph.sinks] = True
-    arguments = (
-        n, m, 3 if jvp else 2, c.input_ptr, c.input_index, graph.active, sink, c.needs, c.residual_bytes,
-        c.param_size, parameters,
+    ptr, value, access, contributions = _touches(
+        n, m, 3 if jvp else 2, c.input_ptr, c.input_index, graph.active, sink, c.needs.astype(np.int8),
+        c.residual_bytes >= 0, c.param_size > 0, parameters,
     )  # fmt: skip
-    empty = np.empty(0, dtype=np.int32)
-    ptr, contributions = _touches(*arguments, empty, np.empty(0, dtype=np.uint8))
-    value, access = np.empty(ptr[-1], dtype=np.int32), np.empty(ptr[-1], dtype=np.uint8)
-    _touches(*arguments, value, access)
     value_bytes = np.zeros(kinds * n + (m if jvp else 0), dtype=np.int64)
     of_kind = value_bytes[: kinds * n].reshape(kinds, n)
     of_kind[ACTIVATION] = c.activation_bytes
@@ -257,63 +253,75 @@ def _make_base(graph: Graph, *, jvp: bool) -> Table:
 
 
 @compiled
-def _put(value: Any, access: Any, e: Any, v: Any, kind: Any) -> Any:
-    """Notes one touch, unless touches are only being counted; the number of touches so far."""
-    if len(value):
-        value[e], access[e] = v, kind
-    return e + 1
-
-
-@compiled
 def _touches(
     n: Any, m: Any, opcodes: Any, input_ptr: Any, input_index: Any, active: Any, sink: Any, needs: Any,
-    residual_bytes: Any, param_size: Any, parameters: Any, value: Any, access: Any,
+    taped: Any, has_parameters: Any, parameters: Any,
 ) -> Any:  # fmt: skip
     """The rules: what the forward, VJP and JVP of each node read, write and accumulate into.
 
-    Fills `value` and `access`, or only counts where they are empty. Returns `ptr`, and how many VJPs
-    add to each cotangent.
+    Returns the table's `ptr`, `value` and `access`, and how many VJPs add to each cotangent.
     """
+    most = len(input_index) + 2 * n + (opcodes - 1) * (2 * len(input_index) + 4 * n)
+    value, access = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.uint8)
     ptr = np.zeros(opcodes * n + 1, dtype=np.int32)
     contributions = np.zeros(n, dtype=np.int32)
     entered = np.zeros(m, dtype=np.bool_)  # graph inputs whose tangent an earlier JVP has made
     e = 0
+    opcode, i = FORWARD, -1
     for row in range(opcodes * n):
-        opcode, i = row // n, row % n
+        i += 1
+        if i == n:
+            opcode, i = opcode + 1, 0
         start, stop = input_ptr[i], input_ptr[i + 1]
         if opcode == FORWARD:
-            for p in input_index[start:stop]:
+            for t in range(start, stop):
+                p = input_index[t]
                 if p >= m:
-                    e = _put(value, access, e, p - m, READ)
-            e = _put(value, access, e, i, WRITE)
-            if residual_bytes[i] >= 0:
-                e = _put(value, access, e, RESIDUAL * n + i, SAVE)
+                    value[e], access[e] = p - m, READ
+                    e += 1
+            value[e], access[e] = i, WRITE
+            e += 1
+            if taped[i]:
+                value[e], access[e] = RESIDUAL * n + i, SAVE
+                e += 1
         elif active[m + i]:
             if opcode == VJP:
                 # the seed is made by the VJP that first reads it
-                e = _put(value, access, e, COTANGENT * n + i, WRITE if sink[i] else CONSUME)
-                for p in input_index[start:stop]:
+                value[e], access[e] = COTANGENT * n + i, WRITE if sink[i] else CONSUME
+                e += 1
+                for t in range(start, stop):
+                    p = input_index[t]
                     if p >= m and active[p]:  # the cotangent of a graph input is written into the result
-                        e = _put(value, access, e, COTANGENT * n + p - m, ACCUMULATE)
+                        value[e], access[e] = COTANGENT * n + p - m, ACCUMULATE
+                        e += 1
                         contributions[p - m] += 1
-                if parameters and param_size[i] > 0:
-                    e = _put(value, access, e, GRADIENT * n + i, ACCUMULATE)
+                if parameters and has_parameters[i]:
+                    value[e], access[e] = GRADIENT * n + i, ACCUMULATE
+                    e += 1
             else:
-                for p in input_index[start:stop]:
+                for t in range(start, stop):
+                    p = input_index[t]
                     if p >= m and active[p]:
-                        e = _put(value, access, e, TANGENT * n + p - m, READ)
+                        value[e], access[e] = TANGENT * n + p - m, READ
+                        e += 1
                     elif p < m and active[p]:
-                        e = _put(value, access, e, 5 * n + p, READ if entered[p] else WRITE)
+                        value[e], access[e] = 5 * n + p, READ if entered[p] else WRITE
+                        e += 1
                         entered[p] = True
                 if parameters or not sink[i]:  # by the input, the tangents of an output are the result
-                    e = _put(value, access, e, TANGENT * n + i, WRITE)
+                    value[e], access[e] = TANGENT * n + i, WRITE
+                    e += 1
             if needs[i] & 1:
-                for p in input_index[start:stop]:
+                for t in range(start, stop):
+                    p = input_index[t]
                     if p >= m:
-                        e = _put(value, access, e, p - m, READ)
+                        value[e], access[e] = p - m, READ
+                        e += 1
             if needs[i] & 2:
-                e = _put(value, access, e, i, READ)
-            if residual_bytes[i] >= 0:
-                e = _put(value, access, e, RESIDUAL * n + i, READ)
+                value[e], access[e] = i, READ
+                e += 1
+            if taped[i]:
+                value[e], access[e] = RESIDUAL * n + i, READ
+                e += 1
         ptr[row + 1] = e
-    return ptr, contributions
+    return ptr, value[:e], access[:e], contributions

@@ -130,7 +130,7 @@ def ledger(
             by_kind[tier, kind] += size
         if fault != OK:
             break
-        extra = workspace[row % n if row < 3 * n else row - 2 * n]
+        extra = workspace[row if row < n else row - n if row < 2 * n else row - 2 * n]
         now = level[0] + extra
         if now > peak:
             peak, peak_action = now, k

@@ -313,7 +313,10 @@ def walk(
     if fault != kernels.OK:
         raise _fault(schedule, fault, flat.origin(action), value)
     done = Walk(*rest)
-    return done._replace(run_widths=done.runs * int(flat.widths[0])) if len(done.run_widths) == 0 else done
+    if len(done.run_widths):
+        return done
+    width = int(flat.widths[0])
+    return done._replace(run_widths=done.runs if width == 1 else done.runs * width)
 
 
 def _fault(schedule: Schedule, fault: int, action: int, value: int) -> InvalidSchedule:
@@ -392,7 +395,7 @@ def _flops(t: Table, done: Walk) -> Flops:
 
 def dot(costs: Ints, counts: NDArray[np.int64] | NDArray[np.bool_]) -> int:
     """Σ costs·counts as an exact Python integer, whatever its size."""
-    if float(np.dot(costs.astype(np.float64), counts.astype(np.float64))) < LARGEST:
+    if int(costs.max(initial=0)) * int(counts.sum()) < LARGEST:
         return int(np.dot(costs, counts))
     used = np.flatnonzero(counts)
     return sum(a * b for a, b in zip(costs[used].tolist(), counts[used].tolist(), strict=True))
