@@ -5,6 +5,7 @@ import pytest
 from sim.counts import CONTRACTIONS, contraction_flops, saved_bytes
 from sim.errors import GraphError, ParameterError
 from sim.families import load
+from sim.families.ops import core
 from sim.graph import Graph
 
 
@@ -46,6 +47,12 @@ def test_resnet50_saves_the_published_bytes() -> None:
     assert saved_bytes(graph) == expected
     assert round(expected / 2**20, 2) == 82.13
     assert saved_bytes(graph, inputs=False) == expected - 4 * 3 * 224 * 224
+
+
+def test_other_networks_save_what_pytorch_saves() -> None:
+    """Bytes of distinct storages packed by `saved_tensors_hooks`, PyTorch 2.13 on the CPU, weights left out."""
+    assert saved_bytes(cnn(preset="resnet18")) == 22_218_240
+    assert saved_bytes(cnn(preset="unet", image=[3, 64, 64])) == 13_451_264
 
 
 def test_a_loss_adds_its_log_softmax_to_what_is_saved() -> None:
@@ -171,3 +178,16 @@ def test_a_preset_or_layers_but_not_both() -> None:
 def test_an_image_too_small_for_a_preset_is_refused_at_its_layer() -> None:
     with pytest.raises(GraphError, match=r"node 'max_pool\d': a kernel of 2 does not fit an image of 1"):
         cnn(preset="vgg16", image=[3, 16, 16])
+
+
+def test_a_network_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "LARGEST_GRAPH", 1000)
+    endless: object = {"block": [{"block": ["relu"], "times": 10_000}], "times": 10_000}
+    with pytest.raises(GraphError, match="more than 1000 nodes"):
+        cnn(layers=[endless], image=[1, 2, 2])
+
+
+@pytest.mark.parametrize("side", [2**31, 2**53])
+def test_absurd_images_are_refused_rather_than_wrapped(side: int) -> None:
+    with pytest.raises(GraphError):
+        cnn(layers=[{"conv": {"channels": 8, "kernel": 3}}], image=[3, side, side])

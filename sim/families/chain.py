@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from sim.errors import CountOverflow, GraphError
 from sim.families import families
@@ -20,6 +20,7 @@ from sim.registry import Count, Size
 R = TypeVar("R")
 SCALAR_BYTES = 8  # a float64
 LARGEST_DIMENSION = 2**53
+LARGEST_LENGTH = 10**8
 
 
 def _whole(value: Any) -> int:
@@ -79,7 +80,7 @@ NeedsOfLayers = Annotated[
 @families.register("chain")
 def chain(
     *,
-    length: Count | None = None,
+    length: Annotated[Count, Field(le=LARGEST_LENGTH)] | None = None,
     sizes: Costs | None = None,
     forward_flops: Costs | None = None,
     jvp_flops: Costs | None = None,

@@ -166,12 +166,11 @@ def layers(
 ) -> Graph:
     """A graph listed by hand, in any order: `{name: a, op: linear, inputs: [x], features: 32}`.
 
-    A layer without `inputs` reads the one before it, the first the only graph input that can be
-    differentiated. A known `op`
-    gives the costs, from the sizes of what it reads; costs given beside it replace those. Without an
-    `op` the costs stand for themselves: flops not given are 0 (those of JVP and VJP the forward's),
-    and the output is `output_shape`, or what `activation_bytes` holds of the dtype for each sample.
-    `op: flatten` makes (batch, features) of what it reads, which is a view and no node.
+    A layer without `inputs` reads the one before it, the first one the only graph input that can be
+    differentiated. A known `op` gives the costs, from the sizes of what it reads; costs given beside
+    it replace those. Without an `op` the costs stand for themselves: flops not given are 0 (those of
+    JVP and VJP the forward's), and the output is `output_shape`, or as many scalars a sample as
+    `activation_bytes` holds. `op: flatten` makes (batch, features) of what it reads: a view, no node.
 
     Raises
     ------

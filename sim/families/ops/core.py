@@ -18,6 +18,7 @@ ops: Registry[Node] = Registry("op")
 """Rules `(name, *tensors, parameters) -> Node`. The keyword parameters are the keys of a layer in YAML."""
 
 Shape = tuple[int, ...]
+LARGEST_GRAPH = 1_000_000
 DENSE = LocalJacobian("dense")
 Dtype = Literal["float64", "float32", "float16", "bfloat16"]
 
@@ -178,6 +179,8 @@ class GraphBuilder:
         return Tensor(name, shape, dtype)
 
     def add(self, node: Node) -> Tensor:
+        if len(self.nodes) == LARGEST_GRAPH:
+            raise GraphError(f"more than {LARGEST_GRAPH} nodes; an abstract chain (kind: chain) may have more")
         self.nodes.append(node)
         return Tensor(node.name, node.output_shape, node.dtype)
 
