@@ -136,7 +136,10 @@ def test_mixed_dtypes_are_refused() -> None:
     ("layer", "message"),
     [
         ({"name": "a", "op": "lineer"}, "node 'a': a known op, not 'lineer'; did you mean 'linear'"),
+        ({"name": "a", "op": ["relu"]}, "node 'a': a known op, not"),
+        ({"name": "a", "op": "flatten", "forward_flops": 3}, "flatten without costs"),
         ({"name": "a", "op": "linear"}, "'features' is missing"),
+        ({"name": "a", "op": "linear", "featurs": 3}, "unknown key 'featurs'; did you mean 'features'"),
         ({"name": "a", "op": "linear", "features": 0}, "features: got 0, expected at least 1"),
         ({"name": "a", "op": "relu", "forward_flop": 3}, "did you mean 'forward_flops'"),
         ({"name": "a", "activation_bytes": -1}, "activation_bytes: got -1"),

@@ -115,24 +115,32 @@ def parse(value: Any) -> Layer:
         inputs = [inputs]
     if inputs is not None and not (isinstance(inputs, list | tuple) and all(isinstance(i, str) for i in inputs)):
         raise ValueError(f"{where}a list of names as 'inputs' (found {inputs!r})")
+    if op is not None and (not isinstance(op, str) or (op not in ops and op != "flatten")):
+        raise ValueError(f"{where}a known op, not '{op}'{suggest(str(op), [*ops, 'flatten'])}")
     rest = {k: v for k, v in value.items() if k not in _OWN_KEYS}
-    parameters: dict[str, Any] = {}
-    found: list[Problem] = []
-    if op is not None and op != "flatten":
-        if op not in ops:
-            raise ValueError(f"{where}a known op, not '{op}'{suggest(str(op), [*ops, 'flatten'])}")
-        known = ops[op].model.model_fields
-        parameters = {k: rest.pop(k) for k in list(rest) if k in known}
-        _, found = ops[op].check(parameters)
-    costs: dict[str, Any] = {}
-    try:
-        costs = Costs.model_validate(rest).given()
-    except ValidationError as error:
-        found += problems(error, Costs)
+    if op == "flatten" and rest:
+        raise ValueError(f"{where}flatten without costs or parameters, as it is a view (found {', '.join(rest)})")
+    parameters, costs, found = _checked(op, rest)
     if found:
         key = ".".join(map(str, found[0].path))
         raise ValueError(f"{where}a valid {op or 'layer'} ({key + ': ' if key else ''}{found[0].message})")
     return Layer(name, op, tuple(inputs) if inputs is not None else None, parameters, costs)
+
+
+def _checked(op: str | None, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[Problem]]:
+    """The parameters of `op` and the costs among `values`, with what is wrong with either."""
+    rule = ops[op] if op is not None and op in ops else None
+    of_rule = list(rule.model.model_fields) if rule else []
+    parameters = {k: v for k, v in values.items() if k in of_rule}
+    costs = {k: v for k, v in values.items() if k not in of_rule and k in Costs.model_fields}
+    known = [*of_rule, *Costs.model_fields]
+    found = [Problem((), f"unknown key '{k}'{suggest(str(k), known)}") for k in values if k not in known]
+    if rule:
+        found += rule.check(parameters)[1]
+    try:
+        return parameters, Costs.model_validate(costs).given(), found
+    except ValidationError as error:
+        return parameters, {}, found + problems(error, Costs)
 
 
 def _schema() -> dict[str, Any]:
