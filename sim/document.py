@@ -91,7 +91,7 @@ class DocumentError(SimError):
 
 def shown_path(path: KeyPath) -> str:
     """`strategies[2].slots`: the name of the strategy itself is left out, for it stands in the line shown."""
-    if len(path) > 3 and path[0] == "strategies":
+    if len(path) > 2 and path[0] == "strategies":
         path = (*path[:2], *path[3:])
     text = ""
     for part in path:
