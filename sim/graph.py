@@ -210,6 +210,11 @@ class Graph:
         return np.flatnonzero(self.consumer_counts[len(self.inputs) :] == 0)
 
     @cached_property
+    def variables(self) -> tuple[int, ...]:
+        """The graph inputs that the output can be differentiated by: of a floating dtype, and read by a node."""
+        return tuple(p for p, i in enumerate(self.inputs) if i.differentiable and self.consumer_counts[p])
+
+    @cached_property
     def active(self) -> NDArray[np.bool_]:
         """For each position, whether what is differentiated reaches it.
 
@@ -219,7 +224,7 @@ class Graph:
         m, c = len(self.inputs), self.columns
         active = np.zeros(m + len(self), dtype=np.bool_)
         if self.wrt == "input":
-            active[:m] = [i.differentiable for i in self.inputs]
+            active[list(self.variables)] = True
         else:
             active[m:] = c.param_size > 0
         if self.is_chain:
@@ -242,8 +247,8 @@ class Graph:
 
     @cached_property
     def input_scalars(self) -> int:
-        """n_in: the scalars of one sample of the differentiable inputs."""
-        return sum(_per_sample(i.shape, self.batch) for i in self.inputs if i.differentiable)
+        """n_in: the scalars of one sample of the variables."""
+        return sum(_per_sample(self.inputs[p].shape, self.batch) for p in self.variables)
 
     @cached_property
     def output_scalars(self) -> int:
@@ -279,8 +284,7 @@ class Graph:
         """
         if self.wrt == "parameters":
             return 0
-        one = sum(b for b, i in zip(self.input_bytes, self.inputs, strict=True) if i.differentiable)
-        return one * self.output_scalars
+        return sum(self.input_bytes[p] for p in self.variables) * self.output_scalars
 
     @cached_property
     def gradient_bytes(self) -> Ints:

@@ -154,7 +154,7 @@ class Builder:
         self._active = graph.active[len(graph.inputs) :]
         self._all_active = bool(self._active.all())
         self._rows: list[NDArray[np.int32]] = []
-        self._widths: list[int] = []
+        self._widths: list[NDArray[np.int32]] = []
         self._loops: list[Loop] = []
         self._length = 0
 
@@ -171,13 +171,20 @@ class Builder:
         self.rows(self._differentiable(nodes) + len(self.graph) * JVP, width=width)
 
     def rows(self, rows: ArrayLike, *, width: int = 1) -> None:
-        """Rows of the graph's table or of `extras`, in the order given."""
+        """Rows of the graph's table or of `extras`, in the order given.
+
+        Forwards among them have width 1 whatever `width` says.
+        """
         if width > 2**31 - 1:
             raise CountOverflow(f"{width} tangents or cotangents at once are more than 2^31 - 1; use smaller chunks")
         array = np.asarray(rows, dtype=np.int32).reshape(-1)
         if len(array):
             self._rows.append(array)
-            self._widths.append(width)
+            primal = array < len(self.graph)
+            if width == 1 or not primal.any():
+                self._widths.append(np.broadcast_to(np.int32(width), len(array)))
+            else:
+                self._widths.append(np.where(primal, np.int32(1), np.int32(width)))
             self._length += len(array)
 
     @contextmanager
@@ -190,11 +197,9 @@ class Builder:
 
     def build(self, *, prune: bool = False) -> Schedule:
         """The schedule; with `prune`, without recomputations whose outputs nobody reads."""
-        rows, lengths = _joined(self._rows), [len(r) for r in self._rows]
-        if len(set(self._widths)) == 1:
-            widths = np.broadcast_to(np.int32(self._widths[0]), len(rows))
-        else:
-            widths = np.repeat(np.array(self._widths, dtype=np.int32), lengths)
+        rows = _joined(self._rows)
+        ones = all(all_ones(w) for w in self._widths)
+        widths = np.broadcast_to(np.int32(1), len(rows)) if ones else _joined(self._widths)
         jvp = len(rows) > 0 and int(rows.max()) >= JVP * len(self.graph)
         schedule = Schedule(self.extras.table(jvp=jvp), rows, widths, tuple(self._loops))
         return pruned(schedule) if prune else schedule
@@ -202,6 +207,11 @@ class Builder:
     def _differentiable(self, nodes: ArrayLike | range) -> NDArray[np.int32]:
         array = _as_rows(nodes)
         return array if self._all_active else array[self._active[array]]
+
+
+def all_ones(widths: NDArray[np.int32]) -> bool:
+    """Whether every width is 1, held in the memory of one number."""
+    return widths.strides == (0,) and bool((widths[:1] == 1).all())
 
 
 def _joined(pieces: list[NDArray[np.int32]]) -> NDArray[np.int32]:
@@ -228,8 +238,7 @@ def pruned(schedule: Schedule) -> Schedule:
     keep = kernels.alive_forwards(schedule.rows, t.ptr, t.value, t.access, len(schedule.graph), len(t.value_bytes))
     if keep.all():
         return schedule
-    uniform = schedule.widths.strides == (0,)
-    widths = schedule.widths[: int(keep.sum())] if uniform else schedule.widths[keep]
+    widths = schedule.widths[: int(keep.sum())] if all_ones(schedule.widths) else schedule.widths[keep]
     return Schedule(t, schedule.rows[keep], widths)
 
 
@@ -304,19 +313,16 @@ def walk(
     """
     t, flat = schedule.table, schedule.flat
     _check_magnitudes(schedule)
-    uniform = flat.widths.strides == (0,)
+    uniform = all_ones(flat.widths)
     fault, action, value, *rest = kernels.ledger(
-        len(schedule.graph), flat.rows, flat.widths[:1].copy() if uniform else flat.widths, flat.weights,
+        len(schedule.graph), flat.rows, np.ones(1, dtype=np.int32) if uniform else flat.widths, flat.weights,
         schedule.flags, t.ptr, t.value, t.access, t.workspace, t.value_bytes, t.value_code, t.contributions,
         during, after, np.empty((0, len(VALUE_KINDS) + 1), dtype=np.int64) if buckets is None else buckets,
     )  # fmt: skip
     if fault != kernels.OK:
         raise _fault(schedule, fault, flat.origin(action), value)
     done = Walk(*rest)
-    if len(done.run_widths):
-        return done
-    width = int(flat.widths[0])
-    return done._replace(run_widths=done.runs if width == 1 else done.runs * width)
+    return done if len(done.run_widths) else done._replace(run_widths=done.runs)
 
 
 def _fault(schedule: Schedule, fault: int, action: int, value: int) -> InvalidSchedule:

@@ -81,7 +81,7 @@ class Chain:
                 "jacobian_chain multiplies the Jacobians between input and output; it does not apply to "
                 "wrt: parameters, whose gradients branch off at every layer. Set wrt: input"
             )
-        inputs = [p for p, i in enumerate(graph.inputs) if i.differentiable]
+        inputs = graph.variables
         outputs = [s for s in graph.sinks.tolist() if graph.active[len(graph.inputs) + s]]
         if len(inputs) != 1 or len(outputs) != 1:
             raise NotApplicable(

@@ -1,0 +1,62 @@
+"""Random graphs for laws: chains and DAGs with random sizes, costs, needs, residuals and parameters."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from sim.graph import Graph, GraphInput, Node
+
+small = st.integers(0, 9)
+
+
+@st.composite
+def nodes(draw: st.DrawFn, number: int, earlier: list[str], *, chain: bool) -> Node:
+    if chain:
+        inputs = [earlier[-1]]
+    else:
+        recent = earlier[-4:]
+        inputs = draw(st.lists(st.sampled_from(recent), min_size=1, max_size=3))
+    return Node(
+        name=f"n{number}",
+        inputs=tuple(inputs),
+        output_shape=(2, draw(st.integers(1, 3))),
+        forward_flops=draw(small),
+        jvp_flops=draw(st.one_of(st.none(), small)),
+        vjp_flops=draw(st.one_of(st.none(), small)),
+        param_vjp_flops=draw(small),
+        param_size=draw(st.sampled_from([0, 0, 1, 3])),
+        residual_bytes=draw(st.one_of(st.none(), small)),
+        needs=draw(st.sampled_from(["none", "input", "output", "both"])),
+        workspace_bytes=draw(st.sampled_from([0, 0, 5])),
+        activation_bytes=draw(st.integers(1, 9)),
+        vjp_broadcasts=draw(st.sampled_from([False, False, False, True])),
+    )
+
+
+@st.composite
+def graphs(
+    draw: st.DrawFn,
+    *,
+    most: int = 7,
+    chain: bool | None = None,
+    wrt: str | None = None,
+) -> Graph:
+    """A graph of up to `most` nodes; about half are chains unless `chain` says."""
+    is_chain = draw(st.booleans()) if chain is None else chain
+    wanted = draw(st.sampled_from(["input", "parameters"])) if wrt is None else wrt
+    inputs = [GraphInput("x", (2, draw(st.integers(1, 4))))]
+    if not is_chain and draw(st.booleans()):
+        inputs.append(GraphInput("ids", (2, 1), "int64"))
+    if not is_chain and draw(st.integers(0, 3)) == 0:
+        inputs.append(GraphInput("y", (2, 2)))
+    made: list[Node] = []
+    names = [i.name for i in inputs]
+    for number in range(draw(st.integers(1, most))):
+        made.append(draw(nodes(number, names[:1] if is_chain and not made else names, chain=is_chain)))
+        names.append(made[-1].name)
+    # every graph can answer both questions: the first node reads x and has a parameter
+    first = made[0]
+    made[0] = Node(**{**{f: getattr(first, f) for f in Node.__slots__}, "inputs": ("x",), "param_size": 1})
+    return Graph.from_nodes(made, inputs, batch=2).configured(
+        wrt=wanted, preallocated_gradients=draw(st.booleans()), optimizer="adam"
+    )
