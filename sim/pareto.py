@@ -102,6 +102,24 @@ def landmarks(points: Sequence[Point], groups: Sequence[Hashable], *, count: int
     return list(seen.values())[:count]
 
 
+def representatives(points: Sequence[Point], groups: Sequence[Hashable], *, count: int) -> list[int]:
+    """At most `count` indices: the landmarks, then the best of every group that has none on the front.
+
+    The best of such a group is the knee of its own front, or the end with the least first coordinate.
+    """
+    chosen = landmarks(points, groups, count=count)
+    present = {groups[i] for i in chosen}
+    members: dict[Hashable, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    for group, indices in members.items():
+        if group not in present:
+            own = [points[i] for i in indices]
+            middle = knee(own)
+            chosen.append(indices[front(own)[0] if middle is None else middle])
+    return chosen[:count]
+
+
 def _scaled(values: Sequence[Number]) -> list[float]:
     """The values on [0, 1]: their logarithms if all are positive, else the values."""
     scale = [math.log(v) for v in values] if min(values) > 0 else [float(v) for v in values]

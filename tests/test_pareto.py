@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.pareto import Point, dominates, front, hypervolume, knee, landmarks
+from sim.pareto import Point, dominates, front, hypervolume, knee, landmarks, representatives
 
 numbers = st.integers(0, 12) | st.integers(2**53 - 2, 2**53 + 3) | st.sampled_from([0.5, 2.0**53, 1e300])
 clouds = st.lists(st.tuples(numbers, numbers), max_size=40)
@@ -122,3 +122,20 @@ def test_landmarks_hold_both_ends_and_every_group_on_the_front(points: list[Poin
     assert {points[along[0]], points[along[-1]]} <= {points[i] for i in chosen}
     alone = {groups[i] for i in along if sum(points[j] == points[i] for j in along) == 1}
     assert alone <= {groups[i] for i in chosen}
+
+
+@given(clouds, st.integers(0, 8), st.data())
+def test_representatives_begin_with_the_landmarks_and_reach_every_group(
+    points: list[Point], count: int, data: st.DataObject
+) -> None:
+    groups = data.draw(st.lists(st.sampled_from("abc"), min_size=len(points), max_size=len(points)))
+    chosen = representatives(points, groups, count=count)
+    assert len(set(chosen)) == len(chosen) <= count
+    first = landmarks(points, groups, count=count)
+    assert chosen[: len(first)] == first
+    assert {groups[i] for i in representatives(points, groups, count=len(points))} == set(groups)
+
+
+def test_a_dominated_group_is_represented_by_the_knee_of_its_own_front() -> None:
+    points = [(1, 1), (2, 1000), (3, 10), (1000, 9), (500, 500)]
+    assert representatives(points, "abbbb", count=9) == [0, 2]

@@ -37,8 +37,8 @@ def point(strategy: str, peak: int, flops: int, seconds: float | None = None, **
         "parameters": parameters,
         "label": f"{strategy} {parameters}",
         "peak_bytes": peak,
-        "working_bytes": peak // 2,
-        "resident_bytes": peak - peak // 2,
+        "working_bytes": peak,
+        "resident_bytes": 0,
         "peak_at": {"action": 17, "kind": "vjp", "node": "block3.attention.softmax"},
         "flops": {"total": flops},
         "seconds": seconds,
@@ -258,9 +258,49 @@ def test_the_chart_says_what_the_budget_means(budget: int, message: str, look: C
     assert message in look(pareto.draw, data, lambda figure: [t for t, _ in words(figure)])[0]
 
 
-def test_working_memory_can_be_charted_instead_of_the_total(look: Callable[..., list[Any]]) -> None:
-    [marks] = look(pareto.draw, DATA["a few"], drawn, memory="working")
-    assert marks["FLOP-front-0"] == (1e12, 5e8)
+def beside(resident: int, **more: Any) -> Results:
+    """Three points whose working bytes are 400, 200 and 100."""
+    points = [
+        point("other", resident + w, f) | {"working_bytes": w, "resident_bytes": resident}
+        for w, f in ((400, 1), (200, 2), (100, 3))
+    ]
+    return results(points, **more)
+
+
+@pytest.mark.parametrize(
+    ("resident", "memory", "charted"),
+    [
+        (100, "auto", [500, 300, 200]),  # half of the smallest peak
+        (101, "auto", [400, 200, 100]),
+        (101, "total", [501, 301, 201]),
+        (1, "working", [400, 200, 100]),
+    ],
+)
+def test_resident_bytes_are_left_out_where_they_would_take_most_of_the_axis(
+    resident: int, memory: str, charted: list[int], look: Callable[..., list[Any]]
+) -> None:
+    [marks] = look(pareto.draw, beside(resident), drawn, memory=memory)
+    assert [y for _, y in marks.values()] == charted
+
+
+def test_resident_bytes_left_out_are_named_and_taken_off_budget_and_curves(look: Callable[..., list[Any]]) -> None:
+    curve = {"label": "exact", "kind": "exact", "breakpoints": [[1150, 3], [1350, 1]]}
+
+    def lines(figure: Figure) -> tuple[set[float], list[str]]:
+        levels = {float(y) for line in figure.axes[0].lines[:2] for y in line.get_ydata()}
+        return levels, [t for t, _ in words(figure)]
+
+    [(levels, texts)] = look(pareto.draw, beside(1000, budget_bytes=1250, curves=[curve]), lines)
+    assert {150, 350} <= levels
+    assert "does not fit the budget of 1.25 kB" in texts
+    assert "peak working memory, beside 1 kB resident" in texts
+    # The budget's own line lies at what it leaves beside the resident bytes.
+    [heights] = look(
+        pareto.draw,
+        beside(1000, budget_bytes=1250),
+        lambda figure: {float(y) for line in figure.axes[0].lines for y in line.get_ydata()},
+    )
+    assert 250 in heights
 
 
 def test_a_curve_is_drawn_through_all_its_breakpoints(look: Callable[..., list[Any]]) -> None:
@@ -338,7 +378,7 @@ def test_ticks_are_written_as_people_write_them() -> None:
 def test_points_joined_by_a_line_differ_in_one_number() -> None:
     points = [point("reverse_offload", 1, 1, prefetch=p, chunk=c) for p in (4, 1, 2) for c in (8, 1)]
     points += [point("reverse_checkpointed", 1, 1, schedule=s, slots=3) for s in ("binomial", "uniform")]
-    joined = sweeps([read_spot(p, "total") for p in points])
+    joined = sweeps([read_spot(p, working=False) for p in points])
     assert joined == [[2, 4, 0], [3, 5, 1]]
 
 
@@ -386,6 +426,21 @@ def test_the_timeline_reaches_the_peak_and_names_it(look: Callable[..., list[Any
     assert highest == 300
     assert "peak 300 B\nvjp(block3.attention.softmax), action 17" in texts
     assert {"activation", "resident"} <= set(texts)
+
+
+def test_the_timeline_leaves_out_resident_bytes_that_would_take_most_of_it(look: Callable[..., list[Any]]) -> None:
+    rows = [[10, 1000], [30, 1000], [20, 1000]]
+    data = results([point("other", 1030, 1)], profiles=[profile("reverse_full", 3) | {"bytes": rows}])
+
+    def check(figure: Figure) -> tuple[float, list[str]]:
+        steps = [p for p in figure.axes[0].patches if isinstance(p, StepPatch)]
+        return max(float(np.max(p.get_data().values)) for p in steps), [t for t, _ in words(figure)]
+
+    [(highest, texts)] = look(timeline.draw, data, check)
+    assert highest == 30
+    assert "resident" not in texts
+    assert "peak 30 B" in texts
+    assert any("beside 1 kB resident" in t for t in texts)
 
 
 def test_layers_of_the_timeline_lie_on_one_another(look: Callable[..., list[Any]]) -> None:

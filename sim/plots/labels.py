@@ -23,7 +23,7 @@ DIRECTIONS = 24
 PADDING = 0.025
 ROUNDS = 4
 # What a candidate costs, in inches of distance from its point that one would accept to avoid it.
-COVERS_POINT, COVERS_LINE, LEADER_CROSSES_LINE, LEADER_CROSSES_LEADER, LEADER_NEAR_POINT = 0.6, 0.45, 0.06, 0.8, 0.3
+COVERS_POINT, COVERS_LINE, LEADER_CROSSES_LINE, LEADER_CROSSES_LEADER, LEADER_NEAR_POINT = 0.6, 0.9, 0.06, 0.8, 0.3
 
 
 def place(
@@ -36,6 +36,7 @@ def place(
     taken: Sequence[tuple[float, float, float, float]] = (),
     radius: float = 0.06,
     towards: tuple[float, float] = (-1.0, -1.0),
+    patience: Sequence[float] | None = None,
 ) -> list[tuple[float, float] | None]:
     """The lower left corner of each name, or `None` for one that found no free place.
 
@@ -52,6 +53,8 @@ def place(
         Boxes that no name may touch.
     towards
         The side of its point on which a name is preferred.
+    patience
+        For each name the cost, in inches, beyond which it is better left out; without limit by default.
     """
     if not anchors:
         return []
@@ -65,6 +68,7 @@ def place(
         _candidates(own[i], sizes[i], np.asarray(inside), blocked, marks, lines, radius, np.asarray(towards))
         for i in range(len(own))
     ]
+    limits = patience if patience is not None else [math.inf] * len(own)
     chosen = np.full(len(own), -1)
     for _ in range(ROUNDS):
         before = chosen.copy()
@@ -78,7 +82,7 @@ def place(
                 total[_crosses(other_leaders, boxes).any(axis=0)] = math.inf
                 total += LEADER_CROSSES_LEADER * _meet(leaders, other_leaders).sum(axis=1)
             best = int(np.argmin(total)) if len(total) else -1
-            chosen[i] = best if best >= 0 and math.isfinite(total[best]) else -1
+            chosen[i] = best if best >= 0 and total[best] < limits[i] else -1
         if (chosen == before).all():
             break
     return [

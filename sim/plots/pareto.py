@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,51 +12,57 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sim.pareto import Number, front, landmarks
+from sim.pareto import Number, front, landmarks, representatives
 from sim.plots import labels, style
-from sim.plots.spots import Curve, Memory, Spot, read_curve, read_spot, sweeps
+from sim.plots.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot, sweeps
 
-MOST_LABELS, LABELS_OF_LONG_FRONT = 20, 10
+MOST_LABELS, LABELS_OF_LONG_FRONT, LABELS_WITH_DOMINATED = 20, 10, 14
 SAME_PLACE_INCHES, MOST_LINES = 0.04, 4
 FRONT_SIZE, DOMINATED_SIZE = 7.5, 5.0
 LABEL_SIZE = 8.5
 LEADER_FROM_INCHES = 0.16
+FRONT_PATIENCE, DOMINATED_PATIENCE = 3.0, 0.55
 
 
-def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "total") -> tuple[Path, ...]:
+def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> tuple[Path, ...]:
     """`<stem>.png` and `<stem>.svg` from the parsed results.json; nothing where there are no points.
 
-    The chart shows total peak bytes (or working bytes) over flops. A second panel, over simulated
+    The chart shows peak bytes over flops: the total, or the working bytes beside a resident part that
+    would otherwise take most of the axis (`memory` decides it by hand). A second panel, over simulated
     seconds, is added only if another set of points is on the front there, so that a reader who
     chooses by time would choose differently.
 
     `results["curves"]`, if given, is a list of `{"label": …, "kind": "exact" | "bound", "breakpoints":
     [[bytes, flops], …]}` in total peak bytes, drawn as staircases under the points.
     """
-    spots = [read_spot(point, memory) for point in results["points"]]
-    if not spots:
+    points = results["points"]
+    if not points:
         return ()
-    curves = [read_curve(c) for c in results.get("curves") or ()] if memory == "total" else []
+    hidden = hidden_resident(points, memory)
+    resident = hidden or 0
+    spots = [read_spot(point, working=hidden is not None) for point in points]
+    curves = [read_curve(c, resident=resident) for c in results.get("curves") or ()]
     panels = [_Panel("work", "FLOP", spots, [s.flops for s in spots], curves)]
     timed = [s for s in spots if s.seconds is not None]
     panels.append(_Panel("simulated time", "s", timed, [s.seconds or 0.0 for s in timed], []))
     if {spots[i] for i in panels[0].front} == {timed[i] for i in panels[1].front} or not timed:
         panels.pop()
     markers = _markers(spots)
-    budget = style.budget_of(results) if memory == "total" else None
+    budget = style.budget_of(results)
     with style.canvas(10.0 if len(panels) == 1 else 13.0, 6.6) as figure:
         top = style.heading(figure, results, what=f"{len(spots)} schedule{'s' if len(spots) != 1 else ''}")
         bottom = _legend(figure, panels, markers, curves)
         heights = [s.memory for s in spots] + [b for c in curves for b, _ in c.breakpoints]
-        vertical = style.scale_of(_with_budget(heights, budget), "B")
+        vertical = style.scale_of(_with_budget(heights, None if budget is None else budget - resident), "B")
         for box, panel in zip(_boxes(figure, len(panels), top=top, bottom=bottom), panels, strict=True):
             axes = figure.add_axes(box)
             panel.horizontal(most_ticks=7 if len(panels) == 1 else 5).apply(axes.xaxis)
             vertical.apply(axes.yaxis)
             axes.set_xlabel(panel.title)
             if panel is panels[0]:
-                axes.set_ylabel("peak memory" if memory == "total" else "peak working memory")
-            _fill(figure, axes, panel, markers, budget)
+                beside = f"peak working memory, beside {style.short_bytes(resident)} resident"
+                axes.set_ylabel("peak memory" if hidden is None else beside)
+            _fill(figure, axes, panel, markers, budget, resident)
         return style.save(figure, stem)
 
 
@@ -120,7 +126,7 @@ def _legend(
 ) -> float:
     """Draw the legend along the lower edge; the inches above that edge at which the axes may begin."""
     handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", markersize=FRONT_SIZE, label=name)
+        Line2D([], [], color=colour, marker=marker, linestyle="", markersize=_size(marker, FRONT_SIZE), label=name)
         for name, (marker, colour) in markers.items()
     ]
     if any(len({p.pairs[i] for i in p.front}) > 1 for p in panels):
@@ -146,6 +152,11 @@ def _legend(
     return float(extent.y1) / figure.dpi + 0.64
 
 
+def _size(marker: str, size: float) -> float:
+    """The size at which a marker looks as large as the others; stars and thin diamonds cover less."""
+    return size * {"*": 1.6, "d": 1.2}.get(marker, 1.0)
+
+
 def _line(curve: Curve) -> dict[str, Any]:
     if curve.is_bound:
         return {"color": style.MUTED, "linewidth": 1.1, "linestyle": (0, (2, 2))}
@@ -153,7 +164,12 @@ def _line(curve: Curve) -> dict[str, Any]:
 
 
 def _fill(
-    figure: Figure, axes: Axes, panel: _Panel, markers: Mapping[str, tuple[str, str]], budget: int | None
+    figure: Figure,
+    axes: Axes,
+    panel: _Panel,
+    markers: Mapping[str, tuple[str, str]],
+    budget: int | None,
+    resident: int,
 ) -> None:
     """Draw curves, sweeps, the front, the points, the budget and the names, from back to front."""
     spots, pairs, along = panel.spots, panel.pairs, panel.front
@@ -181,7 +197,7 @@ def _fill(
             marker=marker,
             linestyle="",
             color=colour if on_front else style.DOMINATED,
-            markersize=FRONT_SIZE if on_front else DOMINATED_SIZE,
+            markersize=_size(marker, FRONT_SIZE if on_front else DOMINATED_SIZE),
             markeredgecolor=style.PAPER,
             markeredgewidth=0.8 if on_front else 0.5,
             zorder=5 if on_front else 4,
@@ -192,10 +208,24 @@ def _fill(
     drawn = [s for line in lines for s in pairwise(_inches(figure, axes, line))]
     segments = [(*a, *b) for a, b in drawn]
     marks = _inches(figure, axes, places)
-    taken = _budget(figure, axes, budget, marks, segments) if budget is not None else []
-    ranked = landmarks(pairs, [s.series for s in spots], count=MOST_LABELS)
-    chosen = _spread(ranked, along, marks) if len(along) > MOST_LABELS else list(dict.fromkeys([*ranked, *along]))
-    _name(figure, axes, spots, marks, chosen, markers, segments, taken)
+    taken = []
+    if budget is not None:
+        taken = _budget(figure, axes, budget, resident, marks, segments)
+        level = style.drawable(max(budget - resident, axes.get_ylim()[0]))
+        (left, y), (right, _) = _inches(figure, axes, [(x, level) for x in axes.get_xlim()])
+        segments.append((left, y, right, y))
+    _name(figure, axes, spots, marks, _chosen(panel, marks), best, markers, segments, taken)
+
+
+def _chosen(panel: _Panel, marks: Sequence[tuple[float, float]]) -> list[int]:
+    """The points to name, the most important first: the front, or some of a long one; then the best of other series."""
+    series, along = [s.series for s in panel.spots], panel.front
+    ranked = landmarks(panel.pairs, series, count=MOST_LABELS)
+    if len(along) > MOST_LABELS:
+        return _spread(ranked, along, marks)
+    named = list(dict.fromkeys([*ranked, *along]))
+    others = [i for i in representatives(panel.pairs, series, count=len(series)) if i not in named]
+    return named + others[: max(LABELS_WITH_DOMINATED - len(named), 0)]
 
 
 def _staircase(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -227,13 +257,14 @@ def _budget(
     figure: Figure,
     axes: Axes,
     budget: int,
+    resident: int,
     marks: Sequence[tuple[float, float]],
     segments: Sequence[tuple[float, float, float, float]],
 ) -> list[tuple[float, float, float, float]]:
     """Draw the budget and say what it means where least is covered; the box of the words, in inches."""
-    style.budget_line(axes, budget, does_not_fit=True)
+    style.budget_line(axes, budget - resident, does_not_fit=True)
     low, high = axes.get_ylim()
-    at = min(max(style.drawable(budget), low), high)
+    at = min(max(style.drawable(budget - resident), low), high)
     name = style.budget_text(budget)
     words = f"{name}: nothing fits" if at <= low else f"{name}: all fit" if at >= high else f"does not fit the {name}"
     text = figure.text(
@@ -257,6 +288,7 @@ def _name(
     spots: Sequence[Spot],
     marks: Sequence[tuple[float, float]],
     chosen: Sequence[int],
+    best: Set[int],
     markers: Mapping[str, tuple[str, str]],
     segments: Sequence[tuple[float, float, float, float]],
     taken: Sequence[tuple[float, float, float, float]],
@@ -267,7 +299,11 @@ def _name(
     """
     groups: list[list[int]] = []
     for i in chosen:
-        near = [g for g in groups if np.hypot(*np.subtract(marks[g[0]], marks[i])) < SAME_PLACE_INCHES]
+        near = [
+            g
+            for g in groups
+            if (g[0] in best) == (i in best) and np.hypot(*np.subtract(marks[g[0]], marks[i])) < SAME_PLACE_INCHES
+        ]
         if near:
             near[0].append(i)
         else:
@@ -275,7 +311,7 @@ def _name(
     texts = [
         figure.text(
             0, 0, _lines(spots, group), transform=figure.dpi_scale_trans, fontsize=LABEL_SIZE, va="bottom", zorder=7,
-            bbox=dict(style.VEIL), linespacing=1.15,
+            bbox=dict(style.VEIL), linespacing=1.15, color=style.INK if group[0] in best else style.MUTED,
         )
         for group in groups
     ]  # fmt: skip
@@ -291,6 +327,7 @@ def _name(
         points=marks,
         segments=segments,
         taken=taken,
+        patience=[FRONT_PATIENCE if group[0] in best else DOMINATED_PATIENCE for group in groups],
     )
     for group, text, size, anchor, corner in zip(groups, texts, sizes, anchors, found, strict=True):
         if corner is None:
@@ -303,7 +340,7 @@ def _name(
         others = [m for m in marks if np.hypot(*np.subtract(m, anchor)) > SAME_PLACE_INCHES]
         nearest = min((_length(labels.leader(m, box)) for m in others), default=np.inf)
         if length > min(LEADER_FROM_INCHES, nearest * 0.8):
-            colour = markers[spots[group[0]].series][1]
+            colour = markers[spots[group[0]].series][1] if group[0] in best else style.DOMINATED
             line = Line2D(
                 [x0, x1], [y0, y1], transform=figure.dpi_scale_trans, linewidth=0.7, color=colour, alpha=0.8, zorder=3.5
             )

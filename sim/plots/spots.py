@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sim.pareto import Number
 from sim.plots.style import short_bytes
 
-Memory = Literal["total", "working"]
+Memory = Literal["auto", "total", "working"]
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,37 @@ def short_label(strategy: str, parameters: Mapping[str, Any]) -> str:
     return " ".join([_series(strategy, parameters), *(f"{k}={_value(k, v)}" for k, v in _numbers(parameters))])
 
 
-def read_spot(point: Mapping[str, Any], memory: Memory) -> Spot:
-    """A point of the parsed results.json."""
+def hidden_resident(points: Sequence[Mapping[str, Any]], memory: Memory) -> int | None:
+    """The resident bytes to leave out of a chart, which all points of a graph share; `None` if totals are charted.
+
+    By default they are left out where they are more than half of the smallest peak, because then what a
+    strategy can change would be squeezed into a part of the axis.
+    """
+    resident = max(p["resident_bytes"] for p in points)
+    much = 2 * resident > min(p["peak_bytes"] for p in points)
+    return resident if memory == "working" or (memory == "auto" and much) else None
+
+
+def read_spot(point: Mapping[str, Any], *, working: bool) -> Spot:
+    """A point of the parsed results.json, with its working bytes or its total peak bytes."""
     parameters = point.get("parameters") or {}
     return Spot(
         strategy=point["strategy"],
         series=_series(point["strategy"], parameters),
         numbers=tuple(_numbers(parameters)),
         label=short_label(point["strategy"], parameters),
-        memory=point["peak_bytes" if memory == "total" else "working_bytes"],
+        memory=point["working_bytes" if working else "peak_bytes"],
         flops=point["flops"]["total"],
         seconds=point.get("seconds"),
     )
 
 
-def read_curve(curve: Mapping[str, Any]) -> Curve:
-    """An entry of the parsed results' `curves`: `label`, `kind` (exact or bound), `breakpoints` [[bytes, flops], …]."""
-    pairs = tuple(sorted((b, f) for b, f in curve["breakpoints"]))
+def read_curve(curve: Mapping[str, Any], *, resident: int) -> Curve:
+    """An entry of the parsed results' `curves`: `label`, `kind` (exact or bound), `breakpoints`.
+
+    `resident` bytes are left out of the breakpoints' total bytes.
+    """
+    pairs = tuple(sorted((b - resident, f) for b, f in curve["breakpoints"]))
     return Curve(str(curve["label"]), curve.get("kind") == "bound", pairs)
 
 

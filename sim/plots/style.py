@@ -77,7 +77,7 @@ DPI = 150
 LARGEST_DRAWN = 10**300
 
 # A veil behind words keeps them readable over lines; an outline around each letter would double the SVG.
-VEIL: Mapping[str, Any] = MappingProxyType({"facecolor": PAPER, "alpha": 0.75, "edgecolor": "none", "pad": 0.8})
+VEIL: Mapping[str, Any] = MappingProxyType({"facecolor": PAPER, "alpha": 0.85, "edgecolor": "none", "pad": 0.8})
 # Paths instead of text elements: a viewer without DejaVu Sans would set wider text, and labels would overlap.
 RC: Mapping[Any, Any] = MappingProxyType(
     {

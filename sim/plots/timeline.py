@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +75,11 @@ class Profile:
         assert all(len(b) == samples for b in self.bytes.values()), "x has one entry more than there are samples"
         assert 0 <= self.peak_index < samples, "the peak is one of the samples"
 
+    def without_resident(self, resident: int) -> Profile:
+        """The profile of what a strategy can change; the constant resident bytes left out."""
+        others = {kind: values for kind, values in self.bytes.items() if kind != "resident"}
+        return replace(self, bytes=others, peak_bytes=self.peak_bytes - resident)
+
     @classmethod
     def from_json(cls, entry: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Profile:
         """The profile that an entry of `profiles` describes, its peak named by one of the `points`."""
@@ -93,6 +98,10 @@ class Profile:
         )
 
 
+def _beside(hidden: int) -> str:
+    return f" beside {style.short_bytes(hidden)} resident" if hidden else ""
+
+
 def _peak_name(point: Mapping[str, Any] | None) -> str:
     """`vjp(layer3), action 1,437`, or nothing where it is not known."""
     at = (point or {}).get("peak_at")
@@ -105,24 +114,32 @@ def _peak_name(point: Mapping[str, Any] | None) -> str:
 def draw(results: Mapping[str, Any], stem: Path, *, panels: int = PANELS) -> tuple[Path, ...]:
     """`<stem>.png` and `<stem>.svg` of the first few `profiles` in the parsed results.json; nothing without any.
 
-    All panels have one memory axis, so that heights compare; they share the time axis too if none of
-    them is more than four times as long as another and none shows a loop. A sweep loop is drawn once,
-    between two breaks, with the number of its turns.
+    All panels have one memory axis, so that heights compare; resident bytes that would take most of it
+    are left out and named instead. They share the time axis too if none of them is more than four times
+    as long as another and none shows a loop. A sweep loop is drawn once, between two breaks, with the
+    number of its turns.
     """
     entries = (results.get("profiles") or ())[:panels]
     profiles = [Profile.from_json(entry, results["points"]) for entry in entries]
     if not profiles:
         return ()
+    resident = {b for p in profiles for b in p.bytes.get("resident", ())}
+    highest = max(p.peak_bytes for p in profiles)
+    hidden = resident.pop() if len(resident) == 1 and 2 * min(resident) > highest else 0
+    if hidden:
+        profiles = [p.without_resident(hidden) for p in profiles]
+        highest -= hidden
     columns = 1 if len(profiles) == 1 else 2
     rows = math.ceil(len(profiles) / columns)
     budget = style.budget_of(results)
+    if budget is not None:
+        budget -= hidden
     kinds = _kinds(profiles)
-    highest = max(p.peak_bytes for p in profiles)
     top_value = style.drawable(highest) * 1.3 or 1.0
     if budget is not None and highest < budget <= 2 * highest:
         top_value = max(top_value, style.drawable(budget) * 1.08)
     with style.canvas(10.0, 1.95 + 2.75 * rows + (0.9 if rows == 1 else 0)) as figure:
-        top = style.heading(figure, results, what="device memory over time")
+        top = style.heading(figure, results, what="device memory over time" + _beside(hidden))
         legend_bottom = _legend(figure, kinds, top)
         vertical = style.linear_scale(0.0, top_value, "B", most_ticks=6)
         shared = _shared_end(profiles)
@@ -135,7 +152,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, panels: int = PANELS) -> tup
                 axes.set_ylabel("memory")
             _fill(figure, axes, profile, kinds, end=shared or style.drawable(profile.x[-1]))
             if budget is not None:
-                _budget(axes, budget, profile)
+                _budget(axes, budget, profile, hidden)
         return style.save(figure, stem)
 
 
@@ -258,13 +275,13 @@ def _peak(figure: Figure, axes: Axes, profile: Profile) -> None:
     text.set_position((shift * 72 / figure.dpi, 6))
 
 
-def _budget(axes: Axes, budget: int, profile: Profile) -> None:
-    """Draw the budget if it lies within the panel, and name it at the end away from the peak."""
+def _budget(axes: Axes, budget: int, profile: Profile, hidden: int) -> None:
+    """Draw the budget (less what is hidden) if it lies within the panel, and name it at the end away from the peak."""
     style.budget_line(axes, budget, does_not_fit=False)
     if style.drawable(budget) < axes.get_ylim()[1]:
         peak_is_late = profile.x[profile.peak_index] > axes.get_xlim()[1] / 2
         axes.annotate(
-            style.budget_text(budget), (0 if peak_is_late else 1, style.drawable(budget)),
+            style.budget_text(budget + hidden), (0 if peak_is_late else 1, style.drawable(budget)),
             xycoords=("axes fraction", "data"), xytext=(5 if peak_is_late else -3, 3), textcoords="offset points",
             ha="left" if peak_is_late else "right", va="bottom", fontsize=8.5, fontstyle="italic",
             bbox=dict(style.VEIL), zorder=5,
