@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, StepPatch
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
@@ -105,7 +105,7 @@ def _beside(hidden: int) -> str:
 def _peak_name(point: Mapping[str, Any] | None) -> str:
     """`vjp(layer3), action 1,437`, or nothing where it is not known."""
     at = (point or {}).get("peak_at")
-    if not at:
+    if not at or not at["node"]:
         return ""
     node = at["node"] if len(at["node"]) <= LONGEST_NAME else f"{at['node'][:14]}…{at['node'][-LONGEST_NAME + 15 :]}"
     return f"{at['kind']}({node}), action {at['action']:,}"
@@ -119,7 +119,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, panels: int = PANELS) -> tup
     as long as another and none shows a loop. A sweep loop is drawn once, between two breaks, with the
     number of its turns.
     """
-    entries = (results.get("profiles") or ())[:panels]
+    entries = [entry for entry in results.get("profiles") or () if entry["bytes"]][:panels]
     profiles = [Profile.from_json(entry, results["points"]) for entry in entries]
     if not profiles:
         return ()
@@ -208,20 +208,14 @@ def _fill(figure: Figure, axes: Axes, profile: Profile, kinds: Mapping[str, str]
     axes.set_xlabel(TITLES[profile.x_unit], fontsize=9)
     axes.grid(visible=False, axis="x")
     base = np.zeros(len(x) - 1)
+    # Not axes.stairs, which walks along every step to find limits that are known here.
     for layer, colour in zip(layers, kinds.values(), strict=True):
         if layer.any():
-            axes.stairs(
-                base + layer,
-                x,
-                baseline=base,
-                fill=True,
-                facecolor=colour,
-                edgecolor=style.PAPER,
-                linewidth=0.25,
-                zorder=2,
-            )
+            look: dict[str, Any] = {"baseline": base, "facecolor": colour, "edgecolor": style.PAPER, "linewidth": 0.25}
+            axes.add_artist(StepPatch(base + layer, x, fill=True, zorder=2, **look))
             base = base + layer
-    axes.stairs(base, x, color=style.INK, linewidth=0.7, zorder=2.5, baseline=None)
+    outline: dict[str, Any] = {"baseline": None, "edgecolor": style.INK, "linewidth": 0.7}
+    axes.add_artist(StepPatch(base, x, fill=False, zorder=2.5, **outline))
     for loop in profile.loops:
         _loop(axes, loop)
     _peak(figure, axes, profile)
