@@ -1,0 +1,123 @@
+"""Memory and compute of automatic differentiation, simulated exactly.
+
+>>> import sim
+>>> graph = sim.chain(length=10_000, activation_bytes=1)
+>>> cost = sim.replay(sim.schedule(graph, "reverse_checkpointed", schedule="binomial", slots=10))
+>>> cost.actions["forward"], cost.peak_bytes
+(67624, 14)
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sim.device import Device
+    from sim.graph import Graph
+    from sim.results import Results
+    from sim.scenario import Scenario
+    from sim.schedule import Cost, Schedule
+    from sim.trace import Trace
+
+__all__ = [
+    "chain", "cnn", "device", "layers", "load", "mlp", "replay", "run", "schedule", "simulate", "transformer",
+]  # fmt: skip
+
+
+def _family(name: str, parameters: Mapping[str, Any]) -> Graph:
+    from sim.families import load as families
+
+    return families().call(name, **parameters)
+
+
+def chain(**parameters: Any) -> Graph:
+    """An abstract chain; the parameters are the keys of `kind: chain` (see `sim.families.chain`)."""
+    return _family("chain", parameters)
+
+
+def layers(**parameters: Any) -> Graph:
+    """A graph listed by hand; the parameters are the keys of `kind: layers`."""
+    return _family("layers", parameters)
+
+
+def mlp(**parameters: Any) -> Graph:
+    """A multilayer perceptron; the parameters are the keys of `kind: mlp`."""
+    return _family("mlp", parameters)
+
+
+def cnn(**parameters: Any) -> Graph:
+    """A convolutional network; the parameters are the keys of `kind: cnn`."""
+    return _family("cnn", parameters)
+
+
+def transformer(**parameters: Any) -> Graph:
+    """A transformer of decoder blocks; the parameters are the keys of `kind: transformer`."""
+    return _family("transformer", parameters)
+
+
+def schedule(graph: Graph, strategy: str, /, **parameters: Any) -> Schedule:
+    """The schedule of a strategy on a graph, for instance `"reverse_checkpointed", schedule="sqrt"`.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown strategy, or parameters that are unknown, missing or out of range.
+    NotApplicable
+        If the strategy cannot work on this graph.
+    """
+    from sim.strategies import load as strategies
+
+    return strategies().call(strategy, graph, **parameters)
+
+
+def replay(schedule: Schedule) -> Cost:
+    """Exact peak bytes, flops and counts of a schedule (see `sim.schedule.replay`)."""
+    from sim.schedule import replay as replayed
+
+    return replayed(schedule)
+
+
+def device(spec: str | Mapping[str, Any]) -> Device:
+    """A device: a preset by name, or its rates and sizes (see `sim.device.device`)."""
+    from sim.device import device as made
+
+    return made(spec)
+
+
+def simulate(schedule: Schedule, device: Device) -> Trace:
+    """The event simulation of a schedule on a device (see `sim.simulate.simulate`)."""
+    from sim.simulate import simulate as simulated
+
+    return simulated(schedule, device)
+
+
+def load(path: str | Path) -> Scenario:
+    """The scenario in a YAML file, validated (see `sim.scenario.load`)."""
+    from sim.scenario import load as loaded
+
+    return loaded(path)
+
+
+def run(scenario: Scenario) -> Results:
+    """Every point of a scenario, replayed and simulated (see `sim.experiment.run`)."""
+    from sim.experiment import run as ran
+
+    return ran(scenario)
+
+
+class _Face(ModuleType):
+    """This package, whose functions keep their names when submodules of the same name are imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in __all__):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face
