@@ -18,9 +18,10 @@ from sim.errors import SimError
 class Point:
     """One strategy with its parameters: exact bytes, flops and counts; seconds if a device was given.
 
-    `fits` is false if the peak exceeds the budget or the device cannot hold it; `seconds` is then
-    `None` in the latter case. `pareto` says whether no other point is at least as good in peak bytes
-    and in flops (or seconds) and better in one.
+    `fits` is false if the peak exceeds the budget or the device cannot hold it, and `why_not` says by
+    how much; there are no seconds then. `simulated_peak_bytes` is more than `peak_bytes` where copies
+    lag behind the computation. `pareto` says whether no other point is at least as good in peak bytes
+    and in flops (or in simulated peak bytes and seconds) and better in one.
     """
 
     strategy: str
@@ -35,6 +36,7 @@ class Point:
     actions: Mapping[str, int]
     seconds: float | None = None
     stall_seconds: float | None = None
+    simulated_peak_bytes: int | None = None
     copied_bytes: Mapping[str, int] = field(default_factory=dict)
     fits: bool = True
     why_not: str | None = None

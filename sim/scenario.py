@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from sim import device as devices
 from sim import yamltext
 from sim.device import Device
+from sim.device import check as check_device
 from sim.document import Document, DocumentError, KeyPath
 from sim.errors import CountOverflow, GraphError, ParameterError, SimError, suggest
 from sim.graph import Graph, Optimizer, Wrt
@@ -169,7 +169,7 @@ def from_document(document: Document) -> Scenario:
         found.append(Problem(("name",), message))
     graph_parameters, wrong = _graph_parameters(data.get("graph"), Path(document.name).parent)
     found += wrong
-    chosen, wrong = (None, []) if data.get("device") is None else devices.check(data["device"])
+    chosen, wrong = (None, []) if data.get("device") is None else check_device(data["device"])
     found += [Problem(("device", *p.path), p.message, p.on_key) for p in wrong]
     strategies = data.get("strategies")
     expansion = expand(strategies if isinstance(strategies, list) else [])

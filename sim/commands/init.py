@@ -1,0 +1,68 @@
+"""`sim init`: a commented scenario to start from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sim import files
+from sim.commands.output import note
+from sim.errors import ParameterError
+from sim.scenario import SAFE_NAME
+
+TEMPLATE = """\
+{schema_line}
+version: 1
+name: {name}                     # the results go to outputs/{name}/
+description: A deep network that narrows to a loss.
+
+graph:                           # one kind; `sim list families` shows them all
+  kind: mlp
+  widths: [784, {{repeat: 512, times: 16}}, 10]
+  activation: relu
+  batch: 8192
+  dtype: float32
+  loss: cross_entropy            # the scalar loss; `none` leaves the outputs
+
+wrt: parameters                  # the training gradient; `input` for the Jacobian of outputs by inputs
+optimizer: adam                  # none | sgd | momentum | adam: its state stays in memory
+
+device: h100-sxm                 # for times; `sim list devices`, or rates and sizes of your own
+budget: 250 MB                   # marks what fits; `sim run --strict` fails where nothing does
+
+strategies:                      # `sim list strategies`; a list or a range of values is tried one by one
+  - reverse_full
+  - reverse_checkpointed: {{schedule: sqrt}}
+  - reverse_checkpointed: {{schedule: uniform, segments: {{from: 2, to: 8}}}}
+  - reverse_checkpointed: {{schedule: binomial, slots: {{from: 2, to: 8}}}}
+  - reverse_offload: {{prefetch: [1, 2, 4]}}
+"""
+
+
+def init(file: Path, *, force: bool) -> int:
+    """0 once the scenario is written; a name without `.yaml` gets it.
+
+    Raises
+    ------
+    ParameterError
+        If the file is there and not to be overwritten, or its name cannot name a scenario.
+    OutputError
+        If it cannot be written.
+    """
+    path = file if file.suffix in (".yaml", ".yml") else file.with_name(f"{file.name}.yaml")
+    if not re.fullmatch(SAFE_NAME, path.stem):
+        raise ParameterError(
+            f"{path}: got {path.stem!r} as the name of a scenario, expected letters, digits, '_', '-' and '.'"
+        )
+    if path.exists() and not force:
+        raise ParameterError(f"{path}: this file is there already; --force overwrites it")
+    files.write(path, TEMPLATE.format(schema_line=_schema_line(path.parent), name=path.stem))
+    note(f"wrote {path}; compute it with: sim run {path}")
+    return 0
+
+
+def _schema_line(folder: Path) -> str:
+    """The line that tells an editor where the schema is, and how to make it where it is not."""
+    line = "# yaml-language-server: $schema=schema.json"
+    made = (folder / "schema.json").is_file()
+    return line if made else f"{line}\n# (for completion in editors: sim schema > schema.json)"

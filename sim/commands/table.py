@@ -1,0 +1,106 @@
+"""The table of `sim run`: one line that says what was computed, then a line a point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import typer
+
+from sim.results import Point, Results
+from sim.units import format_bytes, format_count, format_flops, format_seconds
+
+
+@dataclass(frozen=True)
+class Column:
+    """A head and what it shows of a point; numbers stand to the right."""
+
+    head: str
+    cell: Callable[[Point], str]
+    right: bool = True
+
+
+def table(results: Results, *, colour: bool = False) -> str:
+    """Aligned text; points of the front in bold, those that do not fit dimmed, if `colour`.
+
+    `/F` is the flops as a multiple of one forward evaluation, `redone` that of recomputation alone.
+    `peak then` is the memory in use in the simulation, shown if copies that lag make it more than
+    `peak`; stalls are shown if there are any.
+    """
+    columns = _columns(results)
+    rows = [[c.cell(p) for c in columns] for p in results.points]
+    widths = [max(map(len, [c.head, *cells])) for c, *cells in zip(columns, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = [
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for column, cell, width in zip(columns, cells, widths, strict=True)
+        ]
+        return "  ".join(aligned).rstrip()
+
+    lines = [line([c.head for c in columns])]
+    for point, row in zip(results.points, rows, strict=True):
+        text = line(row)
+        if colour and not point.fits:
+            text = typer.style(text, dim=True)
+        elif colour and any(point.pareto.values()):
+            text = typer.style(text, bold=True)
+        lines.append(text)
+    return "\n".join([heading(results), "", *lines, ""])
+
+
+def _columns(results: Results) -> list[Column]:
+    points, forward = results.points, results.scenario["graph"]["forward_flops"]
+
+    def ratio(flops: int) -> str:
+        return f"{flops / forward:.2f}" if forward else "-"
+
+    def seconds(value: float | None) -> str:
+        return "-" if value is None else format_seconds(value)
+
+    def size(value: int | None) -> str:
+        return "-" if value is None else format_bytes(value)
+
+    columns = [
+        Column("strategy", lambda p: p.label, right=False),
+        Column("peak", lambda p: format_bytes(p.peak_bytes)),
+        Column("working", lambda p: format_bytes(p.working_bytes)),
+        Column("flops", lambda p: format_flops(p.flops["total"])),
+        Column("/F", lambda p: ratio(p.flops["total"])),
+        Column("redone", lambda p: ratio(p.flops["recompute"])),
+    ]
+    if any(p.seconds is not None for p in points):
+        columns.append(Column("time", lambda p: seconds(p.seconds)))
+    if any(p.stall_seconds for p in points):
+        columns.append(Column("stall", lambda p: seconds(p.stall_seconds)))
+    if any((p.simulated_peak_bytes or 0) > p.peak_bytes for p in points):
+        columns.append(Column("peak then", lambda p: size(p.simulated_peak_bytes)))
+    columns.append(Column("front", _front, right=False))
+    if results.scenario["device"] is not None or results.scenario["budget_bytes"] is not None:
+        columns.append(Column("fits", lambda p: "yes" if p.fits else "no", right=False))
+    return columns
+
+
+def _front(point: Point) -> str:
+    on = [name for key, name in (("flops", "flops"), ("seconds", "time")) if point.pareto[key]]
+    return "both" if len(on) == 2 else "".join(on)
+
+
+def heading(results: Results) -> str:
+    """What was computed: the scenario, its graph, its device and its budget."""
+    scenario, graph = results.scenario, results.scenario["graph"]
+    parts = [f"{scenario['name']}: {graph['nodes']} nodes"]
+    if graph["parameters"]:
+        parts.append(f"{format_count(graph['parameters'])} parameters")
+    parts.append(f"forward {format_flops(graph['forward_flops'])}")
+    if results.points:
+        parts.append(f"resident {format_bytes(results.points[0].resident_bytes)}")
+    if scenario["device"]:
+        parts.append(_name(scenario["device"]))
+    if scenario["budget_bytes"] is not None:
+        parts.append(f"budget {format_bytes(scenario['budget_bytes'])}")
+    return ", ".join(parts)
+
+
+def _name(device: Mapping[str, object] | str) -> str:
+    return device if isinstance(device, str) else str(device["name"])

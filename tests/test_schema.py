@@ -1,0 +1,127 @@
+"""The JSON Schema accepts what `sim validate` accepts and refuses what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from sim import yamltext
+from sim.commands.init import TEMPLATE
+from sim.document import DocumentError
+from sim.scenario import from_document
+from sim.schema import scenario_schema, schema_text
+
+SCENARIOS = Path(__file__).parent.parent / "scenarios"
+SCHEMA = scenario_schema()
+VALIDATOR = Draft202012Validator(SCHEMA)
+BASE = {
+    "version": 1,
+    "name": "demo",
+    "graph": {"kind": "chain", "length": 9},
+    "strategies": ["reverse_full"],
+}
+
+
+def loads(data: dict[str, Any]) -> bool:
+    try:
+        from_document(yamltext.parse(json.dumps(data), name="f.yaml"))
+    except DocumentError:
+        return False
+    return True
+
+
+def test_the_schema_is_a_valid_schema() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_the_schema_beside_the_scenarios_is_the_one_that_is_printed() -> None:
+    """Make it again with `sim schema > scenarios/schema.json`."""
+    assert (SCENARIOS / "schema.json").read_text(encoding="utf-8") == schema_text()
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_scenarios_satisfy_the_schema_and_name_it(path: Path) -> None:
+    document = yamltext.read(path)
+    assert not list(VALIDATOR.iter_errors(document.data))
+    assert "# yaml-language-server: $schema=schema.json" in document.text.splitlines()
+    assert from_document(document).name == path.stem
+
+
+def test_the_scenario_of_init_satisfies_the_schema() -> None:
+    document = yamltext.parse(TEMPLATE.format(schema_line="#", name="demo"), name="demo.yaml")
+    assert not list(VALIDATOR.iter_errors(document.data))
+    assert loads(document.data)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"description": "text", "wrt": "input", "optimizer": "adam", "gradients": "preallocated"},
+        {"budget": "8 GB", "device": "h100-sxm"},
+        {"budget": 8_000_000_000},
+        {"device": {"preset": "a100-80", "flops": "312 TFLOP/s"}},
+        {"device": {"flops": "60 TFLOP/s", "bandwidth": "3.3 TB/s", "memory": "80 GB", "overhead": "5 us"}},
+        {"strategies": [{"forward_recompute": {"chunk": [1, 8]}}, {"forward_cached": None}]},
+        {"strategies": [{"forward_recompute": {"chunk": {"from": 1, "to": 64, "factor": 2}}}]},
+        {"strategies": [{"reverse_checkpointed": {"schedule": "binomial", "slots": {"from": 2, "to": 5}}}]},
+        {"strategies": [{"reverse_checkpointed": {"schedule": ["sqrt"], "chunk": 1}}]},
+        {"strategies": [{"jacobian_chain": {"order": ["forward", "reverse", "optimal"]}}]},
+        {"strategies": [{"jacobian_chain": {"order": "optimal_matrix_free", "tape": "4 kB"}}]},
+        {"graph": {"kind": "chain", "sizes": [10, 2, 100, 20]}},
+        {"graph": {"kind": "mlp", "widths": [784, {"repeat": 8, "times": 3}, 10]}},
+    ],
+)
+def test_what_is_valid_satisfies_the_schema(changes: dict[str, Any]) -> None:
+    data = BASE | changes
+    assert loads(data)
+    assert not list(VALIDATOR.iter_errors(data))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2},
+        {"name": "a/b"},
+        {"naem": "demo"},
+        {"wrt": "weights"},
+        {"optimizer": "adamw"},
+        {"budget": "4 GB/s"},
+        {"budget": -1},
+        {"device": "no-such"},
+        {"device": 3},
+        {"device": {"memory": "80 GB"}},
+        {"device": {"preset": "a100"}},
+        {"device": {"flops": "60 GB", "bandwidth": "3.3 TB/s"}},
+        {"device": {"flops": "60 TFLOP/s", "bandwidth": "3.3 TB/s", "memroy": "80 GB"}},
+        {"strategies": []},
+        {"strategies": ["reverse_ful"]},
+        {"strategies": ["reverse_checkpointed"]},
+        {"strategies": [{"forward_recompute": {"chunk": 0}}]},
+        {"strategies": [{"forward_recompute": {"chunk": []}}]},
+        {"strategies": [{"forward_recompute": {"chunk": [0]}}]},
+        {"strategies": [{"forward_recompute": {"chunk": {"from": 1}}}]},
+        {"strategies": [{"forward_recompute": {"chunk": {"from": 1, "to": 9, "step": 1, "factor": 2}}}]},
+        {"strategies": [{"forward_recompute": {"chunks": 1}}]},
+        {"strategies": [{"forward_recompute": {}, "forward_cached": {}}]},
+        {"strategies": [{"reverse_checkpointed": {"schedule": "binomial"}}]},
+        {"strategies": [{"reverse_checkpointed": {"schedule": "binomal", "slots": 3}}]},
+        {"strategies": [{"reverse_checkpointed": {"schedule": "sqrt", "slots": 3}}]},
+        {"strategies": [{"reverse_checkpointed": {"slots": 3}}]},
+        {"graph": {"kind": "chian", "length": 3}},
+        {"graph": {"length": 3}},
+        {"graph": {"kind": "chain", "lenght": 3}},
+        {"graph": {"kind": "chain", "length": 0}},
+        {"graph": {"kind": "mlp", "length": 3}},
+        {"graph": {"kind": "mlp", "widths": [784, "x"]}},
+    ],
+)
+def test_what_is_invalid_does_not_satisfy_the_schema(changes: dict[str, Any]) -> None:
+    data = BASE | changes
+    assert not loads(data)
+    assert list(VALIDATOR.iter_errors(data))
