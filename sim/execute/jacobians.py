@@ -1,0 +1,142 @@
+"""The actions on accumulated Jacobians: form a local one, push or pull one through a node, multiply two.
+
+Structures as `sim.node.LocalJacobian`: dense (batch, p, q), diagonal (batch, p), constant (p, q). A
+Jacobian of an output by the graph input is the result and takes no working memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.actions import CONSUME, JACOBIAN_VALUE
+from sim.errors import NotApplicable
+from sim.execute.liveness import Touched
+from sim.execute.machine import Machine
+from sim.execute.rule import Array
+from sim.node import Structure
+
+
+def local(machine: Machine, i: int, touches: Touched) -> None:
+    """Form the local Jacobian of node i by its one active input, in the structure that the node has.
+
+    Raises
+    ------
+    NotApplicable
+        For an op that couples the scalars that its structure takes for independent.
+    """
+    (source,) = machine.active_inputs(i)
+    node, own = machine.nodes[i], machine.m + i
+    structure = node.jacobian.structure
+    if machine.rules[i].couples:
+        raise NotApplicable(
+            f"node '{node.name}': the Jacobian of {node.op} takes its statistics for constants, so it is not exact; "
+            "use a reverse or forward strategy"
+        )
+    if structure == "diagonal":
+        seeds = np.ones((1, *machine.shape(source)), dtype=node.dtype)
+    else:
+        seeds = _identity(machine, source)
+    dy = machine.pushed(i, machine.at(i, touches), {source: seeds})
+    if structure == "diagonal":
+        _store(machine, own, source, dy.reshape(machine.graph.batch, -1), structure)
+        return
+    block = _from_columns(machine, dy)
+    _store(machine, own, source, block[0] if structure == "constant" else block, structure)
+
+
+def jvp(machine: Machine, i: int, source: int, touches: Touched) -> None:
+    """Take the Jacobians of node i's inputs by `source` to that of node i, all columns at once."""
+    tangents = {
+        p: _identity(machine, p)
+        if p == source
+        else _dense(machine, p, source).transpose(2, 0, 1).reshape(-1, *machine.shape(p))
+        for p in machine.active_inputs(i)
+    }
+    dy = machine.pushed(i, machine.at(i, touches), tangents)
+    _store(machine, machine.m + i, source, _from_columns(machine, dy), "dense")
+
+
+def vjp(machine: Machine, i: int, target: int, touches: Touched) -> None:
+    """Take the Jacobian of `target` by node i to those by node i's inputs, all rows at once."""
+    own = machine.m + i
+    if target == own:
+        rows = _identity(machine, own)
+    else:
+        value = _number(machine, target, own)
+        assert touches[value] == CONSUME
+        rows = _dense(machine, target, own).transpose(1, 0, 2).reshape(-1, *machine.shape(own))
+    for p, part in machine.pulled(i, machine.at(i, touches), rows).items():
+        block = part.reshape(len(rows), machine.graph.batch, -1).transpose(1, 0, 2)
+        value = _number(machine, target, p)
+        if _is_result(machine, target, p):
+            machine.jacobian += block
+        elif value in machine.memory:
+            machine.memory.arrays[value] += block
+        else:
+            _store(machine, target, p, block, "dense")
+
+
+def multiply(machine: Machine, target: int, middle: int, source: int) -> None:
+    """The product of the Jacobians of `target` by `middle` and of `middle` by `source`."""
+    left, right = (_read(machine, a, b) for a, b in ((target, middle), (middle, source)))
+    kinds = (left[1], right[1])
+    structure: Structure = "dense"
+    if kinds == ("diagonal", "diagonal"):
+        block, structure = left[0] * right[0], "diagonal"
+    elif kinds[0] == "diagonal":
+        block = left[0][:, :, None] * right[0]
+    elif kinds[1] == "diagonal":
+        block = left[0] * right[0][:, None, :]
+    else:
+        block = left[0] @ right[0]
+        structure = "constant" if kinds == ("constant", "constant") else "dense"
+    _store(machine, target, source, block, structure)
+
+
+def _identity(machine: Machine, position: int) -> Array:
+    """One tangent (or cotangent) for each scalar of a sample, alike for every sample: (scalars, *shape)."""
+    shape, batch = machine.shape(position), machine.graph.batch
+    if shape[:1] != (batch,):
+        return np.eye(int(np.prod(shape, dtype=np.int64)), dtype=machine.jacobian.dtype).reshape(-1, *shape)
+    scalars = int(np.prod(shape[1:], dtype=np.int64))
+    rows = np.eye(scalars, dtype=machine.jacobian.dtype).reshape(scalars, 1, *shape[1:])
+    return np.repeat(rows, batch, axis=1)
+
+
+def _from_columns(machine: Machine, dy: Array) -> Array:
+    """Tangents (q, batch, …) as blocks (batch, p, q)."""
+    return dy.reshape(len(dy), machine.graph.batch, -1).transpose(1, 2, 0)
+
+
+def _number(machine: Machine, node: int, source: int) -> int:
+    key = (JACOBIAN_VALUE, node, source)
+    return 5 * machine.n + machine.m + machine.table.extra_values.index(key)
+
+
+def _is_result(machine: Machine, node: int, source: int) -> bool:
+    return source < machine.m and machine.graph.consumer_counts[node] == 0
+
+
+def _read(machine: Machine, node: int, source: int) -> tuple[Array, str]:
+    value = _number(machine, node, source)
+    return machine.memory.read(value), machine.structure[value]
+
+
+def _dense(machine: Machine, node: int, source: int) -> Array:
+    """An accumulated Jacobian as (batch, p, q), whatever its structure."""
+    return _expanded(*_read(machine, node, source), machine.graph.batch)
+
+
+def _expanded(block: Array, structure: str, batch: int) -> Array:
+    if structure == "diagonal":
+        return np.asarray(block[:, :, None] * np.eye(block.shape[1], dtype=block.dtype))
+    return np.broadcast_to(block, (batch, *block.shape)) if structure == "constant" else block
+
+
+def _store(machine: Machine, node: int, source: int, block: Array, structure: Structure) -> None:
+    if _is_result(machine, node, source):
+        machine.jacobian[...] = _expanded(block, structure, machine.graph.batch)
+        return
+    value = _number(machine, node, source)
+    machine.memory.write(value, block, machine.nodes[node - machine.m].dtype)
+    machine.structure[value] = structure

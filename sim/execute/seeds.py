@@ -1,0 +1,88 @@
+"""The one-hot tangents and cotangents that sweeps start from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.errors import InvalidSchedule
+from sim.execute.memory import Carried
+from sim.execute.rule import Array
+from sim.graph import Graph
+
+
+class Seeds:
+    """One-hot tangents and cotangents, each place taking up where its last sweep ended."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        m = len(graph.inputs)
+        entering = [(p, item) for p, item in enumerate(graph.inputs) if graph.active[p]]
+        leaving = [s for s in graph.sinks.tolist() if graph.active[m + s]]
+        self._inputs = _offsets([(p, _scalars(item.shape, graph.batch)) for p, item in entering])
+        self._outputs = _offsets([(s, int(graph.columns.scalars[s])) for s in leaving])
+        self._done: dict[tuple[str, int], tuple[int, int]] = {}  # kind and place: carried so far, of how many
+
+    def columns(self, position: int) -> slice:
+        """Which of the n_in columns belong to a graph input."""
+        return self._inputs[position]
+
+    def rows(self, sink: int) -> slice:
+        """Which of the n_out rows belong to a sink."""
+        return self._outputs[sink]
+
+    def cotangents(self, sink: int, width: int) -> tuple[Array, Carried]:
+        """The next `width` cotangents of the outputs at a sink: (width, *output_shape), alike for every sample."""
+        node = self._graph.nodes[sink]
+        start = self._advance("output", sink, width, self._graph.output_scalars)
+        return self._one_hot(self._outputs[sink], start, width, node.output_shape, node.dtype), Carried(
+            -1, start, width
+        )
+
+    def tangents(self, position: int, width: int) -> tuple[Array, Carried]:
+        """The next `width` tangents of the inputs at a graph input: (width, *shape), alike for every sample."""
+        item = self._graph.inputs[position]
+        start = self._advance("input", position, width, self._graph.input_scalars)
+        seed = self._one_hot(self._inputs[position], start, width, item.shape, item.dtype)
+        return seed, Carried(-1, start, width)
+
+    def parameters(self, node: int, width: int, size: int, dtype: str) -> tuple[Array, Carried]:
+        """The next `width` tangents of a node's parameters: (width, parameters)."""
+        start = self._advance("parameters", node, width, size)
+        return np.eye(width, size, start, dtype=dtype), Carried(node, start, width)
+
+    def check_finished(self, action: int) -> None:
+        """Nothing, where every place that was seeded at all has sent out all its tangents or cotangents.
+
+        Raises
+        ------
+        InvalidSchedule
+            If the schedule ends too early.
+        """
+        for (kind, place), (done, size) in self._done.items():
+            if done < size:
+                message = f"the schedule carries {done} of the {size} derivatives that start at {kind} {place}"
+                raise InvalidSchedule(message, action=action)
+
+    def _advance(self, kind: str, place: int, width: int, size: int) -> int:
+        start = self._done.get((kind, place), (0, size))[0]
+        if start + width > size:
+            message = f"the schedule carries more than the {size} derivatives that start at {kind} {place}"
+            raise InvalidSchedule(message, action=0)
+        self._done[kind, place] = start + width, size
+        return start
+
+    def _one_hot(self, own: slice, start: int, width: int, shape: tuple[int, ...], dtype: str) -> Array:
+        scalars = own.stop - own.start
+        rows = np.eye(width, scalars, start - own.start, dtype=dtype)
+        if shape and shape[0] == self._graph.batch:
+            return np.repeat(rows.reshape(width, 1, *shape[1:]), shape[0], axis=1)
+        return rows.reshape(width, *shape)
+
+
+def _offsets(sizes: list[tuple[int, int]]) -> dict[int, slice]:
+    ends = np.cumsum([size for _, size in sizes]).tolist()
+    return {place: slice(end - size, end) for (place, size), end in zip(sizes, ends, strict=True)}
+
+
+def _scalars(shape: tuple[int, ...], batch: int) -> int:
+    return int(np.prod(shape[1:] if shape and shape[0] == batch else shape, dtype=np.int64))
