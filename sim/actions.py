@@ -23,6 +23,7 @@ FORWARD, VJP, JVP, JACOBIAN, MULTIPLY, COPY = range(6)
 ACTIVATION, RESIDUAL, COTANGENT, GRADIENT, TANGENT, JACOBIAN_VALUE = range(6)
 
 COPIED = 100  # marks the key of a copy in another tier among the extra values
+INPUT = 101  # marks the key of a graph input that is copied to another tier
 
 READ, CONSUME, ACCUMULATE, WRITE, SAVE = range(5)
 """How an action touches a value. CONSUME is the read that ends the life of an accumulated value;

@@ -21,6 +21,7 @@ from sim.actions import (
     COTANGENT,
     FORWARD,
     GRADIENT,
+    INPUT,
     JACOBIAN,
     JACOBIAN_VALUE,
     JVP,
@@ -152,6 +153,8 @@ class Table:
         key = self.extra_values[v - 5 * n - m]
         if key[0] == JACOBIAN_VALUE:
             return Value("jacobian", self.position_name(key[1]), self.position_name(key[2]))
+        if key[0] == INPUT:
+            return Value("activation", self.position_name(key[1]))
         base = self.describe_value(key[1])
         return Value(base.kind, base.node, base.source, TIERS[key[2]])
 

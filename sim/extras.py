@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from sim.actions import (
     ACCUMULATE,
+    ACTIVATION,
     CONSUME,
     COPIED,
     COPY,
+    INPUT,
     JACOBIAN,
     JACOBIAN_VALUE,
     JVP,
@@ -45,6 +47,8 @@ class Extras:
         self._extra: list[Extra] = []
         self._touched: list[list[tuple[int, int]]] = []
         self._values: dict[tuple[int, ...], int] = {}
+        self._keys: list[tuple[int, ...]] = []
+        self._own_values = 5 * len(graph) + len(graph.inputs)  # values of the graph; extra ones come behind
         self._sizes: list[int] = []
         self._codes: list[int] = []
         self._structure: dict[int, int] = {}
@@ -108,12 +112,24 @@ class Extras:
         n = len(self.graph)
         read, written = self.in_tier(value, source), self.in_tier(value, to)
         node = value % n if value < 5 * n else 0
-        return self._row(Extra(COPY, node, (read, to), 0), [(read, READ), (written, WRITE)])
+        # what the caller owns is there without anybody having written it
+        access = WRITE if source == 0 and self._is_input(value) else READ
+        return self._row(Extra(COPY, node, (read, to), 0), [(read, access), (written, WRITE)])
+
+    def input_value(self, position: int) -> int:
+        """The number of a graph input, to be copied to another tier. On the device it is resident: 0 bytes here."""
+        return self._value((INPUT, position), 0, ACTIVATION)
+
+    def _is_input(self, value: int) -> bool:
+        return value >= self._own_values and self._keys[value - self._own_values][0] == INPUT
 
     def in_tier(self, value: int, tier: int) -> int:
         """The number of a device value's copy in a tier."""
         if tier == 0:
             return value
+        if self._is_input(value):
+            size = self.graph.input_bytes[self._keys[value - self._own_values][1]]
+            return self._value((COPIED, value, tier), size, ACTIVATION + 8 * tier)
         code = int(self._base.value_code[value]) % 8 + 8 * tier
         return self._value((COPIED, value, tier), int(self._base.value_bytes[value]), code)
 
@@ -168,7 +184,8 @@ class Extras:
 
     def _value(self, key: tuple[int, ...], size: int, code: int) -> int:
         if key not in self._values:
-            self._values[key] = 5 * len(self.graph) + len(self.graph.inputs) + len(self._sizes)
+            self._values[key] = self._own_values + len(self._sizes)
+            self._keys.append(key)
             self._sizes.append(size)
             self._codes.append(code)
         return self._values[key]
@@ -223,7 +240,8 @@ def effects(graph: Graph, action: Action) -> Effects:
     if action.kind == "copy":
         assert action.value is not None
         assert action.to is not None
-        value = VALUE_KINDS.index(action.value.kind) * n + node
+        of = position[action.value.node]
+        value = extras.input_value(of) if of < m else VALUE_KINDS.index(action.value.kind) * n + of - m
         row = extras.copy(value, TIERS.index(action.value.tier), TIERS.index(action.to))
     elif action.kind == "multiply":
         target, middle, source = (position[cast(str, x)] for x in (action.target, action.middle, action.source))

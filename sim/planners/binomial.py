@@ -55,12 +55,12 @@ def binomial_plan(length: int, slots: int) -> NDArray[np.int32]:
         )
     # C(a + b, a) for a ≤ slots and b ≤ r, cut off at length, where its exact value no longer matters
     table = np.array([[min(comb(a + b, a), length) for b in range(r + 1)] for a in range(slots + 1)], dtype=np.int64)
-    plan: NDArray[np.int32] = _emit(length, slots, r, table, actions)
+    plan: NDArray[np.int32] = emit(length, slots, r, table, actions)
     return plan
 
 
 @compiled
-def _emit(length: Any, slots: Any, repetition: Any, reach: Any, actions: Any) -> Any:
+def emit(length: Any, slots: Any, repetition: Any, reach: Any, actions: Any) -> Any:
     """Steps of the plan. A stack entry (a, b, s, r): step a … b-1 from the stored state before a.
 
     Splitting l steps at k is optimal if the right part (with one slot less) is done with repetition
