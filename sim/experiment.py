@@ -187,7 +187,7 @@ def _chosen(points: Sequence[Point], by: str, count: int) -> list[int]:
 
 
 def _profiles(scenario: Scenario, graph: Graph, points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Memory by kind over the actions, for the points that stand for the front."""
+    """Memory by kind over the actions, for a few points worth a look."""
     return [
         {
             "label": points[i].label,
@@ -196,5 +196,16 @@ def _profiles(scenario: Scenario, graph: Graph, points: Sequence[Point]) -> list
             "kinds": list(BREAKDOWN_KINDS),
             "bytes": profile(scenario.points[i].schedule(graph)).tolist(),
         }
-        for i in _chosen(points, "flops", PROFILED_POINTS)
+        for i in _worth_a_look(points)
     ]
+
+
+def _worth_a_look(points: Sequence[Point]) -> list[int]:
+    """Full store to compare with, what stands for the front, then the smallest peak of each other strategy."""
+    smallest: dict[str, int] = {}
+    for i in sorted(range(len(points)), key=lambda i: points[i].peak_bytes):
+        smallest.setdefault(points[i].strategy, i)
+    along = _chosen(points, "flops", PROFILED_POINTS)
+    rest = [i for strategy, i in smallest.items() if strategy not in {points[k].strategy for k in along}]
+    full = [i for i in rest if points[i].strategy == "reverse_full"]
+    return list(dict.fromkeys([*full, *along, *rest]))[:PROFILED_POINTS]

@@ -136,6 +136,7 @@ def test_labels_name_the_choice_and_the_numbers() -> None:
         ("9", "12:30", "graph.length: got '12:30', expected a whole number"),
         ("9", "9, activation_bytes: -4", "f.yaml:3:51: graph.activation_bytes: got -4, expected"),
         ("9", "9, activation_bytes: 1e18", "more than 4 EiB"),
+        ("9", "9, forward_flops: 1e18", "graph.forward_flops: all layers together would take about 9e+18 flops"),
         ("9", "9, forward_flops: [1, 2]", "f.yaml:3:48: graph.forward_flops: got 2 values, expected one value or 9"),
         ("END", "wrt: parameters", "f.yaml:5:6: wrt: parameters asks for nothing, because the graph has no parameters"),
     ],

@@ -1,7 +1,8 @@
-"""`sim list`: what there is to choose from, each with its parameters and one line that says what it is."""
+"""`sim list`: what there is to choose from, each with one line that says what it is, and its parameters."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from sim.registry import Entry
 from sim.units import format_bytes
 
 Rows = list[tuple[str, str, str]]
-"""Name, what it takes, what it is."""
+"""Name, what it is, and what there is to know beside: its parameters, its source."""
+
+WIDTH = 100
 
 
 def show(topic: str | None) -> int:
@@ -26,8 +29,11 @@ def show(topic: str | None) -> int:
 
 
 def _text(rows: Rows, *, indent: str = "") -> str:
-    widths = [max((len(r[i]) for r in rows), default=0) for i in range(2)]
-    lines = [f"{indent}{name:<{widths[0]}}  {takes:<{widths[1]}}  {about}".rstrip() for name, takes, about in rows]
+    margin = indent + " " * (max((len(name) for name, _, _ in rows), default=0) + 2)
+    lines = []
+    for name, about, beside in rows:
+        lines.append(f"{indent + name:<{len(margin)}}{about}".rstrip())
+        lines += textwrap.wrap(beside, WIDTH, initial_indent=margin, subsequent_indent=margin)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -44,18 +50,18 @@ def _schedules() -> Rows:
     for strategy in strategies.load().values():
         if strategy.variants is not None:
             key, registry = strategy.variants
-            rows += [(f"{strategy.name} {key}={name}", takes, about) for name, takes, about in _entries(registry)]
+            rows += [(f"{strategy.name} {key}={name}", about, takes) for name, about, takes in _entries(registry)]
     return rows
 
 
 def _families() -> Rows:
     from sim.scenario import graph_kinds
 
-    return [(name, "", about) for name, _, about in _entries(graph_kinds())]
+    return _entries(graph_kinds())
 
 
 def _entries(registry: Mapping[str, Entry[Any]]) -> Rows:
-    return [(name, ", ".join(entry.model.model_fields), entry.summary) for name, entry in sorted(registry.items())]
+    return [(name, entry.summary, ", ".join(entry.model.model_fields)) for name, entry in sorted(registry.items())]
 
 
 def _devices() -> Rows:
@@ -65,7 +71,7 @@ def _devices() -> Rows:
     for name, device in PRESETS.items():
         memory = "" if device.memory_bytes is None else format_bytes(device.memory_bytes)
         rates = f"{device.flops_per_s / 1e12:g} TFLOP/s, {device.bandwidth_bytes_per_s / 1e9:g} GB/s"
-        rows.append((name, f"{rates}, {memory}", device.source.partition(". ")[0]))
+        rows.append((name, f"{rates}, {memory}", device.source))
     return rows
 
 
@@ -82,7 +88,7 @@ def _scenarios() -> Rows:
             about = str(data.get("description", "")) if isinstance(data, dict) else ""
         except DocumentError:
             about = "(not YAML: `sim validate` says why)"
-        rows.append((str(path), "", about))
+        rows.append((str(path), about, ""))
     return rows
 
 

@@ -25,7 +25,8 @@ def emit(text: str) -> None:
     binary = getattr(sys.stdout, "buffer", None)
     try:
         if binary is None or sys.stdout.isatty():
-            sys.stdout.write(text)
+            encoding = sys.stdout.encoding or "utf-8"
+            sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         else:
             sys.stdout.flush()
             binary.write(text.encode())
