@@ -30,7 +30,8 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
     The chart shows peak bytes over flops: the total, or the working bytes beside a resident part that
     would otherwise take most of the axis (`memory` decides it by hand). A second panel, over simulated
     seconds, is added only if another set of points is on the front there, so that a reader who
-    chooses by time would choose differently.
+    chooses by time would choose differently. Over flops, points that copy values to the host are drawn
+    hollow and stay out of the front, because they pay in time and not in work.
 
     `results["curves"]`, if given, is a list of `{"label": …, "kind": "exact" | "bound", "breakpoints":
     [[bytes, flops], …]}` in total peak bytes, drawn as staircases under the points.
@@ -80,8 +81,13 @@ class _Panel(NamedTuple):
         return [(x, s.memory) for x, s in zip(self.xs, self.spots, strict=True)]
 
     @property
+    def competing(self) -> list[int]:
+        """The points that pay in what the panel shows."""
+        return [i for i, s in enumerate(self.spots) if self.unit == "s" or not s.copies]
+
+    @property
     def front(self) -> list[int]:
-        return front(self.pairs)
+        return [self.competing[k] for k in front([self.pairs[i] for i in self.competing])]
 
     def horizontal(self, *, most_ticks: int) -> style.Scale:
         shown = [*self.xs, *(flops for curve in self.curves for _, flops in curve.breakpoints)]
@@ -131,12 +137,10 @@ def _legend(
     ]
     if any(len({p.pairs[i] for i in p.front}) > 1 for p in panels):
         handles.append(Line2D([], [], color=style.INK, linewidth=1.3, label="Pareto front"))
-    if any(len(p.front) < len(p.spots) for p in panels):
-        handles.append(
-            Line2D(
-                [], [], color=style.DOMINATED, marker="o", linestyle="", markersize=DOMINATED_SIZE, label="dominated"
-            )
-        )
+    if any(len(p.front) < len(p.competing) for p in panels):
+        handles.append(_dot("dominated", color=style.DOMINATED))
+    if any(len(p.competing) < len(p.spots) for p in panels):
+        handles.append(_dot("pays in time", markerfacecolor=style.PAPER, markeredgecolor=style.MUTED))
     handles += [Line2D([], [], **_line(c), label=c.label) for c in curves]
     width, height = (float(v) for v in figure.get_size_inches())
     renderer = style.renderer(figure)
@@ -150,6 +154,10 @@ def _legend(
             break
         legend.remove()
     return float(extent.y1) / figure.dpi + 0.64
+
+
+def _dot(label: str, **colours: str) -> Line2D:
+    return Line2D([], [], marker="o", linestyle="", markersize=DOMINATED_SIZE, label=label, **colours)
 
 
 def _size(marker: str, size: float) -> float:
@@ -174,7 +182,7 @@ def _fill(
     """Draw curves, sweeps, the front, the points, the budget and the names, from back to front."""
     spots, pairs, along = panel.spots, panel.pairs, panel.front
     places = [(style.drawable(x), style.drawable(y)) for x, y in pairs]
-    best = set(along)
+    best, competing = set(along), set(panel.competing)
     curve_lines = []
     for curve in panel.curves:
         steps = _staircase([(style.drawable(f), style.drawable(b)) for b, f in reversed(curve.breakpoints)])
@@ -186,25 +194,25 @@ def _fill(
             *zip(*(places[i] for i in members), strict=True),
             color=markers[spots[members[0]].series][1], linewidth=0.9, alpha=0.4, zorder=2,
         )  # fmt: skip
-    stairs = _staircase([places[i] for i in along])
+    stairs = _staircase([places[i] for i in along]) if along else []
     if len({pairs[i] for i in along}) > 1:
         axes.plot(*zip(*stairs, strict=True), color=style.INK, linewidth=1.3, zorder=3, solid_joinstyle="miter")
     for i, spot in enumerate(spots):
         marker, colour = markers[spot.series]
-        on_front = i in best
+        on_front, hollow = i in best, i not in competing
         axes.plot(
             *places[i],
             marker=marker,
             linestyle="",
-            color=colour if on_front else style.DOMINATED,
+            markerfacecolor=style.PAPER if hollow else colour if on_front else style.DOMINATED,
             markersize=_size(marker, FRONT_SIZE if on_front else DOMINATED_SIZE),
-            markeredgecolor=style.PAPER,
-            markeredgewidth=0.8 if on_front else 0.5,
+            markeredgecolor=colour if hollow else style.PAPER,
+            markeredgewidth=1.2 if hollow else 0.8 if on_front else 0.5,
             zorder=5 if on_front else 4,
             clip_on=False,
-            gid=f"{panel.unit}-{'front' if on_front else 'dominated'}-{i}",
+            gid=f"{panel.unit}-{'front' if on_front else 'copies' if hollow else 'dominated'}-{i}",
         )
-    lines = [stairs] + [[places[i] for i in members] for members in lines_of_sweeps] + curve_lines
+    lines = [stairs] * bool(stairs) + [[places[i] for i in members] for members in lines_of_sweeps] + curve_lines
     drawn = [s for line in lines for s in pairwise(_inches(figure, axes, line))]
     segments = [(*a, *b) for a, b in drawn]
     marks = _inches(figure, axes, places)
@@ -219,8 +227,9 @@ def _fill(
 
 def _chosen(panel: _Panel, marks: Sequence[tuple[float, float]]) -> list[int]:
     """The points to name, the most important first: the front, or some of a long one; then the best of other series."""
-    series, along = [s.series for s in panel.spots], panel.front
-    ranked = landmarks(panel.pairs, series, count=MOST_LABELS)
+    series, along, competing = [s.series for s in panel.spots], panel.front, panel.competing
+    among = landmarks([panel.pairs[i] for i in competing], [series[i] for i in competing], count=MOST_LABELS)
+    ranked = [competing[k] for k in among]
     if len(along) > MOST_LABELS:
         return _spread(ranked, along, marks)
     named = list(dict.fromkeys([*ranked, *along]))

@@ -14,7 +14,10 @@ Memory = Literal["auto", "total", "working"]
 
 @dataclass(frozen=True)
 class Spot:
-    """One point of the results, as drawn: its series (strategy and its words), name, bytes, flops, seconds."""
+    """One point of the results, as drawn: its series (strategy and its words), name, bytes, flops, seconds.
+
+    `copies` says that it moves values to another tier, whose price is time and not work.
+    """
 
     strategy: str
     series: str
@@ -23,6 +26,7 @@ class Spot:
     memory: int
     flops: int
     seconds: float | None
+    copies: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ def read_spot(point: Mapping[str, Any], *, working: bool) -> Spot:
         memory=point["working_bytes" if working else "peak_bytes"],
         flops=point["flops"]["total"],
         seconds=point.get("seconds"),
+        copies=any((point.get("copied_bytes") or {}).values()),
     )
 
 
