@@ -35,6 +35,28 @@ class ParameterError(SimError):
         self.parameter = parameter
 
 
+class OutOfMemory(SimError):
+    """An action that can never start because its bytes do not fit.
+
+    `action` is its number in the schedule; `enough_bytes` is a capacity that does, and the smallest
+    one if nothing is copied.
+    """
+
+    def __init__(
+        self, message: str, *, action: int, tier: str, needed_bytes: int, capacity_bytes: int, enough_bytes: int
+    ) -> None:
+        super().__init__(message)
+        self.action = action
+        self.tier = tier
+        self.needed_bytes = needed_bytes
+        self.capacity_bytes = capacity_bytes
+        self.enough_bytes = enough_bytes
+
+
+class Deadlock(SimError):
+    """Streams that wait for each other, none of them for memory."""
+
+
 class CountOverflow(SimError):
     """A count too large for exact integers in the ledger."""
 

@@ -1,0 +1,431 @@
+"""The event simulation: timelines worked out on paper, and the laws that replay and it share."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from graphs import graphs
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sim.actions import READ, SAVE, WRITE
+from sim.device import Device, device
+from sim.errors import InvalidSchedule, NotApplicable, OutOfMemory
+from sim.families.chain import chain
+from sim.graph import Graph, GraphInput, Node, Seconds
+from sim.kernels import FREE, SKIP
+from sim.lives import ENDS, STREAMS
+from sim.schedule import Builder, Schedule, replay
+from sim.simulate import action_seconds, simulate
+from sim.strategies import load
+from sim.trace import Trace
+
+STRATEGIES = load()
+EXAMPLES = {"segments": 2, "every": 2, "slots": 2, "units": 2, "budget": 10**9}
+BESIDE = {"multilevel": {"host_slots": 1, "disk_slots": 1}}  # of which one is needed
+ONE = Device(
+    name="one flop a second", flops_per_s=1.0, bandwidth_bytes_per_s=math.inf, memory_bytes=None,
+    to_host_bytes_per_s=10.0, from_host_bytes_per_s=10.0, to_disk_bytes_per_s=5.0, from_disk_bytes_per_s=5.0,
+    overhead_s=0.0, copy_latency_s=0.0,
+)  # fmt: skip
+LINKS = st.sampled_from([0.5, 1.0, 3.0, 10.0, math.inf])
+
+
+def calls() -> list[tuple[str, dict[str, Any]]]:
+    """Every registered strategy and variant, with example values for what has no default."""
+    found = []
+    for name, entry in STRATEGIES.items():
+        variants: list[tuple[dict[str, Any], Any]] = [({}, entry)]
+        if entry.variants is not None:
+            key, registry = entry.variants
+            variants = [({key: variant}, registry[variant]) for variant in registry]
+        for chosen, function in variants:
+            parameters = inspect.signature(function.function).parameters.values()
+            needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+            beside = {k: v for variant in chosen.values() for k, v in BESIDE.get(variant, {}).items()}
+            found.append((name, chosen | {p: EXAMPLES[p] for p in needed} | beside))
+    return found
+
+
+def linked(rate: float, **more: Any) -> Device:
+    return replace(ONE, to_host_bytes_per_s=rate, from_host_bytes_per_s=rate, **more)
+
+
+def offloaded(rate: float) -> Trace:
+    """Four layers of 10 bytes and one second a forward or VJP; the first activation goes to the host and back."""
+    graph = chain(length=4, activation_bytes=10, forward_flops=1)
+    return simulate(STRATEGIES.call("reverse_offload", graph, prefetch=1), linked(rate))
+
+
+# Timelines on paper
+
+
+def test_an_action_takes_the_larger_of_work_and_traffic_and_its_launch() -> None:
+    nodes = [
+        Node(name="a", inputs=("x",), output_shape=(1,), forward_flops=12, vjp_flops=20, forward_bytes=8),
+        Node(name="b", inputs=("a",), output_shape=(1,), forward_flops=4, vjp_flops=6, forward_bytes=30),
+    ]
+    graph = Graph.from_nodes(nodes, [GraphInput("x", (1,))])
+    slow = replace(ONE, flops_per_s=4.0, bandwidth_bytes_per_s=2.0, overhead_s=0.5)
+    seconds = action_seconds(STRATEGIES.call("reverse_full", graph), slow)
+    # b's VJP reads a and its own seed, and adds to a's cotangent: 4 + 4 + 2 · 4 bytes; a's reads its cotangent
+    assert seconds.tolist() == [8 / 2 + 0.5, 30 / 2 + 0.5, 16 / 2 + 0.5, 20 / 4 + 0.5]
+    assert max(12 / 4, 8 / 2) == 4
+
+
+def test_measured_seconds_override_the_roofline() -> None:
+    nodes = [
+        Node(
+            name="a", inputs=("x",), output_shape=(1, 3), forward_flops=12, seconds=Seconds(forward=2, jvp=3, vjp=5)
+        ),
+        Node(name="b", inputs=("a",), output_shape=(1, 3), forward_flops=7),
+    ]  # fmt: skip
+    graph = Graph.from_nodes(nodes, [GraphInput("x", (1, 2))], batch=1)
+    reverse = STRATEGIES.call("reverse_full", graph, chunk=3)
+    assert action_seconds(reverse, ONE).tolist() == [2, 7, 3 * 7, 3 * 5]
+    forward = STRATEGIES.call("forward_cached", graph, chunk=2)
+    assert action_seconds(forward, ONE).tolist() == [2, 7, 2 * 3, 2 * 7]
+
+
+def test_a_fast_link_hides_the_copies() -> None:
+    trace = offloaded(10.0)  # a copy takes one second
+    # forwards 0-4, VJPs 4-8; the copy out at 1-2, back at 5-6 while the second VJP runs, read from 6 on
+    assert trace.starts.tolist() == [0, 1, 1, 2, 3, 4, 5, 5, 6, 7]
+    assert (trace.seconds, trace.stall_seconds) == (8.0, 0.0)
+    assert trace.copied_bytes == {"device_to_host": 10, "host_to_device": 10}
+
+
+def test_a_slow_link_stalls_the_vjp_that_reads_the_copy() -> None:
+    trace = offloaded(1.0)  # a copy takes ten seconds
+    # out at 1-11; back, issued at 5, at 11-21; the third VJP could start at 6 and starts at 21
+    assert trace.starts.tolist() == [0, 1, 1, 2, 3, 4, 11, 5, 21, 22]
+    assert (trace.seconds, trace.stall_seconds) == (23.0, 15.0)
+    assert trace.streams["host_to_device"] == (1, 10.0, 6.0)
+    stalls = [e for e in trace.to_chrome()["traceEvents"] if e.get("cat") == "stall"]
+    named = [(e["name"], e["tid"], e["ts"], e["dur"]) for e in stalls]
+    assert ("wait for data", 1, 6e6, 15e6) in named
+    assert not [e for e in offloaded(10.0).to_chrome()["traceEvents"] if e.get("cat") == "stall"]
+
+
+def test_the_device_keeps_a_copied_value_until_the_copy_has_ended() -> None:
+    trace = offloaded(1.0)
+    times, levels = trace.memory
+    at = {t: int(levels[np.flatnonzero(times == t)[-1]]) for t in set(times.tolist())}
+    # input and result are resident, 20 bytes. At 10.5 s activations 2 and 1 have been read, the copy of
+    # activation 0 still runs, and the cotangent of layer 1, made by the second VJP, waits: 20 + 10 + 10
+    assert max(t for t in at if t <= 10.5) == 6.0
+    assert at[6.0] == 40
+    # at 11 the device's copy goes and room is taken for it to come back
+    assert at[11.0] == 40
+    assert trace.tier_peak_bytes["host"] == 10
+
+
+def test_a_copy_starts_only_after_the_computation_before_it() -> None:
+    graph = chain(length=3, activation_bytes=10, forward_flops=1)
+    builder = Builder(graph)
+    builder.forward(range(3))
+    builder.rows([builder.extras.copy(0, 0, 1)])
+    builder.vjp([2])
+    builder.rows([builder.extras.copy(0, 1, 0)])
+    builder.vjp([1, 0])
+    trace = simulate(builder.build(), linked(20.0))
+    # out after the third forward, though its value is there at 1; back after the first VJP
+    assert trace.starts.tolist() == [0, 1, 2, 3, 3, 4, 4.5, 5.5]
+
+
+def test_copies_travel_to_the_disk_by_the_host() -> None:
+    graph = chain(length=3, activation_bytes=10, forward_flops=1)
+    builder = Builder(graph)
+    copy = builder.extras.copy
+    builder.forward(range(2))
+    builder.rows([copy(0, 0, 1), copy(0, 1, 2)])
+    builder.forward([2])
+    builder.rows([copy(0, 2, 1), copy(0, 1, 0)])
+    builder.vjp([2, 1, 0])
+    trace = simulate(builder.build(), ONE)
+    # 10 bytes: one second to or from the host, two to or from the disk
+    assert trace.starts.tolist() == [0, 1, 2, 3, 2, 5, 7, 3, 8, 9]
+    assert trace.copied_bytes == dict.fromkeys(STREAMS[1:], 10)
+    assert trace.tier_peak_bytes["host"] == 10
+    assert trace.tier_peak_bytes["disk"] == 10
+    assert trace.stall_seconds == 4.0
+
+
+def test_a_copy_without_a_link_is_refused() -> None:
+    graph = chain(length=2, activation_bytes=10)
+    builder = Builder(graph)
+    builder.forward(range(2))
+    builder.rows([builder.extras.copy(0, 0, 2), builder.extras.copy(0, 2, 0)])
+    builder.vjp([1, 0])
+    with pytest.raises(InvalidSchedule, match=r"action 2, copy\(activation\(.*\) to disk\): no link joins") as caught:
+        simulate(builder.build(), ONE)
+    assert caught.value.action == 2
+
+
+def test_an_invalid_schedule_is_refused() -> None:
+    builder = Builder(chain(length=2))
+    builder.forward([1])
+    with pytest.raises(InvalidSchedule, match="is not in memory"):
+        simulate(builder.build(), ONE)
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 3, 4, 784, 10**12])
+def test_every_turn_of_a_loop_counts(outputs: int) -> None:
+    graph = chain(sizes=[3, 2, outputs], forward_flops=1, vjp_flops=[2, 4])
+    trace = simulate(STRATEGIES.call("reverse_full", graph, chunk=1), ONE)
+    assert trace.seconds == 2 + outputs * 6
+    assert trace.actions["vjp"] == 2 * outputs
+    assert trace.streams["compute"].busy_seconds == trace.seconds
+    assert sum(r.times for r in trace.repeats) == max(outputs - 2, 0) * (outputs > 3)
+
+
+def test_loops_with_copies_count_every_turn_and_keep_them_apart() -> None:
+    graph = chain(sizes=[3, 2, 10], activation_bytes=10, forward_flops=1, vjp_flops=1)
+    builder = Builder(graph)
+    with builder.loop(10):
+        builder.forward(range(2))
+        builder.rows([builder.extras.copy(0, 0, 1)])
+        builder.rows([builder.extras.copy(0, 1, 0)])
+        builder.vjp([1, 0])
+    trace = simulate(builder.build(), ONE)
+    # a turn: forwards 0-2, out 2-3, back 3-4, VJPs 4-6
+    assert trace.seconds == 60.0
+    assert trace.stall_seconds == 20.0
+    assert trace.copied_bytes == {"device_to_host": 100, "host_to_device": 100}
+    assert [(r.start, r.end, r.times) for r in trace.repeats] == [(6.0, 12.0, 8)]
+
+
+# Memory that can be full
+
+
+@given(graph=graphs(), call=st.sampled_from(calls()))
+def test_without_copies_the_peak_fits_and_one_byte_less_does_not(
+    graph: Graph, call: tuple[str, dict[str, Any]]
+) -> None:
+    schedule = made(graph, call)
+    cost = replay(schedule)
+    assume(not cost.actions["copy"])
+    peak = cost.peak_bytes
+    assert simulate(schedule, replace(ONE, memory_bytes=peak)).peak_bytes == peak
+    with pytest.raises(OutOfMemory) as caught:
+        simulate(schedule, replace(ONE, memory_bytes=peak - 1))
+    assert caught.value.enough_bytes == peak
+    assert caught.value.capacity_bytes == peak - 1
+    assert "would do, and no less" in str(caught.value)
+
+
+def test_out_of_memory_names_the_action_what_it_needs_and_what_is_there() -> None:
+    graph = chain(length=3, activation_bytes=[10, 2000, 30], input_bytes=5, residual_bytes=1)
+    # input and result are resident; the peak is in the third VJP: 10 + 2010 + 3, and cotangents of 30 and 2000
+    schedule = STRATEGIES.call("reverse_full", graph)
+    with pytest.raises(OutOfMemory) as caught:
+        simulate(schedule, replace(ONE, memory_bytes=2047))
+    assert (caught.value.action, caught.value.tier, caught.value.needed_bytes) == (2, "device", 31)
+    name = [n.name for n in graph.nodes]
+    assert str(caught.value) == (
+        f"out of device memory: action 2, forward({name[2]}), needs 31 bytes (31 B), but 2.02 kB of 2.05 kB are taken "
+        f"by activation 2.01 kB, resident 10 B, residual 2 B (largest: activation({name[1]}) 2.00 kB, "
+        f"activation({name[0]}) 10 B, residual({name[0]}) 1 B); a capacity of 4053 bytes (4.05 kB) "
+        f"would do, and no less"
+    )
+
+
+def test_a_full_host_is_out_of_memory_too() -> None:
+    graph = chain(length=6, activation_bytes=10, forward_flops=1)
+    schedule = STRATEGIES.call("reverse_offload", graph, prefetch=1)
+    enough = replay(schedule).tier_peak_bytes["host"]
+    assert simulate(schedule, replace(ONE, host_memory_bytes=enough)).tier_peak_bytes["host"] <= enough
+    with pytest.raises(OutOfMemory, match=r"out of host memory: action 1, copy\(activation\(.*\) to host\)") as caught:
+        simulate(schedule, replace(ONE, host_memory_bytes=9))
+    assert (caught.value.tier, caught.value.enough_bytes) == ("host", enough)
+
+
+def test_resident_bytes_alone_can_be_too_much() -> None:
+    graph = chain(length=1, input_bytes=100)
+    with pytest.raises(OutOfMemory) as caught:
+        simulate(STRATEGIES.call("reverse_full", graph), replace(ONE, memory_bytes=50))
+    assert caught.value.action == 0
+
+
+# Laws
+
+
+def made(graph: Graph, call: tuple[str, dict[str, Any]]) -> Schedule:
+    try:
+        return STRATEGIES.call(call[0], graph, **call[1])
+    except NotApplicable:
+        assume(False)
+        raise
+
+
+@given(graph=graphs(), call=st.sampled_from(calls()))
+def test_simulate_counts_what_replay_counts(graph: Graph, call: tuple[str, dict[str, Any]]) -> None:
+    schedule = made(graph, call)
+    trace, cost = simulate(schedule, linked(3.0, overhead_s=0.25)), replay(schedule)
+    assert trace.flops == cost.flops
+    assert trace.actions == cost.actions
+    assert trace.copied_bytes == cost.copied_bytes
+    assert trace.resident_bytes == cost.resident_bytes
+    if not cost.actions["copy"]:
+        assert trace.peak_bytes == cost.peak_bytes
+        assert trace.tier_peak_bytes == cost.tier_peak_bytes
+        assert trace.stall_seconds == 0
+        assert trace.seconds == pytest.approx(trace.streams["compute"].busy_seconds)
+
+
+offloads = st.tuples(graphs(most=9), st.integers(1, 4), LINKS)
+
+
+@given(case=offloads)
+def test_streams_keep_order_data_and_memory(case: tuple[Graph, int, float]) -> None:
+    graph, prefetch, rate = case
+    schedule = STRATEGIES.call("reverse_offload", graph, prefetch=prefetch)
+    trace = simulate(schedule, linked(rate, copy_latency_s=0.125))
+    check_trace(trace)
+
+
+@given(case=offloads, spare=st.integers(0, 20))
+def test_the_peak_of_replay_is_always_enough(case: tuple[Graph, int, float], spare: int) -> None:
+    graph, prefetch, rate = case
+    schedule = STRATEGIES.call("reverse_offload", graph, prefetch=prefetch)
+    cost = replay(schedule)
+    capacity = cost.peak_bytes + spare
+    host = cost.tier_peak_bytes["host"] + spare
+    trace = simulate(schedule, linked(rate, memory_bytes=capacity, host_memory_bytes=host))
+    assert trace.peak_bytes <= capacity
+    assert trace.tier_peak_bytes["host"] <= host
+    busy = [s.busy_seconds for s in trace.streams.values()]
+    assert max(busy) <= trace.seconds * (1 + 1e-12)
+    assert trace.seconds <= sum(busy) * (1 + 1e-12)
+    check_trace(trace)
+
+
+@given(case=offloads)
+def test_with_links_that_take_no_time_the_order_is_that_of_the_schedule(case: tuple[Graph, int, float]) -> None:
+    graph, prefetch, _ = case
+    schedule = STRATEGIES.call("reverse_offload", graph, prefetch=prefetch)
+    trace, cost = simulate(schedule, linked(math.inf)), replay(schedule)
+    assert np.all(np.diff(trace.starts) >= 0)
+    assert trace.peak_bytes == cost.peak_bytes
+    assert trace.tier_peak_bytes == cost.tier_peak_bytes
+    assert trace.stall_seconds == 0
+    assert trace.seconds == pytest.approx(trace.streams["compute"].busy_seconds)
+
+
+@given(case=offloads)
+def test_two_runs_are_the_same_byte_for_byte(case: tuple[Graph, int, float]) -> None:
+    graph, prefetch, rate = case
+    schedule = STRATEGIES.call("reverse_offload", graph, prefetch=prefetch)
+    first, second = (simulate(schedule, linked(rate, copy_latency_s=0.1)) for _ in range(2))
+    assert first.to_json() == second.to_json()
+    assert first.seconds == second.seconds
+
+
+def check_trace(trace: Trace) -> None:
+    """Streams do one thing at a time in order, data are there, memory is the sum of the lives at every moment."""
+    schedule = trace.schedule
+    t, rows, widths = schedule.table, schedule.flat.rows, schedule.flat.widths
+    starts, ends = trace.starts, trace.ends
+    assert np.allclose(ends - starts, action_seconds(schedule, trace.device))
+    for s in range(len(STREAMS)):
+        own = np.flatnonzero(trace.stream_of == s)
+        assert np.all(starts[own[1:]] >= ends[own[:-1]])
+    spans: list[tuple[float, float, int, int]] = []  # from, to, tier, bytes
+    life: dict[int, list[float]] = {}  # value: when it was made, when written, last access so far
+    e, computed = 0, 0.0
+    for k, row in enumerate(rows.tolist()):
+        touched = range(int(t.ptr[row]), int(t.ptr[row + 1]))
+        if trace.stream_of[k]:
+            assert starts[k] >= computed, "a copy is issued after the computation before it"
+        else:
+            computed = ends[k]
+            spans.append((starts[k], ends[k], 0, t.workspace_of(row)))
+        for i, x in enumerate(touched):
+            v, access = int(t.value[x]), int(t.access[x])
+            if access == SAVE and schedule.flags[e + i] == SKIP:
+                continue
+            if access >= WRITE or v not in life:
+                assert access > READ
+                life[v] = [starts[k], ends[k], ends[k]]
+            elif access <= 1:
+                assert starts[k] >= life[v][1], "what is read has been written"
+            else:
+                life[v][1] = ends[k]
+            life[v][2] = max(life[v][2], ends[k])
+        for i, x in enumerate(touched):
+            v = int(t.value[x])
+            if schedule.flags[e + i] == FREE and v in life:
+                begin, _, end = life.pop(v)
+                spans.append((begin, end, int(t.value_tier[v]), size_of(schedule, v, int(widths[k]))))
+        e += len(touched)
+    finish = float(ends.max())
+    spans += [(b, finish + 1, int(t.value_tier[v]), size_of(schedule, v, 1)) for v, (b, _, _) in life.items()]
+    moments = sorted({0.0, *starts.tolist(), *ends.tolist()})
+    for tier, (times, levels) in enumerate(trace.tier_memory.values()):
+        for a, b in pairwise(moments):
+            middle = (a + b) / 2
+            there = sum(size for begin, end, where, size in spans if where == tier and begin < middle < end)
+            there += trace.resident_bytes if tier == 0 else 0
+            assert levels[np.searchsorted(times, middle, side="right") - 1] == there
+
+
+def size_of(schedule: Schedule, v: int, width: int) -> int:
+    return int(schedule.table.value_bytes[v]) * (width if schedule.table.scaled[v] else 1)
+
+
+# The trace for Perfetto
+
+
+def test_a_trace_has_one_event_an_action_and_counts_memory() -> None:
+    trace = offloaded(1.0)
+    data = json.loads(trace.to_json())
+    events = data["traceEvents"]
+    threads = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert threads == {1: "compute", 2: "device_to_host", 3: "host_to_device"}
+    actions = [e for e in events if e["ph"] == "X" and e["cat"] != "stall"]
+    assert len(actions) == len(trace.schedule)
+    assert {e["tid"] for e in actions if e["cat"] == "copy"} == {2, 3}
+    assert sorted(e["args"]["action"] for e in actions) == list(range(len(trace.schedule)))
+    counted = [e["args"]["bytes"] for e in events if e["ph"] == "C" and e["name"] == "device memory"]
+    assert max(counted) == trace.peak_bytes
+    assert all(e["ts"] >= 0 and e["dur"] >= 0 for e in events if e["ph"] == "X")
+
+
+def test_the_middle_turn_of_a_loop_says_how_often_it_is_done() -> None:
+    graph = chain(sizes=[3, 2, 10], forward_flops=1, vjp_flops=1)
+    events = simulate(STRATEGIES.call("reverse_full", graph, chunk=1), ONE).to_chrome()["traceEvents"]
+    (span,) = [e for e in events if e.get("cat") == "loop"]
+    assert (span["name"], span["ts"], span["dur"]) == ("×8", 4e6, 2e6)
+    middle = [e for e in events if e["ph"] == "X" and e["cat"] == "vjp" and e["args"].get("times") == 8]
+    assert len(middle) == 2
+    assert all(e["name"].endswith(" ×8") for e in middle)
+
+
+@pytest.mark.parametrize("most", [20, 100, 1000])
+def test_a_long_trace_is_thinned_and_keeps_the_peak(most: int) -> None:
+    graph = chain(length=500, activation_bytes=10, forward_flops=1)
+    trace = simulate(STRATEGIES.call("reverse_offload", graph, prefetch=2), linked(3.0))
+    data = trace.to_chrome(most_events=most)
+    events = [e for e in data["traceEvents"] if e["ph"] != "M"]
+    assert len(events) <= most
+    assert data["otherData"]["actions_per_event"] > 1
+    assert max(e["args"]["bytes"] for e in events if e["name"] == "device memory") == trace.peak_bytes
+    ends = max(e["ts"] + e["dur"] for e in events if e["ph"] == "X")
+    assert ends == pytest.approx(trace.seconds * 1e6)
+
+
+def test_the_links_of_streams_are_those_of_their_names() -> None:
+    tiers = ("device", "host", "disk")
+    assert [f"{tiers[a]}_to_{tiers[b]}" for a, b in ENDS[1:]] == list(STREAMS[1:])
+
+
+def test_a_device_of_a_scenario_simulates() -> None:
+    graph = chain(length=3, activation_bytes=8)
+    assert simulate(STRATEGIES.call("reverse_full", graph), device("h100-sxm")).seconds > 0
