@@ -25,6 +25,7 @@ from sim.actions import (
     KINDS,
     MULTIPLY,
     READ,
+    SAVE,
     TANGENT,
     TIERS,
     VALUE_KINDS,
@@ -112,13 +113,16 @@ class Extras:
         n = len(self.graph)
         read, written = self.in_tier(value, source), self.in_tier(value, to)
         node = value % n if value < 5 * n else 0
-        # what the caller owns is there without anybody having written it
-        access = WRITE if source == 0 and self._is_input(value) else READ
-        return self._row(Extra(COPY, node, (read, to), 0), [(read, access), (written, WRITE)])
+        if self._is_input(value):
+            # it is the caller's: nobody has written it, and a copy that comes back takes no memory
+            return self._row(
+                Extra(COPY, node, (read, to), 0), [(read, READ if source else SAVE), (written, WRITE if to else SAVE)]
+            )
+        return self._row(Extra(COPY, node, (read, to), 0), [(read, READ), (written, WRITE)])
 
     def input_value(self, position: int) -> int:
-        """The number of a graph input, to be copied to another tier. On the device it is resident: 0 bytes here."""
-        return self._value((INPUT, position), 0, ACTIVATION)
+        """The number of a graph input, to be copied to another tier; rows only SAVE it, so it is never allocated."""
+        return self._value((INPUT, position), self.graph.input_bytes[position], ACTIVATION)
 
     def _is_input(self, value: int) -> bool:
         return value >= self._own_values and self._keys[value - self._own_values][0] == INPUT

@@ -417,7 +417,7 @@ def _copied(schedule: Schedule, done: Walk) -> dict[str, int]:
         source, target = (int(v) for v in t.value[t.ptr[row] : t.ptr[row + 1]])
         link = f"{TIERS[t.value_tier[source]]}_to_{TIERS[t.value_tier[target]]}"
         times = int((done.run_widths if t.scaled[source] else done.runs)[row])
-        copied[link] = copied.get(link, 0) + times * max(int(t.value_bytes[source]), int(t.value_bytes[target]))
+        copied[link] = copied.get(link, 0) + times * int(t.value_bytes[source])
     return copied
 
 

@@ -273,6 +273,11 @@ def test_effects_answers_for_the_copy_of_a_graph_input() -> None:
     assert replay(schedule_of(graph, "multilevel", slots=1, host_slots=1)).copied_bytes["device_to_host"] == 7
 
 
+def test_without_slots_elsewhere_it_is_the_binomial_schedule() -> None:
+    graph = chain(length=10, activation_bytes=1)
+    assert replay(schedule_of(graph, "multilevel", slots=3)) == replay(schedule_of(graph, "binomial", slots=3))
+
+
 def test_chunks_of_cotangents_repeat_the_plan() -> None:
     graph = chain(sizes=[2, 2, 2, 2, 5])
     whole = replay(schedule_of(graph, "disk", slots=1))
@@ -283,8 +288,6 @@ def test_chunks_of_cotangents_repeat_the_plan() -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     graph = chain(length=4)
-    with pytest.raises(ParameterError, match="needs host_slots or disk_slots"):
-        schedule_of(graph, "multilevel", slots=2)
     with pytest.raises(ParameterError, match="write_cost"):
         load().call("reverse_checkpointed", graph, schedule="disk", slots=2, write_cost=-1)
     with pytest.raises(NotApplicable, match="too many"):

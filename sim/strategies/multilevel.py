@@ -22,7 +22,7 @@ from sim.planners.multilevel import ADJOINT, Level, LevelPlan, multilevel_plan, 
 from sim.registry import Count
 from sim.schedule import Builder, Schedule
 from sim.strategies import chunks
-from sim.strategies.checkpointing import Cotangents, schedules
+from sim.strategies.checkpointing import Cotangents, binomial, schedules
 
 HOST, DISK = 1, 2
 ROUTES = {HOST: (0, HOST), DISK: (0, HOST, DISK)}
@@ -62,7 +62,7 @@ def multilevel(
     }
     tiers = [tier for tier, (room, _, _) in given.items() if room is not None]
     if not tiers:
-        raise ParameterError("multilevel needs host_slots or disk_slots; without them use schedule: binomial")
+        return binomial(graph, slots=slots, chunk=chunk)
     levels = [Level(slots=given[t][0], write_cost=given[t][1], read_cost=given[t][2]) for t in tiers]
     return _from_plan(graph, multilevel_plan(len(graph.step_starts) - 1, slots, levels), tiers, chunk)
 
