@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from sim.device import Device
 from sim.errors import Deadlock, OutOfMemory
 from sim.graph import Graph
-from sim.pareto import Number, front, landmarks
+from sim.pareto import front
 from sim.points import REFUSALS, StrategyPoint
+from sim.profiles import coordinates, profiles, stand_for_front
 from sim.registry import Problem
 from sim.results import Point, Results
 from sim.scenario import Scenario
-from sim.schedule import BREAKDOWN_KINDS, Cost, Schedule, profile, replay
+from sim.schedule import Cost, Schedule, replay
 from sim.simulate import simulate
 from sim.units import format_bytes
 
-PROFILED_POINTS = 6
 TRACED_POINTS = 4
 TRACED_ACTIONS = 100_000
 
@@ -57,10 +57,10 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
                 progress(done + 1, len(scenario.points))
         if problems:
             raise scenario.document.error(problems)
-        profiles = _profiles(scenario, graph, points)
+        looks = profiles(graph, scenario.points, points)
     except KeyboardInterrupt:
         raise Interrupted(_results(scenario, graph, points, complete=False)) from None
-    return _results(scenario, graph, points, complete=True, profiles=profiles)
+    return _results(scenario, graph, points, complete=True, profiles=looks)
 
 
 def measure(
@@ -112,7 +112,7 @@ def traces(scenario: Scenario, results: Results) -> dict[str, Any] | None:
     timed = [i for i, p in enumerate(results.points) if p.seconds is not None]
     events: list[dict[str, Any]] = []
     process = 0
-    for i in _chosen([results.points[i] for i in timed], "seconds", len(timed)):
+    for i in stand_for_front([results.points[i] for i in timed], "seconds", len(timed)):
         point = scenario.points[timed[i]]
         schedule = point.schedule(graph)
         if len(schedule.flat.rows) > TRACED_ACTIONS or process == TRACED_POINTS:
@@ -140,7 +140,7 @@ def _results(
     points: Sequence[Point],
     *,
     complete: bool,
-    profiles: Sequence[dict[str, Any]] = (),
+    profiles: Sequence[Mapping[str, Any]] = (),
 ) -> Results:
     return Results(
         scenario={
@@ -166,46 +166,9 @@ def _results(
 
 def _with_fronts(points: Sequence[Point]) -> tuple[Point, ...]:
     timed = [i for i, p in enumerate(points) if p.seconds is not None]
-    by_flops = set(front([_coordinates(p, "flops") for p in points]))
-    by_seconds = {timed[k] for k in front([_coordinates(points[i], "seconds") for i in timed])}
+    by_flops = set(front([coordinates(p, "flops") for p in points]))
+    by_seconds = {timed[k] for k in front([coordinates(points[i], "seconds") for i in timed])}
     return tuple(
         dataclasses.replace(p, pareto={"flops": i in by_flops, "seconds": i in by_seconds})
         for i, p in enumerate(points)
     )
-
-
-def _coordinates(point: Point, by: str) -> tuple[Number, Number]:
-    """Bytes and flops, exact; or the bytes that were in use in the simulation, and its seconds."""
-    if by == "flops":
-        return point.peak_bytes, point.flops["total"]
-    return max(point.peak_bytes, point.simulated_peak_bytes or 0), point.seconds or 0.0
-
-
-def _chosen(points: Sequence[Point], by: str, count: int) -> list[int]:
-    """Indices of the points that stand for the front."""
-    return landmarks([_coordinates(p, by) for p in points], [p.strategy for p in points], count=count)
-
-
-def _profiles(scenario: Scenario, graph: Graph, points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Memory by kind over the actions, for a few points worth a look."""
-    return [
-        {
-            "label": points[i].label,
-            "strategy": points[i].strategy,
-            "parameters": points[i].parameters,
-            "kinds": list(BREAKDOWN_KINDS),
-            "bytes": profile(scenario.points[i].schedule(graph)).tolist(),
-        }
-        for i in _worth_a_look(points)
-    ]
-
-
-def _worth_a_look(points: Sequence[Point]) -> list[int]:
-    """Full store to compare with, what stands for the front, then the smallest peak of each other strategy."""
-    smallest: dict[str, int] = {}
-    for i in sorted(range(len(points)), key=lambda i: points[i].peak_bytes):
-        smallest.setdefault(points[i].strategy, i)
-    along = _chosen(points, "flops", PROFILED_POINTS)
-    rest = [i for strategy, i in smallest.items() if strategy not in {points[k].strategy for k in along}]
-    full = [i for i in rest if points[i].strategy == "reverse_full"]
-    return list(dict.fromkeys([*full, *along, *rest]))[:PROFILED_POINTS]

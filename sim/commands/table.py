@@ -53,7 +53,9 @@ def _columns(results: Results) -> list[Column]:
     points, forward = results.points, results.scenario["graph"]["forward_flops"]
 
     def ratio(flops: int) -> str:
-        return f"{flops / forward:.2f}" if forward else "-"
+        if not forward:
+            return "-"
+        return f"{flops / forward:.2f}" if flops < 100 * forward else str(round(flops / forward))
 
     def seconds(value: float | None) -> str:
         return "-" if value is None else format_seconds(value)

@@ -1,0 +1,97 @@
+"""What a run computes: the numbers of replay and simulation, and a few profiles that agree with them."""
+
+from __future__ import annotations
+
+import pytest
+
+import sim
+from sim.experiment import run
+from sim.results import Results
+from sim.scenario import from_document
+from sim.yamltext import parse
+
+TEXT = """\
+version: 1
+name: demo
+graph: {kind: mlp, widths: [{repeat: 6, times: 12}, 3], batch: 2, activation: tanh}
+wrt: input
+device: {flops: 1 TFLOP/s, bandwidth: 1 TB/s, to_host: 1 MB/s, from_host: 1 MB/s, overhead: 0}
+strategies:
+  - reverse_full: {chunk: [1, 3]}
+  - forward_recompute: {chunk: [1, 4]}
+  - forward_cached
+  - reverse_checkpointed: {schedule: uniform, segments: [2, 3]}
+  - reverse_offload
+"""
+
+
+def results(text: str = TEXT) -> Results:
+    return run(from_document(parse(text, name="f.yaml")))
+
+
+RESULTS = results()
+
+
+def test_points_are_what_replay_says() -> None:
+    graph = sim.mlp(widths=[{"repeat": 6, "times": 12}, 3], batch=2, activation="tanh").configured(wrt="input")
+    assert len(RESULTS.points) == 8
+    for point in RESULTS.points:
+        cost = sim.replay(sim.schedule(graph, point.strategy, **point.parameters))
+        assert (point.peak_bytes, point.working_bytes, point.resident_bytes) == (
+            cost.peak_bytes,
+            cost.working_bytes,
+            cost.resident_bytes,
+        )
+        assert point.flops["total"] == sum(v for k, v in point.flops.items() if k != "total") == cost.flops.total
+        assert point.actions == cost.actions
+        assert sum(point.peak_breakdown.values()) == point.peak_bytes
+
+
+def test_the_simulated_peak_is_that_of_replay_unless_copies_lag() -> None:
+    *others, offload = RESULTS.points
+    assert all(p.simulated_peak_bytes == p.peak_bytes for p in others)
+    assert offload.actions["copy"] > 0
+    assert offload.stall_seconds is not None
+    assert offload.stall_seconds > 0
+    assert offload.simulated_peak_bytes is not None
+    assert offload.simulated_peak_bytes > offload.peak_bytes
+
+
+def test_the_simulation_never_exceeds_the_budget() -> None:
+    budget = RESULTS.points[-1].peak_bytes + 8
+    limited = results(TEXT + f"budget: {budget}\n").points
+    for point in limited:
+        assert point.fits is (point.seconds is not None)
+        assert (point.simulated_peak_bytes or 0) <= budget
+        assert (point.why_not is None) is point.fits
+    assert {p.fits for p in limited} == {True, False}
+
+
+def test_without_a_device_there_are_no_times() -> None:
+    text = "".join(line for line in TEXT.splitlines(keepends=True) if not line.startswith("device"))
+    made = results(text)
+    assert all(p.seconds is p.stall_seconds is p.simulated_peak_bytes is None for p in made.points)
+    assert made.front(by="seconds") == ()
+    assert all(p.fits for p in made.points)
+    assert [p.label for p in made.front()] == [p.label for p in RESULTS.front()]
+
+
+@pytest.mark.parametrize("profile", RESULTS.profiles, ids=lambda p: p["label"])
+def test_profiles_reach_the_peak_and_do_all_the_work(profile: dict) -> None:  # type: ignore[type-arg]
+    [point] = [p for p in RESULTS.points if p.label == profile["label"]]
+    assert max(map(sum, profile["bytes"])) == point.peak_bytes
+    x, loops = profile["x"], profile["loops"]
+    assert len(x) == len(profile["bytes"]) + 1
+    assert x == sorted(x)
+    assert x[-1] + sum((loop["times"] - 1) * (loop["end"] - loop["start"]) for loop in loops) == point.flops["total"]
+
+
+def test_a_profile_of_each_strategy_is_kept_full_store_first() -> None:
+    assert RESULTS.profiles[0]["strategy"] == "reverse_full"
+    assert {p["strategy"] for p in RESULTS.profiles} == {p.strategy for p in RESULTS.points}
+
+
+def test_progress_counts_every_point() -> None:
+    told: list[tuple[int, int]] = []
+    run(from_document(parse(TEXT, name="f.yaml")), progress=lambda done, total: told.append((done, total)))
+    assert told == [(k, 8) for k in range(1, 9)]
