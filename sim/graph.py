@@ -200,9 +200,9 @@ class Graph:
         )
 
     @cached_property
-    def consumer_counts(self) -> Ints:
+    def consumer_counts(self) -> NDArray[np.int32]:
         """How many nodes read each position (graph inputs first)."""
-        return np.bincount(self.columns.input_index, minlength=len(self.inputs) + len(self)).astype(np.int64)
+        return np.bincount(self.columns.input_index, minlength=len(self.inputs) + len(self)).astype(np.int32)
 
     @cached_property
     def sinks(self) -> Ints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 
 from sim.graph import Graph
 from sim.registry import Registry
@@ -11,6 +12,7 @@ from sim.registry import Registry
 families: Registry[Graph] = Registry("family")
 
 
+@cache
 def load() -> Registry[Graph]:
     """The registry, with every module of this package imported."""
     for module in pkgutil.iter_modules(__path__):

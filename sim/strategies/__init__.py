@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from typing import Annotated
 
 from pydantic import Field
@@ -20,6 +21,7 @@ strategies: Registry[Schedule] = Registry("strategy")
 Chunk = Annotated[Count, Field(description="tangents or cotangents that one sweep carries at once")]
 
 
+@cache
 def load() -> Registry[Schedule]:
     """The registry, with every module of this package imported."""
     for module in pkgutil.iter_modules(__path__):

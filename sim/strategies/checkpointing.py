@@ -112,7 +112,9 @@ def from_plan(graph: Graph, plan: Plan, chunk: int | None) -> Schedule:
     for turns, width in sweeps:
         with builder.loop(turns):
             builder.rows(rows, width=width)
-    return builder.build(prune=True)
+    # where every node has a tape and nothing but its input, no recomputation of a plan is in vain
+    in_vain = not graph.is_chain or bool((graph.columns.residual_bytes < 0).any())
+    return builder.build(prune=in_vain)
 
 
 def node_rows(graph: Graph, plan: Plan) -> NDArray[np.int32]:

@@ -54,10 +54,12 @@ def long_chain() -> None:
 def main() -> None:
     ours(STEPS, SLOTS)  # loads the compiled kernels
     mine = best_of(10, lambda: ours(STEPS, SLOTS))
-    theirs = best_of(3, peer)
+    theirs = best_of(1, peer)
+    remembered = best_of(3, peer)  # the library remembers each (steps, slots) that it has solved
     print(
-        f"binomial, {STEPS:,} steps, {SLOTS} slots: built and replayed in {mine * 1e3:.1f} ms (graph included), "
-        f"checkpoint_schedules iterates it in {theirs * 1e3:.0f} ms: {theirs / mine:.0f} times faster"
+        f"binomial, {STEPS:,} steps, {SLOTS} slots: graph, schedule and replay in {mine * 1e3:.1f} ms; "
+        f"checkpoint_schedules iterates it in {theirs * 1e3:.0f} ms ({theirs / mine:.0f} times as long), "
+        f"and again, from its memory, in {remembered * 1e3:.0f} ms ({remembered / mine:.0f} times)"
     )
     subprocess.run([sys.executable, __file__, "long"], check=True)
 
