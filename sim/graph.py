@@ -264,7 +264,7 @@ class Graph:
     def input_bytes(self) -> tuple[int, ...]:
         return tuple(i.total_bytes for i in self.inputs)
 
-    @cached_property
+    @property
     def cotangent_bytes(self) -> Ints:
         """Bytes of one cotangent of each position: those of its activation, less where it is a broadcast view."""
         m, c = len(self.inputs), self.columns
