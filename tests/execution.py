@@ -31,6 +31,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("reverse_checkpointed", {"schedule": "binomial", "slots": 3}),
     ("reverse_checkpointed", {"schedule": "mixed", "slots": 2}),
     ("reverse_checkpointed", {"schedule": "mixed", "slots": 4, "chunk": 2}),
+    ("reverse_checkpointed", {"schedule": "multilevel", "slots": 1, "host_slots": 1}),
+    ("reverse_checkpointed", {"schedule": "multilevel", "slots": 1, "host_slots": 1, "disk_slots": 2}),
     ("reverse_offload", {"prefetch": 1}),
     ("reverse_offload", {"prefetch": 3}),
     ("forward_recompute", {"chunk": 1}),
@@ -105,11 +107,14 @@ def outputs_of(graph: Graph, inputs: Arrays, parameters: Arrays, seed: int = 0) 
 
 
 def rows_of(graph: Graph, outputs: Arrays) -> NDArray[Any]:
-    """The active outputs side by side: (batch, n_out), or (1, n_out) where one sums over the batch."""
+    """The active outputs side by side: (batch, n_out); one that sums over the batch has all in the first row."""
     sinks = [graph.nodes[s] for s in graph.sinks.tolist() if graph.active[len(graph.inputs) + s]]
-    per_sample = all(s.output_shape[:1] == (graph.batch,) for s in sinks)
-    lead = graph.batch if per_sample else 1
-    return np.concatenate([outputs[s.name].reshape(lead, -1) for s in sinks], axis=1)
+    rows = []
+    for s in sinks:
+        per_sample = s.output_shape[:1] == (graph.batch,)
+        row = outputs[s.name].reshape(graph.batch if per_sample else 1, -1)
+        rows.append(np.pad(row, ((0, graph.batch - len(row)), (0, 0))))
+    return np.concatenate(rows, axis=1)
 
 
 def finite_differences(
@@ -117,7 +122,8 @@ def finite_differences(
 ) -> dict[str, NDArray[Any]]:
     """The derivative by central differences of step 1e-6, in the shapes of `derivative`.
 
-    `function` maps inputs and parameters to (batch, n_out) or (1, n_out).
+    `function` maps inputs and parameters to (rows, n_out); only the sum over the rows matters, because
+    a change of one sample moves no other.
     """
     h = 1e-6
 
@@ -137,12 +143,11 @@ def finite_differences(
         }
     blocks = []
     for item in graph.inputs:
-        if item.differentiable:
+        if item.differentiable and any(item.name in node.inputs for node in graph.nodes):
             x = inputs[item.name].reshape(graph.batch, -1)
             block = np.zeros((graph.batch, graph.output_scalars, x.shape[1]))
             for b, k in np.ndindex(*x.shape):
-                moved = difference(x, (b, k))
-                block[b, :, k] = moved[b] if len(moved) == graph.batch else moved[0]
+                block[b, :, k] = difference(x, (b, k)).sum(axis=0)
             blocks.append(block)
     return {"jacobian": np.concatenate(blocks, axis=2)}
 
@@ -154,10 +159,33 @@ def check_against_differences(graph: Graph, got: Arrays, expected: Arrays) -> No
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-6, atol=2e-9, err_msg=f"{graph.name}: {name}")
 
 
+def check_direction(graph: Graph, got: Arrays, inputs: Arrays, parameters: Arrays, seed: int) -> None:
+    """Fail where the derivative in a random direction of all parameters, or of the input, is off."""
+    rng = np.random.default_rng(seed)
+    wrt_parameters = graph.wrt == "parameters"
+    moved = parameters if wrt_parameters else {graph.inputs[p].name: 0 for p in graph.variables}
+    along = {name: rng.standard_normal((parameters if wrt_parameters else inputs)[name].shape) for name in moved}
+
+    def at(h: float) -> NDArray[Any]:
+        p = {k: a + h * along[k] if k in along and wrt_parameters else a for k, a in parameters.items()}
+        x = {k: a + h * along[k] if k in along and not wrt_parameters else a for k, a in inputs.items()}
+        return rows_of(graph, outputs_of(graph, x, p)).sum(axis=0)
+
+    h = 1e-6
+    expected = (at(h) - at(-h)) / (2 * h)
+    if wrt_parameters:
+        found = sum(got[name] @ v for name, v in along.items())
+    else:
+        v = np.concatenate([a.reshape(graph.batch, -1) for a in along.values()], axis=1)
+        found = np.einsum("boi,bi->o", got["jacobian"], v)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8 * max(1.0, float(np.abs(expected).max())))
+
+
 def check_graph(graph: Graph, seed: int = 1, *, differences: bool = True) -> int:
     """Run every strategy: derivatives agree with differences and with each other, bytes with the ledger.
 
-    Returns how many strategies applied.
+    The differences are by each scalar, or without `differences` in one random direction. Returns how
+    many strategies applied.
     """
     inputs, parameters = inputs_for(graph, seed), parameters_for(graph, seed + 1)
     first: dict[str, NDArray[Any]] | None = None
@@ -171,6 +199,8 @@ def check_graph(graph: Graph, seed: int = 1, *, differences: bool = True) -> int
             if differences:
                 function = lambda x, p: rows_of(graph, outputs_of(graph, x, p))  # noqa: E731
                 check_against_differences(graph, got, finite_differences(function, graph, inputs, parameters))
+            else:
+                check_direction(graph, got, inputs, parameters, seed)
         assert got.keys() == first.keys(), label
         for name in first:
             scale = max(1.0, float(np.abs(first[name]).max()))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sim.actions import ACTIVATION, READ, RESIDUAL
+from sim.actions import ACTIVATION, INPUT, READ, RESIDUAL
 from sim.errors import NotApplicable
 from sim.execute.arrays import input_shapes, parameter_shapes
 from sim.execute.liveness import Touched
@@ -72,6 +72,11 @@ class Machine:
         """The shape in which the value at a position is stored."""
         return self.graph.inputs[position].shape if position < self.m else self.nodes[position - self.m].output_shape
 
+    def input_of(self, value: int) -> Array | None:
+        """The graph input that a value stands for, if it stands for one."""
+        key = self.table.extra_values[value - self.n * 5 - self.m] if value >= self.n * 5 + self.m else (0, 0)
+        return self.inputs[key[1]] if key[0] == INPUT else None
+
     def active_inputs(self, i: int) -> list[int]:
         """The distinct positions that node i reads and that carry tangents or cotangents."""
         return [p for p in dict.fromkeys(self.operands[i]) if self.graph.active[p]]
@@ -128,6 +133,6 @@ def _check_samples(graph: Graph, nodes: Sequence[Node], rules: Sequence[Rule]) -
                 f"node '{node.name}' ({node.op}) couples the samples of a batch, so no sample has a Jacobian of its "
                 "own; set wrt: parameters, or batch: 1"
             )
-    for item in graph.inputs:
-        if item.differentiable and item.shape[:1] != (graph.batch,):
+    for item in (graph.inputs[p] for p in graph.variables):
+        if item.shape[:1] != (graph.batch,):
             raise NotApplicable(f"input '{item.name}' is shared by the samples of a batch; mark it as constant")

@@ -130,8 +130,10 @@ def _forward(machine: Machine, i: int, touches: Touched, dead: frozenset[int]) -
 
 
 def _copy(machine: Machine, row: int) -> None:
-    """Copy a value from one tier to another."""
-    start = int(machine.table.ptr[row])
+    """Copy a value from one tier to another. A graph input stays on the device, which needs none back."""
+    start, memory = int(machine.table.ptr[row]), machine.memory
     source, target = machine.table.value[start : start + 2].tolist()
-    array = machine.memory.read(source)
-    machine.memory.write(target, array, str(array.dtype), machine.memory.carried.get(source))
+    resident = machine.input_of(source)
+    array = memory.read(source) if resident is None else resident
+    if machine.input_of(target) is None:
+        memory.write(target, array, str(array.dtype), memory.carried.get(source))

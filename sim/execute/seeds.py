@@ -16,7 +16,7 @@ class Seeds:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         m = len(graph.inputs)
-        entering = [(p, item) for p, item in enumerate(graph.inputs) if graph.active[p]]
+        entering = [(p, graph.inputs[p]) for p in graph.variables]
         leaving = [s for s in graph.sinks.tolist() if graph.active[m + s]]
         self._inputs = _offsets([(p, _scalars(item.shape, graph.batch)) for p, item in entering])
         self._outputs = _offsets([(s, int(graph.columns.scalars[s])) for s in leaving])
