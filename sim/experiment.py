@@ -57,7 +57,8 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
                 progress(done + 1, len(scenario.points))
         if problems:
             raise scenario.document.error(problems)
-        looks = profiles(graph, scenario.points, points)
+        device = _within(scenario.device, scenario.budget_bytes) if scenario.device else None
+        looks = profiles(graph, scenario.points, points, device)
     except KeyboardInterrupt:
         raise Interrupted(_results(scenario, graph, points, complete=False)) from None
     return _results(scenario, graph, points, complete=True, profiles=looks)

@@ -1,4 +1,4 @@
-"""The few points of a run that are worth a look, and their memory over the work done."""
+"""The few points of a run that are worth a look, and their memory over time."""
 
 from __future__ import annotations
 
@@ -7,29 +7,42 @@ from typing import Any
 
 import numpy as np
 
+from sim.device import Device
 from sim.graph import Graph
 from sim.pareto import Number, landmarks
 from sim.points import StrategyPoint
 from sim.results import Point
 from sim.schedule import BREAKDOWN_KINDS, Schedule, profile
+from sim.simulate import simulate
+from sim.trace import Trace
 
 PROFILED_POINTS = 6
+SAMPLES = 400
+TIMED_ACTIONS = 200_000
+SHORTEST_LOOP = 0.03
+"""Loops that take less than this share of the time axis are not worth a mark."""
 
 
-def profiles(graph: Graph, wanted: Sequence[StrategyPoint], points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Memory by kind over flops for a few of the points, `wanted[i]` being what `points[i]` was asked for.
+def profiles(
+    graph: Graph, wanted: Sequence[StrategyPoint], points: Sequence[Point], device: Device | None
+) -> list[dict[str, Any]]:
+    """Memory by kind over time for a few of the points, `wanted[i]` being what `points[i]` was asked for.
 
-    Sample k lies between `x[k]` and `x[k + 1]`. Where a loop stands for many turns alike, one of them
-    is laid out, and `loops` says from where to where and how often.
+    Time is the device's where every one of them was simulated and is short enough, and work if not.
     """
+    chosen = _worth_a_look(points)
+    schedules = {i: wanted[i].schedule(graph) for i in chosen}
+    timed = device is not None and all(
+        points[i].seconds is not None and len(s.flat.rows) <= TIMED_ACTIONS for i, s in schedules.items()
+    )
     return [
         {
             "label": points[i].label,
             "strategy": points[i].strategy,
             "parameters": points[i].parameters,
-            **_over_work(wanted[i].schedule(graph)),
+            **memory_profile(schedule, simulate(schedule, device) if timed and device is not None else None),
         }
-        for i in _worth_a_look(points)
+        for i, schedule in schedules.items()
     ]
 
 
@@ -56,20 +69,29 @@ def _worth_a_look(points: Sequence[Point]) -> list[int]:
     return list(dict.fromkeys([*full[:1], *along, *rest]))[:PROFILED_POINTS]
 
 
-def _over_work(schedule: Schedule) -> dict[str, Any]:
-    samples = profile(schedule)
+def memory_profile(schedule: Schedule, trace: Trace | None = None) -> dict[str, Any]:
+    """Bytes by kind, `SAMPLES` rows or fewer, over seconds if there is a trace and over flops if not.
+
+    Each row is the fullest action of its stretch of the schedule, so the peak is among them. At most
+    three turns of a loop are laid out; `loops` marks the one that stands for all between, unless it
+    is too short to see.
+    """
     flat = schedule.flat
-    count, actions = len(samples), len(flat.rows)
-    done = np.concatenate([[0.0], np.cumsum(schedule.table.flops[flat.rows] * flat.widths.astype(np.float64))])
-    entry = {"kinds": list(BREAKDOWN_KINDS), "bytes": samples.tolist()}
-    if not done[-1]:
+    rows = profile(schedule, samples=SAMPLES)
+    edges = -(-np.arange(len(rows) + 1) * len(flat.rows) // len(rows))  # action k is in row k·count // actions
+    if trace is None:
+        work = schedule.table.flops[flat.rows] * flat.widths.astype(np.float64)
+        clock = np.concatenate([[0.0], np.cumsum(work)])
+    else:
+        clock = np.concatenate([[0.0], np.maximum.accumulate(trace.ends)])
+    entry = {"kinds": list(BREAKDOWN_KINDS), "bytes": rows.tolist()}
+    if not clock[-1]:
         return entry
-    starts = -(-np.arange(count + 1) * actions // count)  # action k is in sample k·count // actions
-    weights = flat.weights if len(flat.weights) else np.ones(actions, dtype=np.int64)
-    edges = np.concatenate([[0], 1 + np.flatnonzero(np.diff(weights)), [actions]])
+    change = np.diff(np.concatenate([[0], flat.weights > 1, [0]]))
+    starts, stops = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
     loops = [
-        {"start": float(done[start]), "end": float(done[end]), "times": int(weights[start])}
-        for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-        if weights[start] > 1
+        {"start": float(clock[a]), "end": float(clock[b]), "times": int(flat.weights[a])}
+        for a, b in zip(starts, stops, strict=True)
+        if clock[b] - clock[a] > SHORTEST_LOOP * clock[-1]
     ]
-    return entry | {"x": done[starts].tolist(), "x_unit": "flops", "loops": loops}
+    return entry | {"x": clock[edges].tolist(), "x_unit": "flops" if trace is None else "seconds", "loops": loops}

@@ -239,6 +239,13 @@ def test_time_gets_a_panel_of_its_own_only_where_it_changes_the_front(look: Call
     assert look(pareto.draw, DATA["time tells otherwise"], lambda figure: len(figure.axes)) == [2]
 
 
+def test_points_that_copy_pay_in_time_and_stay_out_of_the_front_over_work(look: Callable[..., list[Any]]) -> None:
+    copying = point("reverse_offload", 10, 100, 9.0, prefetch=1) | {"copied_bytes": {"device_to_host": 5}}
+    plain = [point("reverse_full", 50, 100, 1.0), point("reverse_checkpointed", 20, 150, 2.0, schedule="sqrt")]
+    [marks] = look(pareto.draw, results([copying, *plain]), drawn)
+    assert set(marks) == {"FLOP-copies-0", "FLOP-front-1", "FLOP-front-2", "s-front-0", "s-front-1", "s-front-2"}
+
+
 def test_points_without_a_time_are_left_out_of_the_time_panel_alone(look: Callable[..., list[Any]]) -> None:
     points = [point("reverse_full", 100, 1), point("forward_cached", 50, 2, 3.0), point("other", 20, 3, 1.0)]
     [marks] = look(pareto.draw, results(points), drawn)

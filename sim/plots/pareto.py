@@ -53,7 +53,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
     with style.canvas(10.0 if len(panels) == 1 else 13.0, 6.6) as figure:
         top = style.heading(figure, results, what=f"{len(spots)} schedule{'s' if len(spots) != 1 else ''}")
         bottom = _legend(figure, panels, markers, curves)
-        heights = [s.memory for s in spots] + [b for c in curves for b, _ in c.breakpoints]
+        heights = [y for p in panels for _, y in p.pairs] + [b for c in curves for b, _ in c.breakpoints]
         vertical = style.scale_of(_with_budget(heights, None if budget is None else budget - resident), "B")
         for box, panel in zip(_boxes(figure, len(panels), top=top, bottom=bottom), panels, strict=True):
             axes = figure.add_axes(box)
@@ -78,7 +78,9 @@ class _Panel(NamedTuple):
 
     @property
     def pairs(self) -> list[tuple[Number, Number]]:
-        return [(x, s.memory) for x, s in zip(self.xs, self.spots, strict=True)]
+        return [
+            (x, s.memory_in_time if self.unit == "s" else s.memory) for x, s in zip(self.xs, self.spots, strict=True)
+        ]
 
     @property
     def competing(self) -> list[int]:

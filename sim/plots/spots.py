@@ -16,7 +16,8 @@ Memory = Literal["auto", "total", "working"]
 class Spot:
     """One point of the results, as drawn: its series (strategy and its words), name, bytes, flops, seconds.
 
-    `copies` says that it moves values to another tier, whose price is time and not work.
+    `memory_in_time` is what the simulation saw in use, where copies lag behind. `copies` says that it
+    moves values to another tier, whose price is time and not work.
     """
 
     strategy: str
@@ -26,6 +27,7 @@ class Spot:
     memory: int
     flops: int
     seconds: float | None
+    memory_in_time: int
     copies: bool = False
 
 
@@ -65,12 +67,15 @@ def hidden_resident(points: Sequence[Mapping[str, Any]], memory: Memory) -> int 
 def read_spot(point: Mapping[str, Any], *, working: bool) -> Spot:
     """A point of the parsed results.json, with its working bytes or its total peak bytes."""
     parameters = point.get("parameters") or {}
+    memory = point["working_bytes" if working else "peak_bytes"]
+    lag = max(0, (point.get("simulated_peak_bytes") or 0) - point["peak_bytes"])
     return Spot(
         strategy=point["strategy"],
         series=_series(point["strategy"], parameters),
         numbers=tuple(_numbers(parameters)),
         label=short_label(point["strategy"], parameters),
-        memory=point["working_bytes" if working else "peak_bytes"],
+        memory=memory,
+        memory_in_time=memory + lag,
         flops=point["flops"]["total"],
         seconds=point.get("seconds"),
         copies=any((point.get("copied_bytes") or {}).values()),
