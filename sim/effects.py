@@ -238,7 +238,7 @@ def _make_base(graph: Graph, *, jvp: bool) -> Table:
     sink[graph.sinks] = True
     ptr, value, access, contributions = _touches(
         n, m, 3 if jvp else 2, c.input_ptr, c.input_index, graph.active, sink, c.needs.astype(np.int8),
-        c.residual_bytes >= 0, c.param_size > 0, parameters,
+        c.residual_bytes >= 0, graph.gradient_of, parameters,
     )  # fmt: skip
     value_bytes = np.zeros(kinds * n + (m if jvp else 0), dtype=np.int64)
     of_kind = value_bytes[: kinds * n].reshape(kinds, n)
@@ -258,7 +258,7 @@ def _make_base(graph: Graph, *, jvp: bool) -> Table:
 @compiled
 def _touches(
     n: Any, m: Any, opcodes: Any, input_ptr: Any, input_index: Any, active: Any, sink: Any, needs: Any,
-    taped: Any, has_parameters: Any, parameters: Any,
+    taped: Any, gradient_of: Any, parameters: Any,
 ) -> Any:  # fmt: skip
     """The rules: what the forward, VJP and JVP of each node read, write and accumulate into.
 
@@ -298,8 +298,8 @@ def _touches(
                         value[e], access[e] = COTANGENT * n + p - m, ACCUMULATE
                         e += 1
                         contributions[p - m] += 1
-                if parameters and has_parameters[i]:
-                    value[e], access[e] = GRADIENT * n + i, ACCUMULATE
+                if parameters and gradient_of[i] >= 0:
+                    value[e], access[e] = GRADIENT * n + gradient_of[i], ACCUMULATE
                     e += 1
             else:
                 for t in range(start, stop):

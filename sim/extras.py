@@ -61,7 +61,7 @@ class Extras:
     def seeded_jvp(self, node: int, carried: tuple[int, ...], *, seeded: bool) -> int:
         """The row of a JVP that reads the tangents of the positions in `carried` only.
 
-        With `seeded`, one tangent for each of the node's own parameters enters here: its share costs
+        With `seeded`, one tangent for each parameter that the node uses enters here: its share costs
         what the VJP's share for the parameters does, because a linear map and its transpose have the
         same multiplications.
         """

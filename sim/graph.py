@@ -37,6 +37,7 @@ from sim.node import (
     Wrt,
     check_names,
     check_node,
+    check_ties,
     sorted_nodes,
 )
 
@@ -52,7 +53,8 @@ class Columns:
 
     `residual_bytes` is -1 where a node has no residual; `needs` is a bit mask (1 inputs, 2 output);
     `scalars` is the size of one sample's output; `input_ptr` and `input_index` are a CSR of distinct
-    inputs as *positions*: graph inputs first (0 … m-1), then node i at m + i.
+    inputs as *positions*: graph inputs first (0 … m-1), then node i at m + i. `tied` lists (node, the
+    node whose parameters it uses).
     """
 
     activation_bytes: Ints
@@ -73,6 +75,7 @@ class Columns:
     vjp_broadcasts: NDArray[np.bool_]
     input_ptr: Ints
     input_index: Ints
+    tied: tuple[tuple[int, int], ...] = ()
     seconds: NDArray[np.float64] | None = None  # shape (n, 3): forward, JVP, VJP; NaN where not measured
 
 
@@ -138,6 +141,7 @@ class Graph:
         ordered = sorted_nodes(nodes, inputs)
         for node in ordered:
             check_node(node)
+        check_ties(ordered)
         columns = _columns(ordered, inputs, batch)
         has_parameters = bool(columns.param_size.any())
         graph = Graph(
@@ -215,6 +219,14 @@ class Graph:
         return tuple(p for p, i in enumerate(self.inputs) if i.differentiable and self.consumer_counts[p])
 
     @cached_property
+    def gradient_of(self) -> Ints:
+        """For each node, the node to whose parameter gradient its VJP adds: itself, the one it is tied to, or -1."""
+        owner = np.where(self.columns.param_size > 0, np.arange(len(self)), -1)
+        for node, other in self.columns.tied:
+            owner[node] = other
+        return owner
+
+    @cached_property
     def active(self) -> NDArray[np.bool_]:
         """For each position, whether what is differentiated reaches it.
 
@@ -226,7 +238,7 @@ class Graph:
         if self.wrt == "input":
             active[list(self.variables)] = True
         else:
-            active[m:] = c.param_size > 0
+            active[m:] = self.gradient_of >= 0
         if self.is_chain:
             active[m:] = np.logical_or.accumulate(active)[m:]
             return active
@@ -373,6 +385,7 @@ def _columns(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) ->
         vjp_broadcasts=np.array([n.vjp_broadcasts for n in nodes], dtype=np.bool_),
         input_ptr=np.concatenate([[0], np.cumsum([len(r) for r in read])]).astype(np.int64),
         input_index=column([p for r in read for p in r]),
+        tied=tuple((i, position[n.tied_to] - m) for i, n in enumerate(nodes) if n.tied_to is not None),
         seconds=_seconds(nodes),
     )
 

@@ -90,6 +90,8 @@ class Node:
     `jvp_flops` and `vjp_flops` are for one tangent or cotangent with respect to activations and
     default to `forward_flops`; `param_vjp_flops` is the share of the weight gradient.
     `vjp_broadcasts` marks a sum or mean, whose VJP is a view of its own (small) cotangent.
+    `tied_to` names an earlier node whose parameters this one uses: its own `param_size` is 0, and its
+    share of the gradient, `param_vjp_flops`, is added to that node's.
     `attributes` (strides, heads, …) is for execution alone; no cost is read from it.
     """
 
@@ -110,6 +112,7 @@ class Node:
     jacobian: LocalJacobian = LocalJacobian()
     activation_bytes: int | None = None
     vjp_broadcasts: bool = False
+    tied_to: str | None = None
     seconds: Seconds | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -156,6 +159,27 @@ def sorted_nodes(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> list[No
         return [by_name[name] for name in sorter.static_order()]
     except graphlib.CycleError as error:
         raise GraphError("the nodes form a cycle: " + " -> ".join(reversed(error.args[1]))) from None
+
+
+def check_ties(nodes: Sequence[Node]) -> None:
+    """Nothing, where each node that uses another's parameters comes after that node and has none of its own.
+
+    Raises
+    ------
+    GraphError
+        Naming the node that does not.
+    """
+    earlier: set[str] = set()
+    for node in nodes:
+        if node.tied_to is not None:
+            if node.tied_to not in earlier:
+                raise GraphError(
+                    f"node '{node.name}' is tied to '{node.tied_to}', which is no earlier node with parameters"
+                )
+            if node.param_size:
+                raise GraphError(f"node '{node.name}' is tied to '{node.tied_to}' but has a param_size of its own")
+        if node.param_size:
+            earlier.add(node.name)
 
 
 def check_node(node: Node) -> None:

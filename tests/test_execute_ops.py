@@ -11,7 +11,7 @@ from execution import check_bytes, check_graph, derivative, outputs_of, schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.errors import NotApplicable
+from sim.errors import GraphError, NotApplicable
 from sim.execute.arrays import inputs_for, parameters_for
 from sim.execute.numpy import execute
 from sim.execute.ops import RULES
@@ -139,6 +139,34 @@ def test_batch_norm_has_no_jacobian_of_each_sample(case: str) -> None:
             execute(schedule, inputs_for(graph, 1), parameters_for(graph, 2))
 
 
+def test_embedding_with_a_tied_head_adds_both_shares_to_one_gradient() -> None:
+    builder = GraphBuilder()
+    ids = builder.input("ids", (2, 3), "int64")
+    x = builder.add(op.embedding("table", ids, entries=5, features=4, dtype="float64"))
+    x = builder.add(op.tanh("inside", builder.add(op.layer_norm("norm", x))))
+    x = builder.add(op.linear("head", x, features=5, bias=False, tied_to="table"))
+    add_loss(builder, x, "cross_entropy")
+    check_graph(builder.graph("tied", batch=2))
+
+
+def test_a_tied_layer_on_a_branch_of_its_own_is_differentiated() -> None:
+    builder = GraphBuilder()
+    x, z = builder.input("x", (2, 3), "float64"), builder.input("z", (2, 3), "float64")
+    first = builder.add(op.linear("first", x, features=2, bias=False))
+    other = builder.add(op.linear("other", z, features=2, bias=False, tied_to="first"))
+    builder.add(op.mul("product", first, builder.add(op.tanh("tanh", other))))
+    check_graph(builder.graph("tied branch", batch=2))
+
+
+def test_a_tie_to_a_later_or_unknown_node_is_refused() -> None:
+    builder = GraphBuilder()
+    x = builder.input("x", (2, 3), "float64")
+    first = builder.add(op.linear("first", x, features=3, bias=False, tied_to="second"))
+    builder.add(op.linear("second", first, features=3, bias=False))
+    with pytest.raises(GraphError, match="node 'first' is tied to 'second', which is no earlier node"):
+        builder.graph("tied", batch=2)
+
+
 def test_a_recomputed_dropout_draws_the_same_mask_and_another_seed_another() -> None:
     builder = GraphBuilder()
     x = builder.input("x", (4, 50), "float64")
@@ -215,10 +243,11 @@ def test_a_residual_network_flattened_into_a_classifier() -> None:
 
 @pytest.mark.parametrize("attention", ["explicit", "flash"])
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
-def test_a_transformer_from_tokens_to_loss(attention: str, norm: str) -> None:
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_transformer_from_tokens_to_loss(attention: str, norm: str, tied: bool) -> None:
     graph = transformer(
         layers=1, hidden=4, heads=2, sequence=3, vocab=5, batch=2, attention=attention, norm=norm,
-        dropout=0.2, tied=False, dtype="float64", loss="cross_entropy",
+        dropout=0.2, tied=tied, dtype="float64", loss="cross_entropy",
     )  # fmt: skip
     assert check_graph(graph, differences=False) >= 19
 

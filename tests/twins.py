@@ -39,7 +39,7 @@ class PlainGraph:
         if graph.wrt == "input":
             self.active |= {name for name, i in self.inputs.items() if i.differentiable}
         for node in graph.nodes:
-            own = graph.wrt == "parameters" and node.param_size > 0
+            own = graph.wrt == "parameters" and (node.param_size > 0 or node.tied_to is not None)
             if own or any(i in self.active for i in node.inputs):
                 self.active.add(node.name)
 
@@ -102,9 +102,10 @@ class PlainGraph:
                 out.flops += width * (node.forward_flops if node.vjp_flops is None else node.vjp_flops)
             if graph.wrt == "parameters":
                 out.flops += width * node.param_vjp_flops
-                if node.param_size:
-                    size = self.n_out() * node.param_size * ITEMSIZE[node.dtype]
-                    out.accumulates[("gradient", node.name)] = 0 if graph.preallocated_gradients else size
+                owner = node if node.tied_to is None else self.nodes[node.tied_to]
+                if owner.param_size:
+                    size = self.n_out() * owner.param_size * ITEMSIZE[owner.dtype]
+                    out.accumulates[("gradient", owner.name)] = 0 if graph.preallocated_gradients else size
             return out
         assert action.kind == "jvp"
         carried = reached if action.carried is None else list(action.carried)

@@ -40,7 +40,7 @@ def parameter_shapes(graph: Graph, node: Node) -> tuple[Shape, ...]:
     """
     shapes = rule_of(node).parameters(At(node, input_shapes(graph, node)))
     size = sum(math.prod(s) for s in shapes)
-    expected = 0 if node.attributes.get("tied_to") else size
+    expected = 0 if node.tied_to else size
     if node.param_size != expected:
         raise GraphError(
             f"node '{node.name}': param_size is {node.param_size}, but its {node.op} has {expected} parameters"

@@ -65,7 +65,7 @@ class Machine:
 
     def owner(self, i: int) -> int:
         """The node whose parameters node i uses: itself, or the one it is tied to."""
-        tied = self.nodes[i].attributes.get("tied_to")
+        tied = self.nodes[i].tied_to
         return self.position[tied] - self.m if tied else i
 
     def shape(self, position: int) -> Shape:

@@ -45,9 +45,12 @@ class Seeds:
         seed = self._one_hot(self._inputs[position], start, width, item.shape, item.dtype)
         return seed, Carried(-1, start, width)
 
-    def parameters(self, node: int, width: int, size: int, dtype: str) -> tuple[Array, Carried]:
-        """The next `width` tangents of a node's parameters: (width, parameters)."""
-        start = self._advance("parameters", node, width, size)
+    def parameters(self, node: int, width: int, size: int, dtype: str, *, again: bool = False) -> tuple[Array, Carried]:
+        """The next `width` tangents of a node's parameters, or `again` the last ones: (width, parameters)."""
+        if again:
+            start = max(0, self._done.get(("parameters", node), (0, size))[0] - width)
+        else:
+            start = self._advance("parameters", node, width, size)
         return np.eye(width, size, start, dtype=dtype), Carried(node, start, width)
 
     def check_finished(self, action: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from sim.actions import TANGENT, WRITE
 from sim.execute.liveness import Touched
 from sim.execute.machine import Machine
@@ -26,8 +24,11 @@ def jvp(machine: Machine, i: int, positions: Sequence[int], width: int, touches:
         tangents[p] = memory.read(value)
         sources.add(memory.carried[value])
     terms = [machine.pushed(i, at, tangents)] if tangents else []
-    entering = _entering(machine, i, seeded, width, sources)
-    if entering is not None:
+    if seeded:
+        owner = machine.owner(i)
+        size = machine.nodes[owner].param_size
+        entering, carried = machine.seeds.parameters(owner, width, size, node.dtype, again=owner != i)
+        sources.add(carried)
         terms.append(machine.rules[i].parameter_jvp(at, split(entering, [p.shape for p in at.p])))
     if len(sources) != 1 or any(source.width != width for source in sources):
         memory.fail(f"is of width {width}, but carries {' and '.join(map(str, sorted(sources)))}")
@@ -39,19 +40,6 @@ def jvp(machine: Machine, i: int, positions: Sequence[int], width: int, touches:
         dy = dy.sum(axis=1)
     if TANGENT * machine.n + i in touches:
         memory.write(TANGENT * machine.n + i, dy, node.dtype, carried)
-
-
-def _entering(machine: Machine, i: int, seeded: bool, width: int, sources: set[Carried]) -> Array | None:
-    """The tangents of the parameters that node i uses, (width, parameters): seeds, or those that the
-    node it is tied to has sent out."""
-    owner = machine.owner(i)
-    size, dtype = machine.nodes[owner].param_size, machine.nodes[i].dtype
-    if seeded:
-        tangents, carried = machine.seeds.parameters(i, width, size, dtype)
-        sources.add(carried)
-        return tangents
-    starts = [carried.start for carried in sources if carried.seed == owner != i]
-    return np.eye(width, size, starts[0], dtype=dtype) if starts else None
 
 
 def _collect(machine: Machine, sink: int, dy: Array, carried: Carried) -> None:

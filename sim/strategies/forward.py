@@ -1,7 +1,8 @@
 """Forward mode: tangents are carried along with the primal, or after it from a cache.
 
 With respect to the input there are n_in tangents; with respect to parameters one for each
-parameter, seeded at its layer, so that the sweep for layer k has JVPs from layer k on.
+parameter, seeded at its layer, so that the sweep for layer k has JVPs from layer k on. They enter
+again at the nodes tied to it.
 Prefer `forward_cached` where memory allows: it evaluates the primal once. Prefer `chunk` = n_in
 over both where n_in tangents fit: one sweep needs neither cache nor recomputation.
 """
@@ -78,15 +79,16 @@ def _tangent_sweeps(builder: Builder) -> Iterator[tuple[int, Sweep]]:
             f"forward mode with respect to parameters has a sweep of its own for each of the {len(with_parameters)} "
             f"layers with parameters; with {n} nodes that is more than {MOST_ACTIONS:,} actions"
         )
-    ptr, index = graph.columns.input_ptr.tolist(), graph.columns.input_index.tolist()
+    ptr, index, owner = graph.columns.input_ptr.tolist(), graph.columns.input_index.tolist(), graph.gradient_of
     for k in with_parameters.tolist():
         carries = np.zeros(m + n, dtype=np.bool_)
         carries[m + k] = True
         rows = [builder.extras.seeded_jvp(k, (), seeded=True)]
         for i in range(k + 1, n):
             carried = tuple(p for p in index[ptr[i] : ptr[i + 1]] if carries[p])
-            if carried:
+            tied = bool(owner[i] == k)
+            if carried or tied:
                 carries[m + i] = True
-                whole = len(carried) == ptr[i + 1] - ptr[i]
-                rows.append(n * JVP + i if whole else builder.extras.seeded_jvp(i, carried, seeded=False))
+                whole = len(carried) == ptr[i + 1] - ptr[i] and not tied
+                rows.append(n * JVP + i if whole else builder.extras.seeded_jvp(i, carried, seeded=tied))
         yield int(graph.columns.param_size[k]), np.array(rows, dtype=np.int32)

@@ -72,6 +72,7 @@ def make_node(
     needs: Needs = "input",
     jacobian: LocalJacobian = DENSE,
     vjp_broadcasts: bool = False,
+    tied_to: str | None = None,
     dtype: str | None = None,
     **attributes: Any,
 ) -> Node:
@@ -96,6 +97,7 @@ def make_node(
         needs=needs,
         jacobian=jacobian,
         vjp_broadcasts=vjp_broadcasts,
+        tied_to=tied_to,
         attributes={"input_shapes": tuple(x.shape for x in inputs), **attributes},
     )
 
