@@ -80,13 +80,13 @@ def execute(
     dead = dying(schedule.table, [by_row[row] for row in rows])
     live = np.zeros((len(rows), 3), dtype=np.int64)
     for k, (row, width) in enumerate(zip(rows, widths, strict=True)):
-        machine.memory.action = int(order[k])
+        machine.memory.action = machine.seeds.action = int(order[k])
         _act(machine, row, width, by_row[row], dead[k])
         live[k] = machine.memory.live_bytes()
         for value in dead[k]:
             machine.memory.free(value)
             machine.added.pop(value, None)
-    machine.seeds.check_finished(len(schedule))
+    machine.seeds.check_finished()
     first = GRADIENT * machine.n
     kept = {v - first: a for v, a in machine.memory.arrays.items() if first <= v < first + machine.n}
     gradients = {machine.nodes[i].name: a for i, a in sorted((machine.gradients | kept).items())}

@@ -20,7 +20,9 @@ class Seeds:
         leaving = [s for s in graph.sinks.tolist() if graph.active[m + s]]
         self._inputs = _offsets([(p, _scalars(item.shape, graph.batch)) for p, item in entering])
         self._outputs = _offsets([(s, int(graph.columns.scalars[s])) for s in leaving])
-        self._done: dict[tuple[str, int], tuple[int, int]] = {}  # kind and place: carried so far, of how many
+        self.action = 0
+        """The action of the schedule that is being done."""
+        self._done: dict[str, tuple[int, int]] = {}  # what is seeded: tangents carried so far, of how many
 
     def columns(self, position: int) -> slice:
         """Which of the n_in columns belong to a graph input."""
@@ -33,27 +35,24 @@ class Seeds:
     def cotangents(self, sink: int, width: int) -> tuple[Array, Carried]:
         """The next `width` cotangents of the outputs at a sink: (width, *output_shape), alike for every sample."""
         node = self._graph.nodes[sink]
-        start = self._advance("output", sink, width, self._graph.output_scalars)
-        return self._one_hot(self._outputs[sink], start, width, node.output_shape, node.dtype), Carried(
-            -1, start, width
-        )
+        start = self._advance(f"output '{node.name}'", width, self._graph.output_scalars)
+        seed = self._one_hot(self._outputs[sink], start, width, node.output_shape, node.dtype)
+        return seed, Carried(-1, start, width)
 
     def tangents(self, position: int, width: int) -> tuple[Array, Carried]:
         """The next `width` tangents of the inputs at a graph input: (width, *shape), alike for every sample."""
         item = self._graph.inputs[position]
-        start = self._advance("input", position, width, self._graph.input_scalars)
+        start = self._advance(f"input '{item.name}'", width, self._graph.input_scalars)
         seed = self._one_hot(self._inputs[position], start, width, item.shape, item.dtype)
         return seed, Carried(-1, start, width)
 
     def parameters(self, node: int, width: int, size: int, dtype: str, *, again: bool = False) -> tuple[Array, Carried]:
         """The next `width` tangents of a node's parameters, or `again` the last ones: (width, parameters)."""
-        if again:
-            start = max(0, self._done.get(("parameters", node), (0, size))[0] - width)
-        else:
-            start = self._advance("parameters", node, width, size)
+        what = f"parameters of '{self._graph.nodes[node].name}'"
+        start = max(0, self._done.get(what, (0, size))[0] - width) if again else self._advance(what, width, size)
         return np.eye(width, size, start, dtype=dtype), Carried(node, start, width)
 
-    def check_finished(self, action: int) -> None:
+    def check_finished(self) -> None:
         """Nothing, where every place that was seeded at all has sent out all its tangents or cotangents.
 
         Raises
@@ -61,17 +60,17 @@ class Seeds:
         InvalidSchedule
             If the schedule ends too early.
         """
-        for (kind, place), (done, size) in self._done.items():
+        for what, (done, size) in self._done.items():
             if done < size:
-                message = f"the schedule carries {done} of the {size} derivatives that start at {kind} {place}"
-                raise InvalidSchedule(message, action=action)
+                message = f"the schedule carries {done} of the {size} derivatives that start at {what}"
+                raise InvalidSchedule(message, action=self.action)
 
-    def _advance(self, kind: str, place: int, width: int, size: int) -> int:
-        start = self._done.get((kind, place), (0, size))[0]
+    def _advance(self, what: str, width: int, size: int) -> int:
+        start = self._done.get(what, (0, size))[0]
         if start + width > size:
-            message = f"the schedule carries more than the {size} derivatives that start at {kind} {place}"
-            raise InvalidSchedule(message, action=0)
-        self._done[kind, place] = start + width, size
+            message = f"the schedule carries more than the {size} derivatives that start at {what}"
+            raise InvalidSchedule(message, action=self.action)
+        self._done[what] = start + width, size
         return start
 
     def _one_hot(self, own: slice, start: int, width: int, shape: tuple[int, ...], dtype: str) -> Array:

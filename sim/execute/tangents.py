@@ -49,5 +49,6 @@ def _collect(machine: Machine, sink: int, dy: Array, carried: Carried) -> None:
     if carried.seed < 0:
         machine.jacobian[:, rows, columns] = blocks.transpose(1, 2, 0)
         return
-    gradient = machine.gradients.setdefault(carried.seed, machine.new_gradient(carried.seed))
-    gradient[rows, columns] = blocks.sum(axis=1).T
+    if carried.seed not in machine.gradients:
+        machine.gradients[carried.seed] = machine.new_gradient(carried.seed)
+    machine.gradients[carried.seed][rows, columns] = blocks.sum(axis=1).T
