@@ -64,7 +64,7 @@ class Entry(Generic[R]):
         if self.variants is not None and self.variants[0] in values:
             key, registry = self.variants
             name = values[key]
-            if name not in registry:
+            if not isinstance(name, str) or name not in registry:
                 what = f"{registry.what} '{name}'" if isinstance(name, str) else f"{registry.what} {_shown(name)}"
                 return {}, [Problem((key,), f"unknown {what}" + suggest(str(name), registry))]
             checked, found = registry[name].check({k: v for k, v in values.items() if k != key})
@@ -117,6 +117,10 @@ class Registry(Mapping[str, Entry[R]]):
             return function
 
         return decorate
+
+    def forget(self, name: str) -> None:
+        """Takes an entry out again, for tests that register their own."""
+        del self._entries[name]
 
     def call(self, name: str, /, *args: Any, **parameters: Any) -> R:
         """What the named entry makes of `args` and the checked `parameters`.
@@ -178,7 +182,7 @@ def _expected(error: Any) -> str:
         "greater_than": f"more than {context.get('gt')}",
         "less_than_equal": f"at most {context.get('le')}",
         "less_than": f"less than {context.get('lt')}",
-        "too_short": f"at least {context.get('min_length')} entries",
-        "too_long": f"at most {context.get('max_length')} entries",
+        "too_short": f"a list of {context.get('min_length')} or more",
+        "too_long": f"a list of {context.get('max_length')} or fewer",
     }
     return known.get(error["type"]) or str(error["msg"]).removeprefix("Input should be ")

@@ -112,7 +112,7 @@ def test_labels_name_the_choice_and_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("[reverse_full]", "[]", "f.yaml:4:13: strategies: got [], expected at least 1 entries"),
+        ("[reverse_full]", "[]", "f.yaml:4:13: strategies: got [], expected a list of 1 or more"),
         ("[reverse_full]", "reverse_full", "f.yaml:4:13: strategies: got 'reverse_full', expected a list"),
         ("END", "wrt: weights", "f.yaml:5:6: wrt: got 'weights', expected one of 'input', 'parameters'"),
         ("END", "budget: 4 GB/s", "budget: got '4 GB/s', expected a size such as 80 GB or 64 GiB"),
