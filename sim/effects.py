@@ -40,7 +40,7 @@ from sim.actions import (
     Value,
 )
 from sim.graph import Graph, Ints
-from sim.kernels import compiled
+from sim.kernels import compiled, workspace_index
 
 Bytes8 = NDArray[np.uint8]
 
@@ -108,9 +108,14 @@ class Table:
 
     @cached_property
     def workspace(self) -> Ints:
-        """Workspace of each node's own rows, then of each extra row."""
+        """Workspace of each row; in the place of the JVP rows, that of forwards that save their residual.
+
+        JVP rows take what plain forwards take.
+        """
+        c = self.graph.columns
         extra = np.array([e.workspace_bytes for e in self.extra_rows], dtype=np.int64)
-        return np.concatenate([self.graph.columns.workspace_bytes, extra])
+        own = (c.workspace_bytes, c.vjp_workspace_bytes, c.taping_workspace_bytes)
+        return np.concatenate([*(c.workspace_bytes if w is None else w for w in own), extra])
 
     @cached_property
     def value_kind(self) -> Bytes8:
@@ -138,10 +143,9 @@ class Table:
         own = c.param_vjp_flops if graph.wrt == "parameters" else 0
         return np.where(active, np.where(wanted, c.vjp_flops, 0) + own, 0)
 
-    def workspace_of(self, row: int) -> int:
-        """Bytes that live only while the row runs."""
-        n = len(self.graph)
-        return int(self.workspace[row if row < n else row - n if row < 2 * n else row - 2 * n])
+    def workspace_of(self, row: int, *, taping: bool = False) -> int:
+        """Bytes that live only while the row runs; with `taping`, while a forward runs that saves its residual."""
+        return int(self.workspace[workspace_index(len(self.graph), row, taping)])
 
     def describe_value(self, v: int) -> Value:
         """The value as people read it."""

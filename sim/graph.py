@@ -76,6 +76,8 @@ class Columns:
     input_ptr: Ints
     input_index: Ints
     tied: tuple[tuple[int, int], ...] = ()
+    taping_workspace_bytes: Ints | None = None  # None: as workspace_bytes
+    vjp_workspace_bytes: Ints | None = None  # None: as workspace_bytes
     seconds: NDArray[np.float64] | None = None  # shape (n, 3): forward, JVP, VJP; NaN where not measured
 
 
@@ -353,7 +355,7 @@ def _columns(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) ->
     ]
     param_bytes = [n.param_size * ITEMSIZE[n.dtype] for n in nodes]
     of_position = [i.total_bytes for i in inputs] + activation
-    total = sum(of_position) + sum(param_bytes) + sum((n.residual_bytes or 0) + n.workspace_bytes for n in nodes)
+    total = sum(of_position) + sum(param_bytes) + sum((n.residual_bytes or 0) + _workspace(n) for n in nodes)
     if total > LARGEST:
         raise CountOverflow(f"the graph's values take {total} bytes together, more than 4 EiB")
     forward_bytes = [
@@ -386,8 +388,22 @@ def _columns(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) ->
         input_ptr=np.concatenate([[0], np.cumsum([len(r) for r in read])]).astype(np.int64),
         input_index=column([p for r in read for p in r]),
         tied=tuple((i, position[n.tied_to] - m) for i, n in enumerate(nodes) if n.tied_to is not None),
+        taping_workspace_bytes=_workspaces([n.taping_workspace_bytes for n in nodes], nodes),
+        vjp_workspace_bytes=_workspaces([n.vjp_workspace_bytes for n in nodes], nodes),
         seconds=_seconds(nodes),
     )
+
+
+def _workspace(node: Node) -> int:
+    others = (node.taping_workspace_bytes or 0, node.vjp_workspace_bytes or 0)
+    return max(node.workspace_bytes, *(abs(w) for w in others))
+
+
+def _workspaces(given: Sequence[int | None], nodes: Sequence[Node]) -> Ints | None:
+    if all(g is None for g in given):
+        return None
+    both = zip(given, nodes, strict=True)
+    return np.array([n.workspace_bytes if g is None else g for g, n in both], dtype=np.int64)
 
 
 def _seconds(nodes: Sequence[Node]) -> NDArray[np.float64] | None:

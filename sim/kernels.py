@@ -60,6 +60,14 @@ def mark(rows: Any, ptr: Any, value: Any, access: Any, value_code: Any) -> Any:
 
 
 @compiled
+def workspace_index(n: Any, row: Any, taping: Any) -> Any:
+    """Where `Table.workspace` has the workspace of a row; `taping` marks a forward that saves its residual."""
+    if row < n:
+        return row + 2 * n if taping else row
+    return row - 2 * n if row < 3 * n and row >= 2 * n else row
+
+
+@compiled
 def ledger(
     n: Any, rows: Any, widths: Any, weights: Any, flags: Any, ptr: Any, value: Any, access: Any, workspace: Any,
     value_bytes: Any, value_code: Any, contributions: Any, during: Any, after: Any, buckets: Any,
@@ -94,10 +102,13 @@ def ledger(
         if len(widths) > 1:
             width = widths[k]
         start, stop = ptr[row], ptr[row + 1]
+        taping = False
         for t in range(start, stop):
             access_kind, v = access[t], value[t]
-            if access_kind == SAVE and flags[e + t - start] == SKIP:
-                continue
+            if access_kind == SAVE:
+                if flags[e + t - start] == SKIP:
+                    continue
+                taping = True
             kind, tier = value_code[v] % 8, value_code[v] // 8
             scaled = kind in (COTANGENT, TANGENT)
             if width_of[v] == 0:
@@ -130,7 +141,7 @@ def ledger(
             by_kind[tier, kind] += size
         if fault != OK:
             break
-        extra = workspace[row if row < n else row - n if row < 2 * n else row - 2 * n]
+        extra = workspace[workspace_index(n, row, taping)]
         now = level[0] + extra
         if now > peak:
             peak, peak_action = now, k

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sim.actions import ACCUMULATE, CONSUME, COPY, SAVE, TIERS
 from sim.effects import Table
-from sim.kernels import FREE, SKIP, compiled
+from sim.kernels import FREE, SKIP, compiled, workspace_index
 from sim.schedule import Schedule
 
 Ints = NDArray[np.int64]
@@ -107,6 +107,15 @@ def _csr(keys: Ints, values: Ints, length: int) -> tuple[Ints, Ints]:
 
 
 @compiled
+def _saves(access: Any, flags: Any) -> Any:
+    """Whether an action that touches values so saves a residual."""
+    saves = False
+    for t in range(len(access)):
+        saves = saves or (access[t] == SAVE and flags[t] != SKIP)
+    return saves
+
+
+@compiled
 def _allocations(
     n: Any, rows: Any, widths: Any, flags: Any, ptr: Any, value: Any, access: Any, workspace: Any, value_bytes: Any,
     scaled: Any, value_tier: Any,
@@ -118,9 +127,9 @@ def _allocations(
     e = 0
     for k in range(len(rows)):
         row = rows[k]
-        extra = workspace[row % n if row < 3 * n else row - 2 * n]
-        taken[k], freed[k] = extra, extra
         start, stop = ptr[row], ptr[row + 1]
+        extra = workspace[workspace_index(n, row, _saves(access[start:stop], flags[e : e + stop - start]))]
+        taken[k], freed[k] = extra, extra
         for t in range(start, stop):
             v = value[t]
             made = access[t] >= ACCUMULATE and width_of[v] == 0
@@ -175,7 +184,7 @@ def _lives(
         extra = np.int64(0)
         if stream == 0:
             computed = k
-            extra = workspace[row % n if row < 3 * n else row - 2 * n]
+            extra = workspace[workspace_index(n, row, _saves(access[start:stop], flags[e : e + stop - start]))]
         else:
             need[0] = computed
         taken[k], freed[0, k] = extra, extra

@@ -89,6 +89,9 @@ class Node:
     that a forward evaluation must still have written, as in the checkpointing literature.
     `jvp_flops` and `vjp_flops` are for one tangent or cotangent with respect to activations and
     default to `forward_flops`; `param_vjp_flops` is the share of the weight gradient.
+    `workspace_bytes` lives only while the node runs. Where evaluations that save the residual or VJPs
+    differ from that, `taping_workspace_bytes` and `vjp_workspace_bytes` say so; they may be negative,
+    for a node that frees parts of what it reads (its residual, its own cotangent) before it is done.
     `vjp_broadcasts` marks a sum or mean, whose VJP is a view of its own (small) cotangent.
     `tied_to` names an earlier node whose parameters this one uses: its own `param_size` is 0, and its
     share of the gradient, `param_vjp_flops`, is added to that node's.
@@ -109,6 +112,8 @@ class Node:
     residual_bytes: int | None = None
     needs: Needs = "input"
     workspace_bytes: int = 0
+    taping_workspace_bytes: int | None = None
+    vjp_workspace_bytes: int | None = None
     jacobian: LocalJacobian = LocalJacobian()
     activation_bytes: int | None = None
     vjp_broadcasts: bool = False
@@ -203,3 +208,7 @@ def check_node(node: Node) -> None:
         value = getattr(node, key)
         if value is not None and not 0 <= value < LARGEST:
             raise GraphError(f"node '{node.name}': {key} is {value}, expected 0 … 2^62")
+    for key in ("taping_workspace_bytes", "vjp_workspace_bytes"):
+        value = getattr(node, key)
+        if value is not None and not -LARGEST < value < LARGEST:
+            raise GraphError(f"node '{node.name}': {key} is {value}, expected -2^62 … 2^62")
