@@ -52,12 +52,16 @@ class Loop(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Computations and copies in order. Iterating yields readable `Action`s, each loop's body once."""
+    """Computations and copies in order. Iterating yields readable `Action`s, each loop's body once.
+
+    `notes` are what a planner tells people about the schedule, as (what, text): a bracketing, a guarantee.
+    """
 
     table: Table
     rows: NDArray[np.int32]
     widths: NDArray[np.int32]
     loops: tuple[Loop, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def graph(self) -> Graph:
@@ -195,13 +199,13 @@ class Builder:
         if turns > 1 and self._length > start:
             self._loops.append(Loop(start, self._length, turns))
 
-    def build(self, *, prune: bool = False) -> Schedule:
+    def build(self, *, prune: bool = False, notes: tuple[tuple[str, str], ...] = ()) -> Schedule:
         """The schedule; with `prune`, without recomputations whose outputs nobody reads."""
         rows = _joined(self._rows)
         ones = all(all_ones(w) for w in self._widths)
         widths = np.broadcast_to(np.int32(1), len(rows)) if ones else _joined(self._widths)
         jvp = len(rows) > 0 and int(rows.max()) >= JVP * len(self.graph)
-        schedule = Schedule(self.extras.table(jvp=jvp), rows, widths, tuple(self._loops))
+        schedule = Schedule(self.extras.table(jvp=jvp), rows, widths, tuple(self._loops), notes)
         return pruned(schedule) if prune else schedule
 
     def _differentiable(self, nodes: ArrayLike | range) -> NDArray[np.int32]:
@@ -239,7 +243,7 @@ def pruned(schedule: Schedule) -> Schedule:
     if keep.all():
         return schedule
     widths = schedule.widths[: int(keep.sum())] if all_ones(schedule.widths) else schedule.widths[keep]
-    return Schedule(t, schedule.rows[keep], widths)
+    return Schedule(t, schedule.rows[keep], widths, notes=schedule.notes)
 
 
 @dataclass(frozen=True, slots=True)

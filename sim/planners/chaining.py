@@ -6,10 +6,12 @@ the Jacobian of elements i … j, down to single elements. Costs are flops for t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.errors import CountOverflow
 from sim.graph import LARGEST, Ints
@@ -28,7 +30,12 @@ class Bracketing:
     `form`, `tangent` or `adjoint` without parts: the element's own Jacobian, formed, or by n_i JVPs
     or n_{i+1} VJPs. `multiply`: `left` (later elements) times `right`. `tangent` with `right`: JVPs
     of the elements after `right` are applied to its columns; `adjoint` with `left`: VJPs of the
-    elements before `left` are applied to its rows.
+    elements before `left` are applied to its rows. `left_first` says which part is computed first.
+
+    As text, Fi is an element's Jacobian formed, → one step by tangents, ← one by adjoints, · a product.
+
+    >>> print(Bracketing(0, 2, "adjoint", left=Bracketing(1, 2, "tangent", right=Bracketing(1, 1, "form"))))
+    ((F3→F2)←F1)
     """
 
     first: int
@@ -36,18 +43,38 @@ class Bracketing:
     how: How
     left: Bracketing | None = None
     right: Bracketing | None = None
+    left_first: bool = False
 
     def __str__(self) -> str:
-        if self.left is None and self.right is None:
-            return f"F{self.last + 1}" + {"form": "", "tangent": "'", "adjoint": "*"}.get(self.how, "")
-        if self.how == "multiply":
-            return f"({self.left}·{self.right})"
-        if self.right is not None:
-            names = "·".join(f"F{i + 1}" for i in range(self.last, self.right.last, -1))
-            return f"({names} ⇢ {self.right})"
-        assert self.left is not None
-        names = "·".join(f"F{i + 1}" for i in range(self.left.first - 1, self.first - 1, -1))
-        return f"({self.left} ⇠ {names})"
+        done: dict[int, str] = {}
+        for part in self.parts():
+            left, right = (None if x is None else done.pop(id(x)) for x in (part.left, part.right))
+            done[id(part)] = part._text(left, right)
+        return done[id(self)]
+
+    def _text(self, left: str | None, right: str | None) -> str:
+        if left is not None and right is not None:
+            return f"({left}·{right})"
+        names = [f"F{i + 1}" for i in range(self.first, self.last + 1)]
+        if right is not None and self.right is not None:
+            names = names[self.right.last + 1 - self.first :]
+            return "".join(f"({name}→" for name in reversed(names)) + right + ")" * len(names)
+        if left is not None and self.left is not None:
+            names = names[: self.left.first - self.first]
+            return "(" * len(names) + left + "".join(f"←{name})" for name in reversed(names))
+        return {"tangent": f"{names[0]}→", "adjoint": f"←{names[0]}"}.get(self.how, names[0])
+
+    def parts(self) -> Iterator[Bracketing]:
+        """Every part in the order of computation, this one last."""
+        stack: list[tuple[Bracketing, bool]] = [(self, False)]
+        while stack:
+            part, ready = stack.pop()
+            if ready or (part.left is None and part.right is None):
+                yield part
+                continue
+            stack.append((part, True))
+            order = (part.right, part.left) if part.left_first else (part.left, part.right)
+            stack += [(x, False) for x in order if x is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,17 +148,28 @@ def _solve(elements: Elements, own: Ints, tangents: Ints, adjoint: Ints, *, limi
     tapes = np.concatenate([[0], np.cumsum(e.tape)])
     cost, how, split = _order(e.sizes, e.structure, own, tangents, adjoints, tapes, limit, e.batch)
 
-    def tree(i: int, j: int) -> Bracketing:
+    return int(cost[0, length - 1]), _tree(how, split)
+
+
+def _tree(how: NDArray[np.int8], split: NDArray[np.int32]) -> Bracketing:
+    """The bracketing that a dynamic program chose; a long chain may be as deep as it is long."""
+    built: dict[tuple[int, int], Bracketing] = {}
+    stack = [(0, len(how) - 1, False)]
+    while stack:
+        i, j, ready = stack.pop()
         kind, k = int(how[i, j]), int(split[i, j])
         if i == j:
-            return Bracketing(i, i, ("form", "tangent", "adjoint")[kind])
-        if kind == TANGENT:
-            return Bracketing(i, j, "tangent", right=tree(i, k))
-        if kind == ADJOINT:
-            return Bracketing(i, j, "adjoint", left=tree(k + 1, j))
-        return Bracketing(i, j, "multiply", tree(k + 1, j), tree(i, k))
-
-    return int(cost[0, length - 1]), tree(0, length - 1)
+            built[i, j] = Bracketing(i, i, ("form", "tangent", "adjoint")[kind])
+        elif not ready:
+            stack.append((i, j, True))
+            stack += [(i, k, False)] * (kind != ADJOINT) + [(k + 1, j, False)] * (kind != TANGENT)
+        elif kind == TANGENT:
+            built[i, j] = Bracketing(i, j, "tangent", right=built[i, k])
+        elif kind == ADJOINT:
+            built[i, j] = Bracketing(i, j, "adjoint", left=built[k + 1, j])
+        else:
+            built[i, j] = Bracketing(i, j, "multiply", built[k + 1, j], built[i, k])
+    return built[0, len(how) - 1]
 
 
 @compiled

@@ -1,0 +1,208 @@
+"""Orders of Jacobian products: the planners against an enumeration of every bracketing and mode, and their promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.errors import NotApplicable
+from sim.families.chain import chain
+from sim.graph import Graph
+from sim.planners.chaining import Bracketing, Elements, best_matrix_free, best_product, in_order
+from sim.planners.chaining_front import Search
+from sim.schedule import replay
+from sim.strategies import load
+from sim.strategies.chaining import Chain, chaining_front
+
+
+@st.composite
+def chains(draw: st.DrawFn, most: int = 5) -> Graph:
+    """Chains of Jacobians with any sizes, costs and bytes."""
+    length = draw(st.integers(1, most))
+
+    def column(low: int, high: int) -> list[int]:
+        return draw(st.lists(st.integers(low, high), min_size=length, max_size=length))
+
+    return chain(
+        sizes=draw(st.lists(st.integers(1, 6), min_size=length + 1, max_size=length + 1)),
+        jacobian_flops=column(0, 100),
+        jvp_flops=column(1, 40),
+        vjp_flops=column(1, 40),
+        activation_bytes=column(0, 200),
+        residual_bytes=column(0, 200),
+        workspace_bytes=column(0, 100),
+        needs=draw(st.lists(st.sampled_from(["none", "input", "output", "both"]), min_size=length, max_size=length)),
+    )
+
+
+def every_tree(i: int, j: int) -> Iterator[Bracketing]:
+    """Every bracketing of elements i … j with every mode of each step, products alone in both orders."""
+    if i == j:
+        for how in ("form", "tangent", "adjoint"):
+            yield Bracketing(i, i, how)
+    for k in range(i, j):
+        late, early = list(every_tree(k + 1, j)), list(every_tree(i, k))
+        for left in late:
+            yield Bracketing(i, j, "adjoint", left=left, left_first=True)
+            for right in early:
+                yield Bracketing(i, j, "multiply", left, right)
+                yield Bracketing(i, j, "multiply", left, right, left_first=True)
+        for right in early:
+            yield Bracketing(i, j, "tangent", right=right)
+
+
+def published_cost(e: Elements, tree: Bracketing, tape: int) -> float:
+    """Flops of a tree of dense products, tangents and adjoints; infinite where a tape is over its limit."""
+    n, total = e.sizes.tolist(), 0.0
+    for part in tree.parts():
+        i, j = part.first, part.last
+        if part.how == "form":
+            return float("inf")
+        if part.how == "multiply":
+            assert part.right is not None
+            total += 2 * n[j + 1] * n[part.right.last + 1] * n[i] * e.batch
+        elif part.how == "tangent":
+            total += n[i] * int(e.tangent[part.right.last + 1 if part.right else i : j + 1].sum())
+        else:
+            through = slice(i, part.left.first if part.left else j + 1)
+            total += n[j + 1] * int(e.adjoint[through].sum()) if e.tape[through].sum() <= tape else float("inf")
+    return total
+
+
+@settings(max_examples=60, deadline=None)
+@given(graph=chains(most=4), share=st.sampled_from([0.0, 0.3, 0.6, 1.0]))
+def test_matrix_free_is_the_best_of_all_bracketings_within_the_tape(graph: Graph, share: float) -> None:
+    """Naumann, arXiv 2406.11862."""
+    elements = Chain(graph).elements()
+    tape = int(share * elements.tape.sum())
+    trees = [t for t in every_tree(0, len(elements) - 1) if not t.left_first or t.how == "adjoint"]
+    cost, tree = best_matrix_free(elements, tape=tape)
+    assert cost == min(published_cost(elements, t, tape) for t in trees)
+    assert cost == published_cost(elements, tree, tape)
+    done = replay(load().call("jacobian_chain", graph, order="optimal_matrix_free", tape=tape))
+    assert done.flops.total == graph.forward_flops + cost
+
+
+@pytest.mark.parametrize(
+    ("sizes", "forward", "reverse", "best"),
+    [([10, 2, 100, 20], 22_000, 4_400, 4_400), ([100, 5, 100, 5, 100], 150_000, 150_000, 55_000)],
+)
+def test_product_orders_cost_the_published_multiply_adds(
+    sizes: list[int], forward: int, reverse: int, best: int
+) -> None:
+    """Multiply-adds x·b·(a+y), y·a·(b+x) and the cheapest order, worked out on paper; 2 flops each."""
+    costs = {
+        order: replay(load().call("jacobian_chain", chain(sizes=sizes), order=order)).flops.product
+        for order in ("forward", "reverse", "optimal")
+    }
+    assert costs == {"forward": 2 * forward, "reverse": 2 * reverse, "optimal": 2 * best}
+
+
+@pytest.mark.parametrize(("tape", "flops", "text"), [(None, 4_800, "((F3→F2→)←F1)"), (0, 5_400, "((F3→F2→)·F1→)")])
+def test_a_tape_limit_forbids_adjoints(tape: int | None, flops: int, text: str) -> None:
+    """Sizes 10, 2, 100, 20; one sweep through F1, F2, F3 costs 20, 200, 2,000; a tape of one byte each.
+
+    F2 by 2 tangents (400), pushed through F3 (2·2,000); then 20 adjoints through F1 (20·20): 4,800.
+    Without adjoints F1 takes 10 tangents (200) and a product of 2·20·2·10 instead: 5,400.
+    """
+    graph = chain(sizes=[10, 2, 100, 20], residual_bytes=1, jvp_flops=[20, 200, 2000], vjp_flops=[20, 200, 2000])
+    cost, tree = best_matrix_free(Chain(graph).elements(), tape=tape)
+    assert (cost, str(tree)) == (flops, text)
+
+
+@settings(max_examples=25, deadline=None)
+@given(graph=chains(most=3))
+def test_the_front_is_that_of_all_schedules_replayed(graph: Graph) -> None:
+    jacobians = Chain(graph)
+    seen = set()
+    for tree in every_tree(0, len(jacobians) - 1):
+        for interleaved in (False, True):
+            cost = replay(jacobians.schedule(tree, interleaved=interleaved))
+            seen.add((cost.peak_bytes, cost.flops.total))
+    best = [p for p in sorted(seen) if all(p[1] < q[1] for q in seen if q[0] < p[0] or (q[0] == p[0] and q != p))]
+    assert [(p.peak_bytes, p.flops) for p in chaining_front(graph)] == best
+
+
+@settings(max_examples=40, deadline=None)
+@given(graph=chains(most=9), share=st.sampled_from([None, 0.0, 0.5]))
+def test_the_search_promises_what_replay_finds(graph: Graph, share: float | None) -> None:
+    jacobians = Chain(graph)
+    elements = jacobians.elements()
+    tape = None if share is None else int(share * elements.tape.sum())
+    for point in Search(elements, jacobians.memory(), tape=tape).front():
+        cost = replay(jacobians.schedule(point.tree, interleaved=point.interleaved))
+        assert cost.working_bytes == point.peak_bytes
+        assert cost.flops.total == graph.forward_flops + point.flops
+
+
+@settings(max_examples=30, deadline=None)
+@given(graph=chains(most=8), tolerance=st.sampled_from([0.01, 0.1, 0.5]))
+def test_a_tolerance_costs_no_more_than_it_says(graph: Graph, tolerance: float) -> None:
+    jacobians = Chain(graph)
+    coarse = Search(jacobians.elements(), jacobians.memory(), tolerance=tolerance).front()
+    for exact in Search(jacobians.elements(), jacobians.memory()).front():
+        within = [p.flops for p in coarse if p.peak_bytes <= exact.peak_bytes]
+        assert min(within) <= (1 + tolerance) * exact.flops * (1 + 1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(graph=chains(most=8))
+def test_ordering_a_bracketing_keeps_its_flops_and_never_adds_to_its_peak(graph: Graph) -> None:
+    jacobians = Chain(graph)
+    cost, tree = best_matrix_free(jacobians.elements())
+    (best, *more) = Search(jacobians.elements(), jacobians.memory(), only=tree).front()
+    assert (best.flops, more, str(best.tree)) == (cost, [], str(tree))
+    assert best.peak_bytes <= replay(jacobians.schedule(tree)).working_bytes
+
+
+def test_the_front_of_a_long_chain_holds_the_known_orders_or_better() -> None:
+    rng = np.random.default_rng(1)
+    graph = chain(sizes=rng.integers(1, 30, 61).tolist(), jacobian_flops=1000, residual_bytes=100)
+    front = chaining_front(graph)
+    for order in ("forward", "reverse", "optimal", "optimal_matrix_free"):
+        known = replay(load().call("jacobian_chain", graph, order=order))
+        assert any(p.peak_bytes <= known.peak_bytes and p.flops <= known.flops.total for p in front), order
+
+
+@settings(max_examples=20, deadline=None)
+@given(graph=chains(most=6))
+def test_a_budget_is_kept_at_the_least_flops(graph: Graph) -> None:
+    front = chaining_front(graph)
+    for point in front:
+        call: dict[str, Any] = {"order": "optimal_in_memory", "budget": point.peak_bytes}
+        done = replay(load().call("jacobian_chain", graph, **call))
+        assert (done.peak_bytes, done.flops.total) == (point.peak_bytes, point.flops)
+    if front[0].peak_bytes:
+        with pytest.raises(NotApplicable, match=f"smallest peak is {front[0].peak_bytes}"):
+            load().call("jacobian_chain", graph, order="optimal_in_memory", budget=front[0].peak_bytes - 1)
+
+
+def test_the_bracketing_is_told_with_the_mode_of_each_step() -> None:
+    leaf = [Bracketing(i, i, "form") for i in range(5)]
+    forward = Bracketing(0, 2, "multiply", leaf[2], Bracketing(0, 1, "multiply", leaf[1], leaf[0]))
+    tree = Bracketing(0, 4, "multiply", Bracketing(3, 4, "multiply", leaf[4], leaf[3]), forward)
+    assert str(tree) == "((F5·F4)·(F3·(F2·F1)))"
+    pushed = Bracketing(0, 2, "tangent", right=Bracketing(0, 0, "tangent"))
+    assert str(pushed) == "(F3→(F2→F1→))"
+    assert str(Bracketing(0, 2, "adjoint", left=Bracketing(2, 2, "adjoint"), left_first=True)) == "((←F3←F2)←F1)"
+    notes = dict(load().call("jacobian_chain", chain(sizes=[10, 2, 100, 20]), order="reverse").notes)
+    assert notes == {"bracketing": "((F3·F2)·F1)"}
+
+
+def test_a_chain_of_thousands_of_elements_can_be_told() -> None:
+    assert str(in_order(5000, forward=True)).endswith("F2·F1" + ")" * 4999)
+
+
+def test_the_best_product_of_the_textbook_example() -> None:
+    """Cormen et al., Introduction to Algorithms, 15.2: sizes 30, 35, 15, 5, 10, 20, 25 take 15,125 multiplications.
+
+    A product A1 ⋯ A6 has the dimensions of the chain from its end.
+    """
+    cost, tree = best_product(Chain(chain(sizes=[25, 20, 10, 5, 15, 35, 30])).elements())
+    assert cost == 2 * 15_125
+    assert str(tree) == "((F6·(F5·F4))·((F3·F2)·F1))"
