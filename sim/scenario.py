@@ -132,9 +132,9 @@ class Scenario:
 
 def graph_kinds() -> Mapping[str, Entry[Graph]]:
     """Everything that `graph: {kind: …}` may name."""
-    from sim import families
+    from sim import families, importers
 
-    return families.load()
+    return {**families.load(), **importers.load()}
 
 
 def load(path: str | Path) -> Scenario:
