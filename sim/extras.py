@@ -18,6 +18,7 @@ from sim.actions import (
     CONSUME,
     COPIED,
     COPY,
+    GRADIENT,
     INPUT,
     JACOBIAN,
     JACOBIAN_VALUE,
@@ -63,12 +64,14 @@ class Extras:
 
         With `seeded`, one tangent for each parameter that the node uses enters here: its share costs
         what the VJP's share for the parameters does, because a linear map and its transpose have the
-        same multiplications.
+        same multiplications. Their gradient is made here too, because the sweep fills it.
         """
         graph, n, m, c = self.graph, len(self.graph), len(self.graph.inputs), self.graph.columns
         touched = [(n * TANGENT + p - m, READ) for p in carried] + self._derivative_reads(node)
         if graph.wrt == "parameters" or self.graph.consumer_counts[m + node]:
             touched.append((n * TANGENT + node, WRITE))
+        if seeded:
+            touched.append((n * GRADIENT + int(graph.gradient_of[node]), ACCUMULATE))
         flops = (int(c.jvp_flops[node]) if carried else 0) + (int(c.param_vjp_flops[node]) if seeded else 0)
         return self._row(Extra(JVP, node, (node, carried, int(seeded)), flops, int(c.workspace_bytes[node])), touched)
 

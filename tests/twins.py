@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from sim.actions import Action
-from sim.graph import ITEMSIZE, Graph
+from sim.graph import ITEMSIZE, Graph, Node
 from sim.schedule import Schedule
 
 Key = tuple[str, ...]
@@ -76,6 +76,14 @@ class PlainGraph:
             reads.add(("residual", name))
         return reads
 
+    def gradient_of(self, node: Node) -> dict[Key, int]:
+        """The gradient of the parameters that a node uses, its own or those of the node it is tied to."""
+        owner = node if node.tied_to is None else self.nodes[node.tied_to]
+        if not owner.param_size:
+            return {}
+        size = self.n_out() * owner.param_size * ITEMSIZE[owner.dtype]
+        return {("gradient", owner.name): 0 if self.graph.preallocated_gradients else size}
+
     def effects(self, action: Action) -> PlainEffects:
         graph, node = self.graph, self.nodes[action.node]
         width, out = action.width, PlainEffects(workspace=node.workspace_bytes)
@@ -102,10 +110,7 @@ class PlainGraph:
                 out.flops += width * (node.forward_flops if node.vjp_flops is None else node.vjp_flops)
             if graph.wrt == "parameters":
                 out.flops += width * node.param_vjp_flops
-                owner = node if node.tied_to is None else self.nodes[node.tied_to]
-                if owner.param_size:
-                    size = self.n_out() * owner.param_size * ITEMSIZE[owner.dtype]
-                    out.accumulates[("gradient", owner.name)] = 0 if graph.preallocated_gradients else size
+                out.accumulates |= self.gradient_of(node)
             return out
         assert action.kind == "jvp"
         carried = reached if action.carried is None else list(action.carried)
@@ -121,6 +126,7 @@ class PlainGraph:
             out.flops += width * (node.forward_flops if node.jvp_flops is None else node.jvp_flops)
         if action.seeded:
             out.flops += width * node.param_vjp_flops
+            out.accumulates |= self.gradient_of(node)
         return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.actions import COTANGENT, GRADIENT, WRITE
+from sim.actions import COTANGENT, WRITE
 from sim.execute.liveness import Touched
 from sim.execute.machine import Machine
 from sim.execute.memory import Carried
@@ -60,8 +60,4 @@ def _add_to_result(machine: Machine, position: int, part: Array, carried: Carrie
 
 def _add_gradient(machine: Machine, owner: int, rows: Array, carried: Carried) -> None:
     """Add rows to a gradient, made of zeros by the first action that adds to it."""
-    preallocated = machine.graph.preallocated_gradients
-    held, key = (machine.gradients, owner) if preallocated else (machine.memory.arrays, GRADIENT * machine.n + owner)
-    if key not in held:
-        held[key] = machine.new_gradient(owner)
-    held[key][carried.start : carried.start + carried.width] += rows
+    machine.gradient(owner)[carried.start : carried.start + carried.width] += rows

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sim.actions import ACTIVATION, INPUT, READ, RESIDUAL
+from sim.actions import ACTIVATION, GRADIENT, INPUT, READ, RESIDUAL
 from sim.errors import NotApplicable
 from sim.execute.arrays import input_shapes, parameter_shapes
 from sim.execute.liveness import Touched
@@ -111,9 +111,17 @@ class Machine:
                 parts.setdefault(position, []).append(part.reshape(len(g), *self.shape(position)))
         return {position: total(terms) for position, terms in parts.items()}
 
-    def new_gradient(self, i: int) -> Array:
-        """Zeros for the gradient of node i's parameters: (n_out, parameters)."""
-        return np.zeros((self.graph.output_scalars, self.nodes[i].param_size), dtype=self.nodes[i].dtype)
+    def gradient(self, owner: int) -> Array:
+        """The gradient of a node's parameters, (n_out, parameters), made of zeros where it is first asked for.
+
+        It is working memory, unless gradients are preallocated and so belong to the caller.
+        """
+        preallocated = self.graph.preallocated_gradients
+        held, key = (self.gradients, owner) if preallocated else (self.memory.arrays, GRADIENT * self.n + owner)
+        if key not in held:
+            node = self.nodes[owner]
+            held[key] = np.zeros((self.graph.output_scalars, node.param_size), dtype=node.dtype)
+        return held[key]
 
 
 def _check_samples(graph: Graph, nodes: Sequence[Node], rules: Sequence[Rule]) -> None:

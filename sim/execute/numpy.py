@@ -6,7 +6,7 @@ action reads what is not there. Derivatives are given only those activations tha
 name, so that a rule cannot read what replay does not count.
 
 What is measured are working values. Graph inputs, parameters, outputs, the Jacobian with respect to
-the input and the gradients of forward mode belong to the caller, as in replay; temporaries inside
+the input and preallocated gradients belong to the caller, as in replay; temporaries inside
 an op (NumPy's, and a residual that nobody reads) are not counted. No op that has a rule has a
 workspace.
 """

@@ -29,6 +29,7 @@ def jvp(machine: Machine, i: int, positions: Sequence[int], width: int, touches:
         size = machine.nodes[owner].param_size
         entering, carried = machine.seeds.parameters(owner, width, size, node.dtype, again=owner != i)
         sources.add(carried)
+        machine.gradient(owner)
         terms.append(machine.rules[i].parameter_jvp(at, split(entering, [p.shape for p in at.p])))
     if len(sources) != 1 or any(source.width != width for source in sources):
         memory.fail(f"is of width {width}, but carries {' and '.join(map(str, sorted(sources)))}")
@@ -49,6 +50,4 @@ def _collect(machine: Machine, sink: int, dy: Array, carried: Carried) -> None:
     if carried.seed < 0:
         machine.jacobian[:, rows, columns] = blocks.transpose(1, 2, 0)
         return
-    if carried.seed not in machine.gradients:
-        machine.gradients[carried.seed] = machine.new_gradient(carried.seed)
-    machine.gradients[carried.seed][rows, columns] = blocks.sum(axis=1).T
+    machine.gradient(carried.seed)[rows, columns] = blocks.sum(axis=1).T
