@@ -78,15 +78,30 @@ class Finding:
 
 
 class DocumentError(SimError):
-    """Everything that is wrong with a file, in the order of its lines, with the lines themselves."""
+    """Everything that is wrong with a file, in the order of its lines, with the lines themselves.
+
+    `document` is what could be read all the same, so that its contents can be checked too.
+    """
 
     def __init__(self, findings: list[Finding], text: str = "") -> None:
         self.findings = findings
+        self.text = text
+        self.document: Document | None = None
         lines = _LINE_BREAK.split(text)
         shown = [_shown(f, lines) for f in findings[:_MOST_SHOWN]]
         if len(findings) > _MOST_SHOWN:
             shown.append(f"… and {len(findings) - _MOST_SHOWN} more problems")
         super().__init__("\n".join(shown))
+
+    def within(self, document: Document) -> DocumentError:
+        """This error, with the rest of the document."""
+        self.document = document
+        return self
+
+    def joined(self, other: DocumentError) -> DocumentError:
+        """Both errors' findings as one error, in the order of the file."""
+        findings = sorted({*self.findings, *other.findings}, key=lambda f: f.at or Position(0, 0))
+        return DocumentError(findings, self.text)
 
 
 def shown_path(path: KeyPath) -> str:

@@ -145,7 +145,17 @@ def load(path: str | Path) -> Scenario:
     DocumentError
         With everything that is wrong with the file.
     """
-    return from_document(yamltext.read(Path(path), name=str(path)))
+    try:
+        document = yamltext.read(Path(path), name=str(path))
+    except DocumentError as unreadable:
+        if unreadable.document is None:
+            raise
+        try:
+            from_document(unreadable.document)
+        except DocumentError as wrong:
+            raise unreadable.joined(wrong) from None
+        raise
+    return from_document(document)
 
 
 def from_document(document: Document) -> Scenario:

@@ -97,9 +97,10 @@ def parse(text: str, *, name: str) -> Document:
         raise refuse("the file is empty")
     construct = _Construct()
     data = construct.value(node, ())
+    document = Document(name, text, data, construct.keys, construct.values)
     if construct.found:
-        raise document_error(name, text, construct.found)
-    return Document(name, text, data, construct.keys, construct.values)
+        raise document_error(name, text, construct.found).within(document)
+    return document
 
 
 def _check_depth(text: str, refuse: Any) -> None:

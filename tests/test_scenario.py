@@ -272,3 +272,14 @@ def test_a_graph_that_cannot_be_is_told_at_its_layer(before: str, after: str, me
 def test_a_file_that_is_not_there_is_one_message(file: str, tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"there is no such file|this is a folder"):
         scenario.load(tmp_path / file)
+
+
+def test_a_repeated_key_does_not_hide_what_else_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("version: 1\nname: a\nname: b\ngraph: {kind: chain, length: 3}\nstrategies: [reverse_ful]\n")
+    with pytest.raises(DocumentError) as error:
+        scenario.load(path)
+    assert [(f.at.line, f.message.split(",")[0]) for f in error.value.findings if f.at] == [
+        (3, "key 'name' is given twice"),
+        (5, "unknown strategy 'reverse_ful'; did you mean 'reverse_full'? known: forward_cached"),
+    ]
