@@ -108,14 +108,19 @@ class Table:
 
     @cached_property
     def workspace(self) -> Ints:
-        """Workspace of each row; in the place of the JVP rows, that of forwards that save their residual.
+        """Where `workspace_index` finds what lives only while a row runs.
 
-        JVP rows take what plain forwards take.
+        First 1 or 3, the number of sections; then the sections, one number a node: one if every action
+        of a node takes the same, else that of plain forwards and JVPs, of VJPs, of forwards that save
+        their residual; then the extra rows.
         """
         c = self.graph.columns
         extra = np.array([e.workspace_bytes for e in self.extra_rows], dtype=np.int64)
-        own = (c.workspace_bytes, c.vjp_workspace_bytes, c.taping_workspace_bytes)
-        return np.concatenate([*(c.workspace_bytes if w is None else w for w in own), extra])
+        sections = [c.workspace_bytes]
+        if c.vjp_workspace_bytes is not None or c.taping_workspace_bytes is not None:
+            others = (c.vjp_workspace_bytes, c.taping_workspace_bytes)
+            sections += [c.workspace_bytes if w is None else w for w in others]
+        return np.concatenate([np.array([len(sections)]), *sections, extra])
 
     @cached_property
     def value_kind(self) -> Bytes8:
@@ -145,7 +150,7 @@ class Table:
 
     def workspace_of(self, row: int, *, taping: bool = False) -> int:
         """Bytes that live only while the row runs; with `taping`, while a forward runs that saves its residual."""
-        return int(self.workspace[workspace_index(len(self.graph), row, taping)])
+        return int(self.workspace[workspace_index(len(self.graph), int(self.workspace[0]), row, taping)])
 
     def describe_value(self, v: int) -> Value:
         """The value as people read it."""

@@ -60,11 +60,13 @@ def mark(rows: Any, ptr: Any, value: Any, access: Any, value_code: Any) -> Any:
 
 
 @compiled
-def workspace_index(n: Any, row: Any, taping: Any) -> Any:
-    """Where `Table.workspace` has the workspace of a row; `taping` marks a forward that saves its residual."""
-    if row < n:
-        return row + 2 * n if taping else row
-    return row - 2 * n if row < 3 * n and row >= 2 * n else row
+def workspace_index(n: Any, sections: Any, row: Any, taping: Any) -> Any:
+    """Where `Table.workspace` has that of a row; `taping` marks a forward that saves its residual."""
+    if row >= 3 * n:
+        return 1 + row + (sections - 3) * n
+    opcode = 0 if row < n else 1 if row < 2 * n else 2
+    section = 0 if sections == 1 else 2 if taping else opcode % 2
+    return 1 + row + (section - opcode) * n
 
 
 @compiled
@@ -96,6 +98,7 @@ def ledger(
     peak, peak_action = np.int64(-1), -1
     fault, fault_action, fault_value = OK, -1, -1
     width = widths[0]
+    sections = workspace[0]
     e = 0
     for k in range(len(rows)):
         row = rows[k]
@@ -141,7 +144,7 @@ def ledger(
             by_kind[tier, kind] += size
         if fault != OK:
             break
-        extra = workspace[workspace_index(n, row, taping)]
+        extra = workspace[workspace_index(n, sections, row, taping)]
         now = level[0] + extra
         if now > peak:
             peak, peak_action = now, k

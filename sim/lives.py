@@ -128,7 +128,9 @@ def _allocations(
     for k in range(len(rows)):
         row = rows[k]
         start, stop = ptr[row], ptr[row + 1]
-        extra = workspace[workspace_index(n, row, _saves(access[start:stop], flags[e : e + stop - start]))]
+        extra = workspace[
+            workspace_index(n, workspace[0], row, _saves(access[start:stop], flags[e : e + stop - start]))
+        ]
         taken[k], freed[k] = extra, extra
         for t in range(start, stop):
             v = value[t]
@@ -184,7 +186,9 @@ def _lives(
         extra = np.int64(0)
         if stream == 0:
             computed = k
-            extra = workspace[workspace_index(n, row, _saves(access[start:stop], flags[e : e + stop - start]))]
+            extra = workspace[
+                workspace_index(n, workspace[0], row, _saves(access[start:stop], flags[e : e + stop - start]))
+            ]
         else:
             need[0] = computed
         taken[k], freed[0, k] = extra, extra
