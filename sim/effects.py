@@ -247,7 +247,7 @@ def _make_base(graph: Graph, *, jvp: bool) -> Table:
     sink[graph.sinks] = True
     ptr, value, access, contributions = _touches(
         n, m, 3 if jvp else 2, c.input_ptr, c.input_index, graph.active, sink, c.needs.astype(np.int8),
-        c.residual_bytes >= 0, graph.gradient_of, parameters,
+        c.residual_bytes >= 0, graph.gradient_of if parameters else np.empty(0, dtype=np.int32), parameters,
     )  # fmt: skip
     value_bytes = np.zeros(kinds * n + (m if jvp else 0), dtype=np.int64)
     of_kind = value_bytes[: kinds * n].reshape(kinds, n)

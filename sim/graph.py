@@ -221,9 +221,9 @@ class Graph:
         return tuple(p for p, i in enumerate(self.inputs) if i.differentiable and self.consumer_counts[p])
 
     @cached_property
-    def gradient_of(self) -> Ints:
+    def gradient_of(self) -> NDArray[np.int32]:
         """For each node, the node to whose parameter gradient its VJP adds: itself, the one it is tied to, or -1."""
-        owner = np.where(self.columns.param_size > 0, np.arange(len(self)), -1)
+        owner = np.where(self.columns.param_size > 0, np.arange(len(self), dtype=np.int32), np.int32(-1))
         for node, other in self.columns.tied:
             owner[node] = other
         return owner
