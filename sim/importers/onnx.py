@@ -16,6 +16,7 @@ from sim.graph import FLOATS, ITEMSIZE, Graph, Node
 from sim.importers import importers
 from sim.importers.onnx_call import Call, Constant
 from sim.importers.onnx_file import ModelFile, OnnxModel, OnnxNode, read
+from sim.importers.onnx_fused import fused
 from sim.importers.onnx_ops import CONTROL_FLOW, RULES, STATIC
 from sim.registry import Count
 
@@ -84,7 +85,7 @@ class _Import:
             self.names |= {"loss", "labels", "target"}
         if loss == "cross_entropy":
             wanted = [_logits(wanted[0], self.makers)]
-        nodes = _needed(self.model.nodes, wanted)
+        nodes = _needed(fused(self.model.nodes, self.model.tensors, outputs=wanted), wanted)
         read = {t for node in nodes for t in node.inputs}
         for name in self.model.inputs:
             if name in read:

@@ -16,6 +16,9 @@ from sim.importers import extra
 LARGEST_KEPT = 1024
 """Scalars of a constant that may say a shape; larger ones are weights, whose values nobody reads."""
 
+SHAPE_KEPT = frozenset({"GroupNormalization", "RMSNormalization"})
+"""Operators with the shape of their first input for which ONNX's inference has no rule."""
+
 
 def inferred(proto: Any, shown: str) -> Any:
     """The model with a shape for every tensor whose shape does not depend on the values of its inputs.
@@ -28,10 +31,8 @@ def inferred(proto: Any, shown: str) -> Any:
     result = _infer(proto, shown)
     opens = _open(result)
     while opens:
-        working = _folded(result)
-        if working is None:
-            break
-        result = _with_shapes(result, _infer(working, shown))
+        result = _with_kept_shapes(result)
+        result = _with_shapes(result, _infer(_folded(result), shown))
         before, opens = opens, _open(result)
         if opens == before:
             break
@@ -67,8 +68,21 @@ def _open(proto: Any) -> int:
     return sum(bool(o) and o not in known for node in proto.graph.node for o in node.output)
 
 
-def _folded(proto: Any) -> Any | None:
-    """A copy in which small tensors that depend on shapes and constants alone are constants; `None` without any."""
+def _with_kept_shapes(proto: Any) -> Any:
+    """The model with the outputs of `SHAPE_KEPT` in the shape of what they read."""
+    known = _shapes(proto.graph)
+    outputs = {o.name: o for o in proto.graph.output}
+    values = {v.name: v for v in (*proto.graph.input, *proto.graph.value_info) if v.name in known}
+    for node in proto.graph.node:
+        if node.op_type in SHAPE_KEPT and node.output[0] not in known and node.input[0] in values:
+            value = outputs.get(node.output[0]) or proto.graph.value_info.add()
+            value.CopyFrom(values[node.input[0]])
+            value.name = node.output[0]
+    return proto
+
+
+def _folded(proto: Any) -> Any:
+    """A copy in which small tensors that depend on shapes and constants alone are constants."""
     (numpy_helper,) = extra("onnx", "onnx.numpy_helper")
     graph = proto.graph
     shapes = _shapes(graph)
@@ -81,8 +95,6 @@ def _folded(proto: Any) -> Any | None:
             kept.append(node)
         else:
             values |= found
-    if len(kept) == len(graph.node):
-        return None
     read = {i for node in kept for i in node.input} | {o.name for o in graph.output}
     copy = type(proto)()
     copy.CopyFrom(proto)
