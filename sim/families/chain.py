@@ -228,6 +228,7 @@ def chain_graph(chain: ChainColumns, *, name: str = "chain") -> Graph:
     zeros = _constant(0, length)
     positions = np.arange(length + 1, dtype=np.int64)
     before = np.concatenate([[chain.input_bytes], chain.activation_bytes[:-1]])
+    positions = np.arange(length + 1, dtype=np.int64)
     columns = Columns(
         activation_bytes=chain.activation_bytes,
         scalars=chain.sizes[1:],
