@@ -50,7 +50,8 @@ class Action:
 
     `node` is the name of the node. A `jvp` with `seeded` starts at the node's own parameters and
     reads only the tangents of the inputs in `carried` (`None`: of all active ones). A `jvp` with
-    `source`, a `vjp` with `target` and a `multiply` work on accumulated Jacobians. A `copy` moves
+    `source`, a `vjp` with `target` and a `multiply` work on accumulated Jacobians. A `jacobian` (by the
+    input `source`) or `multiply` with `into` adds to a Jacobian stored in that structure. A `copy` moves
     `value` from its tier to the tier `to`.
     """
 
@@ -64,12 +65,15 @@ class Action:
     target: str | None = None
     value: Value | None = None
     to: Tier | None = None
+    into: str | None = None
 
     def __str__(self) -> str:
         if self.kind == "copy":
             return f"copy({self.value} to {self.to})"
         if self.kind == "multiply":
-            return f"multiply({self.target}, {self.middle}, {self.source})"
+            return f"multiply({self.target}, {self.middle}, {self.source}{', added' if self.into else ''})"
+        if self.kind == "jacobian" and self.source:
+            return f"jacobian({self.node} by {self.source})"
         width = f", {self.width}" if self.width > 1 else ""
         by = f" of jacobian by {self.source}" if self.source else ""
         of = by or (f" of jacobian of {self.target}" if self.target else "")

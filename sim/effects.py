@@ -39,7 +39,7 @@ from sim.actions import (
     Effects,
     Value,
 )
-from sim.graph import Graph, Ints
+from sim.graph import STRUCTURES, Graph, Ints
 from sim.kernels import compiled, workspace_index
 
 Bytes8 = NDArray[np.uint8]
@@ -50,7 +50,8 @@ class Extra:
     """A row that a schedule adds to the graph's own, identified by its key.
 
     kind JVP: (node, carried positions, seeded) or (node, source position); VJP: (node, target
-    position); JACOBIAN: (node,); MULTIPLY: (target, middle, source positions); COPY: (value, to tier).
+    position); JACOBIAN: (node,) or (node, source position, structure); MULTIPLY:
+    (target, middle, source positions) and, if it adds to what is there, the structure of that; COPY: (value, to tier).
     """
 
     opcode: int
@@ -182,8 +183,12 @@ class Table:
             value, to = cast("tuple[int, int]", extra.key)
             return Action(kind, name, width, value=self.describe_value(value), to=TIERS[to])
         if opcode == MULTIPLY:
-            target, middle, source = (self.position_name(cast(int, p)) for p in extra.key)
-            return Action(kind, name, width, source=source, middle=middle, target=target)
+            target, middle, source = (self.position_name(cast(int, p)) for p in extra.key[:3])
+            into = STRUCTURES[cast(int, extra.key[3])] if len(extra.key) > 3 else None
+            return Action(kind, name, width, source=source, middle=middle, target=target, into=into)
+        if opcode == JACOBIAN and len(extra.key) > 1:
+            by, structure = cast("tuple[int, int]", extra.key[1:])
+            return Action(kind, name, width, source=self.position_name(by), into=STRUCTURES[structure])
         if extra.on_jacobian:
             other = self.position_name(cast(int, extra.key[1]))
             return Action(

@@ -37,7 +37,7 @@ from sim.actions import (
 )
 from sim.effects import Extra, Table, base_table
 from sim.errors import CountOverflow
-from sim.graph import LARGEST, STRUCTURES, Graph
+from sim.graph import LARGEST, STRUCTURES, Graph, Structure, per_sample
 
 
 class Extras:
@@ -84,6 +84,16 @@ class Extras:
         extra = Extra(JACOBIAN, node, (node,), int(c.jacobian_flops[node]), int(c.workspace_bytes[node]))
         return self._row(extra, touched)
 
+    def jacobian_by(self, node: int, source: int, into: str) -> int:
+        """The row that adds the local Jacobian of `node` by its input `source` to a block of structure `into`.
+
+        The node's `jacobian.flops` are taken for each of its inputs.
+        """
+        m, c = len(self.graph.inputs), self.graph.columns
+        touched = [*self._derivative_reads(node), (self.jacobian_value(m + node, source, into), ACCUMULATE)]
+        key = (node, source, STRUCTURES.index(cast(Structure, into)))
+        return self._row(Extra(JACOBIAN, node, key, int(c.jacobian_flops[node]), int(c.workspace_bytes[node])), touched)
+
     def jvp_of_jacobian(self, node: int, source: int) -> int:
         """The row that takes the Jacobians of `node`'s inputs by `source` to that of `node`."""
         m, c = len(self.graph.inputs), self.graph.columns
@@ -101,15 +111,23 @@ class Extras:
         costs = int(c.vjp_flops[node]), int(c.workspace_bytes[node])
         return self._row(Extra(VJP, node, (node, target), *costs, on_jacobian=True), touched)
 
-    def multiply(self, target: int, middle: int, source: int) -> int:
-        """The row that multiplies the Jacobian of `target` by `middle` with that of `middle` by `source`."""
+    def multiply(self, target: int, middle: int, source: int, *, into: str | None = None) -> int:
+        """The row that multiplies the Jacobian of `target` by `middle` with that of `middle` by `source`.
+
+        With `into` the product is added to the block of that structure which may be there already: a
+        dense product of 2·p·q·r flops has one addition for each multiplication in any case.
+        """
         graph, m = self.graph, len(self.graph.inputs)
         left, right = self.jacobian_value(target, middle), self.jacobian_value(middle, source)
         structures = (STRUCTURES[self._structure[left]], STRUCTURES[self._structure[right]])
         p, q, r = (self.scalars(x) for x in (target, middle, source))
         flops, structure = product_cost(p, q, r, structures[0], structures[1], graph.batch)
-        touched = [(left, READ), (right, READ), (self.jacobian_value(target, source, structure), WRITE)]
-        return self._row(Extra(MULTIPLY, target - m, (target, middle, source), flops), touched)
+        key: tuple[int, ...] = (target, middle, source)
+        access = WRITE
+        if into is not None:
+            key, structure, access = (*key, STRUCTURES.index(cast(Structure, into))), into, ACCUMULATE
+        touched = [(left, READ), (right, READ), (self.jacobian_value(target, source, structure), access)]
+        return self._row(Extra(MULTIPLY, target - m, key, flops), touched)
 
     def copy(self, value: int, source: int, to: int) -> int:
         """The row that copies a value, named by its number on the device, from one tier to another."""
@@ -158,7 +176,9 @@ class Extras:
     def scalars(self, position: int) -> int:
         """The scalars of one sample at a position."""
         m = len(self.graph.inputs)
-        return self.graph.input_scalars if position < m else int(self.graph.columns.scalars[position - m])
+        if position >= m:
+            return int(self.graph.columns.scalars[position - m])
+        return per_sample(self.graph.inputs[position].shape, self.graph.batch)
 
     def row_nodes(self, rows: NDArray[np.int32]) -> NDArray[np.int64]:
         """The node of each row."""
@@ -252,7 +272,9 @@ def effects(graph: Graph, action: Action) -> Effects:
         row = extras.copy(value, TIERS.index(action.value.tier), TIERS.index(action.to))
     elif action.kind == "multiply":
         target, middle, source = (position[cast(str, x)] for x in (action.target, action.middle, action.source))
-        row = extras.multiply(target, middle, source)
+        row = extras.multiply(target, middle, source, into=action.into)
+    elif action.kind == "jacobian" and action.source is not None:
+        row = extras.jacobian_by(node, position[action.source], cast(str, action.into))
     elif action.kind == "jacobian":
         row = extras.jacobian(node)
     elif action.source is not None:

@@ -262,7 +262,7 @@ class Graph:
     @cached_property
     def input_scalars(self) -> int:
         """n_in: the scalars of one sample of the variables."""
-        return sum(_per_sample(self.inputs[p].shape, self.batch) for p in self.variables)
+        return sum(per_sample(self.inputs[p].shape, self.batch) for p in self.variables)
 
     @cached_property
     def output_scalars(self) -> int:
@@ -340,7 +340,8 @@ class Graph:
         return cuts.articulation_points(self)
 
 
-def _per_sample(shape: tuple[int, ...], batch: int) -> int:
+def per_sample(shape: tuple[int, ...], batch: int) -> int:
+    """The scalars of one sample in an array of this shape, whose first axis may be the batch."""
     return math.prod(shape[1:] if shape and shape[0] == batch else shape)
 
 
@@ -370,7 +371,7 @@ def _columns(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) ->
 
     return Columns(
         activation_bytes=column(activation),
-        scalars=column([_per_sample(n.output_shape, batch) for n in nodes]),
+        scalars=column([per_sample(n.output_shape, batch) for n in nodes]),
         forward_flops=column([n.forward_flops for n in nodes]),
         forward_bytes=column(forward_bytes),
         jvp_flops=column([n.forward_flops if n.jvp_flops is None else n.jvp_flops for n in nodes]),

@@ -13,20 +13,24 @@ from sim.errors import NotApplicable
 from sim.execute.liveness import Touched
 from sim.execute.machine import Machine
 from sim.execute.rule import Array
-from sim.node import Structure
+from sim.graph import per_sample
+from sim.node import STRUCTURES, Structure
 
 
-def local(machine: Machine, i: int, touches: Touched) -> None:
+def local(machine: Machine, i: int, touches: Touched, source: int | None = None, into: int | None = None) -> None:
     """Form the local Jacobian of node i by its one active input, in the structure that the node has.
+
+    With `source` it is the one by that input, added to a block whose structure has the number `into`.
 
     Raises
     ------
     NotApplicable
         For an op that couples the scalars that its structure takes for independent.
     """
-    (source,) = machine.active_inputs(i)
     node, own = machine.nodes[i], machine.m + i
-    structure = node.jacobian.structure
+    structure = node.jacobian.structure if into is None else STRUCTURES[into]
+    if source is None:
+        (source,) = machine.active_inputs(i)
     if machine.rules[i].couples:
         raise NotApplicable(
             f"node '{node.name}': the Jacobian of {node.op} takes its statistics for constants, so it is not exact; "
@@ -37,11 +41,8 @@ def local(machine: Machine, i: int, touches: Touched) -> None:
     else:
         seeds = _identity(machine, source)
     dy = machine.pushed(i, machine.at(i, touches), {source: seeds})
-    if structure == "diagonal":
-        _store(machine, own, source, dy.reshape(machine.graph.batch, -1), structure)
-        return
-    block = _from_columns(machine, dy)
-    _store(machine, own, source, block[0] if structure == "constant" else block, structure)
+    block = dy.reshape(machine.graph.batch, -1) if structure == "diagonal" else _from_columns(machine, dy)
+    _store(machine, own, source, block[0] if structure == "constant" else block, structure, add=into is not None)
 
 
 def jvp(machine: Machine, i: int, source: int, touches: Touched) -> None:
@@ -76,8 +77,11 @@ def vjp(machine: Machine, i: int, target: int, touches: Touched) -> None:
             _store(machine, target, p, block, "dense")
 
 
-def multiply(machine: Machine, target: int, middle: int, source: int) -> None:
-    """The product of the Jacobians of `target` by `middle` and of `middle` by `source`."""
+def multiply(machine: Machine, target: int, middle: int, source: int, into: int | None = None) -> None:
+    """The product of the Jacobians of `target` by `middle` and of `middle` by `source`.
+
+    With `into` it is added to the block, whose structure has that number, if there is one already.
+    """
     left, right = (_read(machine, a, b) for a, b in ((target, middle), (middle, source)))
     kinds = (left[1], right[1])
     structure: Structure = "dense"
@@ -90,7 +94,12 @@ def multiply(machine: Machine, target: int, middle: int, source: int) -> None:
     else:
         block = left[0] @ right[0]
         structure = "constant" if kinds == ("constant", "constant") else "dense"
-    _store(machine, target, source, block, structure)
+    if into is None:
+        _store(machine, target, source, block, structure)
+        return
+    if STRUCTURES[into] != structure:
+        block = _expanded(block, structure, machine.graph.batch)
+    _store(machine, target, source, block, STRUCTURES[into], add=True)
 
 
 def _identity(machine: Machine, position: int) -> Array:
@@ -133,10 +142,29 @@ def _expanded(block: Array, structure: str, batch: int) -> Array:
     return np.broadcast_to(block, (batch, *block.shape)) if structure == "constant" else block
 
 
-def _store(machine: Machine, node: int, source: int, block: Array, structure: Structure) -> None:
+def _store(machine: Machine, node: int, source: int, block: Array, structure: Structure, *, add: bool = False) -> None:
+    """Keep a Jacobian, or with `add` add it to what is kept; one of an output by the graph input is the result."""
     if _is_result(machine, node, source):
-        machine.jacobian[...] = _expanded(block, structure, machine.graph.batch)
+        result = _result(machine, node, source)
+        result[...] = _expanded(block, structure, machine.graph.batch) + (result if add else 0)
         return
     value = _number(machine, node, source)
+    if add and value in machine.memory:
+        machine.memory.arrays[value] += block
+        return
     machine.memory.write(value, block, machine.nodes[node - machine.m].dtype)
     machine.structure[value] = structure
+
+
+def _result(machine: Machine, node: int, source: int) -> Array:
+    """The part of the result that is the Jacobian of one output by one input."""
+    graph = machine.graph
+    outputs = [machine.m + int(s) for s in graph.sinks if graph.active[machine.m + s]]
+    inputs = [int(p) for p in graph.variables]
+
+    def stretch(positions: list[int], position: int) -> slice:
+        sizes = [per_sample(machine.shape(p), graph.batch) for p in positions]
+        at = positions.index(position)
+        return slice(sum(sizes[:at]), sum(sizes[: at + 1]))
+
+    return machine.jacobian[:, stretch(outputs, node), stretch(inputs, source)]

@@ -103,7 +103,7 @@ def _act(machine: Machine, row: int, width: int, touches: Touched, dead: frozens
     elif opcode == COPY:
         _copy(machine, row)
     elif opcode == JACOBIAN:
-        jacobians.local(machine, i, touches)
+        jacobians.local(machine, i, touches, *cast("tuple[int, ...]", cast(Extra, extra).key[1:]))
     elif opcode == MULTIPLY:
         jacobians.multiply(machine, *cast("tuple[int, int, int]", cast(Extra, extra).key))
     elif extra is not None and extra.on_jacobian:
