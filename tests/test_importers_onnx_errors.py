@@ -14,11 +14,11 @@ from sim.errors import GraphError
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")
 from onnx import TensorProto, helper  # noqa: E402
-from onnxfiles import imported, model, value  # noqa: E402
+from onnxfiles import imported, ints, model, value, weight  # noqa: E402
 
 
 def refusal(folder: Path, node: Any, *inputs: Any, weights: Sequence[Any] = (), **parameters: Any) -> str:
-    more = {k: parameters.pop(k) for k in ("opsets",) if k in parameters}
+    more = {k: parameters.pop(k) for k in ("opset", "opsets") if k in parameters}
     with pytest.raises(GraphError) as caught:
         imported(model(folder, [node], inputs, weights, **more), **parameters)
     return str(caught.value)
@@ -57,6 +57,33 @@ def test_shapes_that_depend_on_values_are_refused_at_their_node(tmp_path: Path) 
     reshape = helper.make_node("Reshape", ["x", "to"], ["y"], name="fold")
     inputs = [value("x", [2, 3]), value("to", [2], TensorProto.INT64)]
     assert refusal(tmp_path, reshape, *inputs).startswith("node 'fold' (Reshape): the shape of 'y' ")
+
+
+def test_a_batch_that_a_reshape_has_baked_in_is_given_under_dims(tmp_path: Path) -> None:
+    """A file that says n and means 1: shapes are inferred at 1, and scaled."""
+    nodes = [helper.make_node("Reshape", ["x", "to"], ["r"]), helper.make_node("Exp", ["r"], ["y"])]
+    file = model(tmp_path, nodes, [value("x", ["n", 6])], [ints("to", 1, 2, 3)])
+    with pytest.raises(GraphError, match=r"'r': cannot reshape \(8, 6\) to \(1, 2, 3\); .*give that under 'dims'"):
+        imported(file, batch=8)
+    assert imported(file, dims={"n": 1}, batch=8).nodes[0].output_shape == (8, 2, 3)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], name="a")
+    message = refusal(tmp_path, conv, value("x", [1, 4, 5, 5]), weights=[weight("w", 6, 3, 1, 1)])
+    assert message == "node 'a': cannot convolve (1, 4, 5, 5) with a weight of shape (6, 3, 1, 1)"
+    gemm = helper.make_node("Gemm", ["x", "w"], ["y"], name="a")
+    message = refusal(tmp_path, gemm, value("x", [2, 4]), weights=[weight("w", 5, 3)])
+    assert message.startswith("node 'a' (Gemm): the shape of 'y' cannot be inferred; ")
+
+
+def test_attributes_that_do_not_fit_are_named_with_their_node(tmp_path: Path) -> None:
+    node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], name="norm")
+    vectors = [weight("s", 4), weight("b", 4)]
+    message = refusal(tmp_path, node, value("x", [1, 4, 3, 3]), weights=vectors, opset=22)
+    assert message.startswith("node 'norm' (GroupNormalization): its operands or attributes do not fit the operator")
+    lonely = helper.make_node("Relu", [], ["y"], name="lonely")
+    assert "node 'lonely' (Relu) reads no tensor" in refusal(tmp_path, lonely, value("x", [1]))
 
 
 def test_operators_of_others_are_named_with_their_domain(tmp_path: Path) -> None:

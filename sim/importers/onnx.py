@@ -145,7 +145,11 @@ class _Import:
             opset=self.model.opset,
             training=self.training,
         )
-        made = rule.make(call)
+        try:
+            made = rule.make(call)
+        except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise GraphError(f"{node}: its operands or attributes do not fit the operator ({what})") from None
         if made is None:
             self.names.discard(call.name)
             self._views(node, call)

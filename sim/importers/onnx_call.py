@@ -98,6 +98,16 @@ def view(call: Call) -> None:
     """A view: the same storage, read as another shape or in part."""
 
 
+def reshaped(call: Call) -> None:
+    """A view of all of the storage; an error where the shapes hold different numbers of scalars.
+
+    That happens where a symbolic batch meets a reshape to the numbers of another batch.
+    """
+    if call.x.size != call.size:
+        advice = "if the file was made for one batch, give that under 'dims', and 'batch' beside it"
+        fail(call.name, f"cannot reshape {call.x.shape} to {call.shape}; {advice}")
+
+
 def same(rule: Callable[[str, Tensor], Node]) -> Callable[[Call], Node]:
     """An op rule of the same meaning that takes no parameters."""
     return lambda call: rule(call.name, call.x)

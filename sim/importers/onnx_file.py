@@ -106,7 +106,8 @@ class OnnxModel:
         """
         found = self.tensors.get(tensor)
         if found is None:
-            raise GraphError(f"{node}: the shape of '{tensor}' cannot be inferred; it depends on computed values")
+            why = "it depends on computed values, or the operands do not fit together"
+            raise GraphError(f"{node}: the shape of '{tensor}' cannot be inferred; {why}")
         return _closed(found.shape, f"{node}: the shape of '{tensor}'"), found.dtype
 
 
@@ -121,14 +122,23 @@ def read(file: Path | PackageFile, *, dims: Mapping[str, int], batch: int | None
     onnx, inliner = extra("onnx", "onnx", "onnx.inliner")
     file = parse_file(file)
     path = _located(file)
-    proto = _parsed(onnx, path, str(file))
+    try:
+        return _model(onnx, inliner, _parsed(onnx, path, str(file)), path.stem, str(file), dims=dims, batch=batch)
+    except UnicodeDecodeError as error:  # text is decoded when it is read, not when the file is parsed
+        raise GraphError(f"file: {file}: this is no ONNX model ({line(error)})") from None
+
+
+def _model(
+    onnx: Any, inliner: Any, proto: Any, name: str, file: str, *, dims: Mapping[str, int], batch: int | None
+) -> OnnxModel:
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
+    _check_operands(onnx, proto.graph.node, file)
     constants = {i.name for i in proto.graph.initializer} | {i.values.name for i in proto.graph.sparse_initializer}
     fed = [v for v in proto.graph.input if v.name not in constants]
     _set_dimensions(proto.graph, fed, dims, batch)
     _drop_weights(onnx, proto.graph)
-    proto = inferred(proto, str(file))
+    proto = inferred(proto, file)
     graph = proto.graph
     tensors = {i.name: TensorType(tuple(i.dims), _dtype(onnx, i.data_type)) for i in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -136,12 +146,12 @@ def read(file: Path | PackageFile, *, dims: Mapping[str, int], batch: int | None
         if kind.HasField("shape"):
             tensors[value.name] = TensorType(tuple(map(_dim, kind.shape.dim)), _dtype(onnx, kind.elem_type))
     inputs = tuple(v.name for v in fed)
-    for name in inputs:
-        if name not in tensors:
-            raise GraphError(f"file: {file}: input '{name}' has no shape; only tensors with a rank can be imported")
-        _closed(tensors[name].shape, f"dims: the shape of input '{name}'")
+    for tensor in inputs:
+        if tensor not in tensors:
+            raise GraphError(f"file: {file}: input '{tensor}' has no shape; only tensors with a rank can be imported")
+        _closed(tensors[tensor].shape, f"dims: the shape of input '{tensor}'")
     return OnnxModel(
-        name=path.stem,
+        name=name,
         opset=max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=1),
         batch=_own_batch(inputs, tensors),
         nodes=tuple(_node(onnx, n) for n in graph.node),
@@ -171,6 +181,18 @@ def _parsed(onnx: Any, path: Path, shown: str) -> Any:
     if not proto.graph.node:
         raise GraphError(f"file: {shown}: this is no ONNX model: it has no nodes")
     return proto
+
+
+def _check_operands(onnx: Any, nodes: Sequence[Any], file: str) -> None:
+    """Nothing, where every node makes a tensor, and reads one if its operator reads any."""
+    for node in nodes:
+        if not isinstance(node.op_type, str):
+            raise GraphError(f"file: {file}: this is no ONNX model: an operator's name is no text")
+        known = not node.domain and onnx.defs.has(node.op_type)
+        reads = known and onnx.defs.get_schema(node.op_type).min_input > 0
+        if not node.output or (reads and not node.input):
+            what = "makes no tensor" if not node.output else "reads no tensor"
+            raise GraphError(f"file: {file}: {_node(onnx, node)} {what}; the model is damaged")
 
 
 def _set_dimensions(graph: Any, fed: Sequence[Any], dims: Mapping[str, int], batch: int | None) -> None:

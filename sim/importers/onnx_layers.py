@@ -19,6 +19,8 @@ def conv(call: Call) -> Node:
     """Conv: the rule of conv2d on an image that has as many windows as the output says (any padding, any rank)."""
     weight = call.weight(1)
     kernel = weight.shape[2:]
+    if weight.shape[1] * call.attributes.get("group", 1) != call.x.shape[1]:
+        fail(call.name, f"cannot convolve {call.x.shape} with a weight of shape {weight.shape}")
     node = ops.conv2d(
         call.name, _windows(call, kernel), channels=weight.shape[0], kernel=_plane(kernel),
         groups=call.attributes.get("group", 1), bias=call.has(2),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.families import ops
-from sim.importers.onnx_call import Rule, copied, same, view
+from sim.importers.onnx_call import Rule, copied, reshaped, same, view
 from sim.importers.onnx_layers import (
     average_pool,
     batch_norm,
@@ -139,11 +139,11 @@ RULES: Mapping[str, Rule] = {
     "Tile": Rule(copied),
     "DepthToSpace": Rule(copied),
     "SpaceToDepth": Rule(copied),
-    "Reshape": Rule(view),
-    "Flatten": Rule(view),
-    "Squeeze": Rule(view),
-    "Unsqueeze": Rule(view),
-    "Identity": Rule(view),
+    "Reshape": Rule(reshaped),
+    "Flatten": Rule(reshaped),
+    "Squeeze": Rule(reshaped),
+    "Unsqueeze": Rule(reshaped),
+    "Identity": Rule(reshaped),
     "Expand": Rule(view),
     "Slice": Rule(view),
     "Split": Rule(view),

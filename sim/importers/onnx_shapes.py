@@ -44,7 +44,8 @@ def _infer(proto: Any, shown: str) -> Any:
     try:
         return inference.infer_shapes(proto, data_prop=True)
     except (inference.InferenceError, ValueError) as error:
-        raise GraphError(f"file: {shown}: shapes cannot be inferred: {line(error)}") from None
+        advice = "if the file was made for other sizes, give those under 'dims'"
+        raise GraphError(f"file: {shown}: shapes cannot be inferred: {line(error)}; {advice}") from None
 
 
 def line(error: Exception) -> str:
