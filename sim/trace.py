@@ -64,6 +64,16 @@ class Trace:
         return self.streams["compute"].stall_seconds
 
     @property
+    def serial_seconds(self) -> float:
+        """What all actions take one after the other: the cost of a recurrence that knows no overlap."""
+        return sum(use.busy_seconds for use in self.streams.values())
+
+    @property
+    def overlap_seconds(self) -> float:
+        """What doing copies beside computations saved against `serial_seconds`."""
+        return max(0.0, self.serial_seconds - self.seconds)
+
+    @property
     def resident_bytes(self) -> int:
         return self.schedule.graph.resident_bytes
 

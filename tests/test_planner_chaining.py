@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import NotApplicable
+from sim.families import load as load_families
 from sim.families.chain import chain
 from sim.graph import Graph
 from sim.planners.chaining import Bracketing, Elements, best_matrix_free, best_product, in_order
@@ -206,3 +207,21 @@ def test_the_best_product_of_the_textbook_example() -> None:
     cost, tree = best_product(Chain(chain(sizes=[25, 20, 10, 5, 15, 35, 30])).elements())
     assert cost == 2 * 15_125
     assert str(tree) == "((F6·(F5·F4))·((F3·F2)·F1))"
+
+
+def test_on_blocks_of_several_nodes_no_known_order_is_better() -> None:
+    """Blocks whose branches are added up, between layers in a row."""
+    listed = []
+    for b in range(4):
+        before = f"s{b - 1}" if b else "x"
+        listed += [
+            {"name": f"a{b}", "op": "linear", "features": 3 + 2 * b, "inputs": [before]},
+            {"name": f"b{b}", "op": "tanh", "inputs": [f"a{b}"]},
+            {"name": f"c{b}", "op": "sigmoid", "inputs": [f"a{b}"]},
+            {"name": f"s{b}", "op": "add", "inputs": [f"b{b}", f"c{b}"]},
+        ]
+    graph = load_families().call("layers", layers=listed, inputs={"x": {"shape": [2, 6]}}).configured(wrt="input")
+    front = chaining_front(graph)
+    for order in ("forward", "reverse", "optimal", "optimal_matrix_free"):
+        known = replay(load().call("jacobian_chain", graph, order=order))
+        assert any(p.peak_bytes <= known.peak_bytes and p.flops <= known.flops.total for p in front), order

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.actions import Action
+from sim.device import Device, device
 from sim.errors import NotApplicable, ParameterError
 from sim.extras import effects
 from sim.families.chain import chain
@@ -27,8 +28,9 @@ from sim.graph import Graph, Node
 from sim.node import GraphInput
 from sim.planners.multilevel import Level, multilevel_cost, multilevel_plan
 from sim.schedule import Cost, Schedule, replay
+from sim.simulate import simulate
 from sim.strategies import load
-from sim.strategies.multilevel import crossings
+from sim.strategies.multilevel import crossings, link_costs
 
 PRICES = st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5, 8.0, 30.0])
 
@@ -292,3 +294,46 @@ def test_what_makes_no_sense_is_refused() -> None:
         load().call("reverse_checkpointed", graph, schedule="disk", slots=2, write_cost=-1)
     with pytest.raises(NotApplicable, match="too many"):
         multilevel_plan(10_000_000, 2, [Level(slots=3, write_cost=1, read_cost=1)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(1, 40), slots=st.integers(1, 4), far=st.integers(1, 4), write=PRICES, read=PRICES)
+def test_a_resident_input_is_never_copied_and_never_dearer(
+    length: int, slots: int, far: int, write: float, read: float
+) -> None:
+    graph = chain(length=length, activation_bytes=1, input_bytes=1000)
+    costs = {"slots": slots, "host_slots": far, "write_cost": write, "read_cost": read}
+    free = replay(schedule_of(graph, "multilevel", resident_input=True, **costs))
+    counted = replay(schedule_of(chain(length=length, activation_bytes=1), "multilevel", **costs))
+    assert sum(free.copied_bytes.values()) < 1000
+    assert price(free, length, write, read) <= price(counted, length, write, read)
+
+
+def test_a_resident_input_takes_no_slot() -> None:
+    """Ten steps, one slot beside the input: what the binomial schedule with two slots does."""
+    graph = chain(length=10, activation_bytes=1)
+    free = replay(schedule_of(graph, "multilevel", slots=1, resident_input=True))
+    assert free.actions["forward"] == replay(schedule_of(graph, "binomial", slots=2)).actions["forward"]
+
+
+def machine(link: str) -> Device:
+    """One step takes a second; only links differ."""
+    links = dict.fromkeys(("to_host", "from_host", "to_disk", "from_disk"), link)
+    return device({"flops": "100 FLOP/s", "bandwidth": "1 TB/s", "overhead": "0 s", "copy_latency": "0 s", **links})
+
+
+@pytest.mark.parametrize(("link", "costs"), [("1000 B/s", 0.01), ("10 B/s", 1.0), ("1 B/s", 10.0)])
+def test_links_price_a_checkpoint_in_steps_and_the_simulation_takes_that_long(link: str, costs: float) -> None:
+    """Ten bytes a checkpoint, 100 flops a step; done one after the other it is the recurrence's cost in seconds."""
+    graph = chain(length=20, forward_flops=100, activation_bytes=10)
+    prices = link_costs(graph, machine(link))
+    assert prices["write_cost"] == prices["read_cost"] == pytest.approx(costs)
+    assert prices["disk_write_cost"] == pytest.approx(2 * costs)
+    host = {key: prices[key] for key in ("write_cost", "read_cost")}
+    schedule = schedule_of(graph, "multilevel", slots=2, host_slots=3, **host)
+    trace = simulate(schedule, machine(link))
+    levels = [Level(slots=3, write_cost=costs, read_cost=costs)]
+    assert trace.serial_seconds == pytest.approx(multilevel_cost(20, 2, levels) + 20 + 20)
+    assert trace.seconds <= trace.serial_seconds * (1 + 1e-12)
+    assert trace.overlap_seconds == pytest.approx(trace.serial_seconds - trace.seconds, abs=1e-9)
+    assert (trace.overlap_seconds > 1e-9) == (trace.actions["copy"] > 0)

@@ -114,8 +114,8 @@ def chaining_front(graph: Graph, *, tape: int | None = None, tolerance: float | 
     On a chain of single nodes of up to 24 elements the front is exact, in the class of
     `sim.planners.chaining_front`; with `tolerance` ε (0.05 from 25 to 40 elements unless given) the flops
     are at most (1 + ε) times the least for the peak. Longer chains get the best of a few known orders,
-    without a guarantee. Where elements are blocks of several nodes, the search estimates their memory.
-    Whatever was searched, what is reported is what replay says.
+    without a guarantee. Where elements are blocks of several nodes, the search estimates their memory,
+    and the known orders compete with it. Whatever was searched, what is reported is what replay says.
 
     Raises
     ------
@@ -136,18 +136,20 @@ def chaining_front(graph: Graph, *, tape: int | None = None, tolerance: float | 
 
 
 def _candidates(chain: Chain, tape: int | None, tolerance: float | None) -> Iterator[tuple[Bracketing, bool]]:
+    """(bracketing, whether elements are evaluated just before they are needed) of all that may be on the front."""
     elements, memory, length = chain.elements(), chain.memory(), len(chain)
-    if length <= MOST_ELEMENTS:
+    searched = length <= MOST_ELEMENTS
+    searches = []
+    if searched:
         slack = tolerance if tolerance is not None else 0.0 if length <= EXACT_ELEMENTS else 0.05
         searches = [Search(elements, memory, tape=tape, tolerance=slack)]
-    else:
+    if not searched or any(len(chain.nodes(e)) > 1 for e in range(length)):
         most = int(elements.tape.sum()) if tape is None else tape
         trees = [in_order(length, forward=True), in_order(length, forward=False), best_product(elements)[1]]
         trees += [best_matrix_free(elements, tape=limit)[1] for limit in sorted({0, most // 4, most // 2, most})]
-        if length > ORDERED_ELEMENTS:
-            yield from ((tree, interleaved) for tree in trees for interleaved in (False, True))
-            return
-        searches = [Search(elements, memory, only=tree) for tree in trees]
+        if length <= ORDERED_ELEMENTS:
+            searches += [Search(elements, memory, only=tree) for tree in trees]
+        yield from ((tree, interleaved) for tree in trees for interleaved in (False, True))
     for search in searches:
         yield from ((found.tree, found.interleaved) for found in search.front())
 

@@ -1,9 +1,10 @@
 """Checkpoints beyond the device: on the host and on disk, written and read back as the plan says.
 
-The costs of a checkpoint are in evaluations of one step; `relative_costs` makes them from the rates
-of a machine. Steps count as equal, as in the literature. At a cut that several activations cross,
-a checkpoint is all of them. The input counts as a checkpoint like any other: it takes a slot, and
-the plan may write it away and read it back, although the caller's copy stays resident.
+The costs of a checkpoint are in evaluations of one step; `link_costs` makes them from the rates of a
+device. Steps count as equal, as in the literature. At a cut that several activations cross, a
+checkpoint is all of them. The input counts as a checkpoint like any other, as in the literature: it
+takes a slot, and the plan may write it away and read it back. The caller keeps it all the same, so
+`resident_input: true` gives plans that need neither slot nor copies for it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from sim.actions import VJP
+from sim.device import Device
 from sim.errors import ParameterError
 from sim.graph import Graph
 from sim.planners.multilevel import ADJOINT, Level, LevelPlan, multilevel_plan, periodic_plan
@@ -24,12 +26,13 @@ from sim.schedule import Builder, Schedule
 from sim.strategies import chunks
 from sim.strategies.checkpointing import Cotangents, binomial, schedules
 
-HOST, DISK = 1, 2
-ROUTES = {HOST: (0, HOST), DISK: (0, HOST, DISK)}
+DEVICE, HOST, DISK = range(3)
+ROUTES = {DEVICE: (DEVICE,), HOST: (DEVICE, HOST), DISK: (DEVICE, HOST, DISK)}
 """Through which tiers a checkpoint travels: there is no link between device and disk."""
 
 Slots = Annotated[Count, Field(description="checkpoints held on the device at once, the input counted as one")]
 Price = Annotated[float, Field(ge=0, le=1e12, description="cost of one checkpoint, in evaluations of a step")]
+ResidentInput = Annotated[bool, Field(description="the input takes no slot and is never copied: the caller keeps it")]
 Tier = Annotated[Literal["host", "disk"], Field(description="where the checkpoints beyond the device lie")]
 
 
@@ -44,6 +47,7 @@ def multilevel(
     read_cost: Price = 2.0,
     disk_write_cost: Price | None = None,
     disk_read_cost: Price | None = None,
+    resident_input: ResidentInput = False,
     chunk: Cotangents = None,
 ) -> Schedule:
     """Checkpoints on the device, the host and the disk at the least cost (H-Revolve).
@@ -60,11 +64,14 @@ def multilevel(
             read_cost if disk_read_cost is None else disk_read_cost,
         ),
     }
-    tiers = [tier for tier, (room, _, _) in given.items() if room is not None]
-    if not tiers:
+    levels = {
+        tier: Level(slots=room, write_cost=write, read_cost=read)
+        for tier, (room, write, read) in given.items()
+        if room is not None
+    }
+    if not levels and not resident_input:
         return binomial(graph, slots=slots, chunk=chunk)
-    levels = [Level(slots=given[t][0], write_cost=given[t][1], read_cost=given[t][2]) for t in tiers]
-    return _from_plan(graph, multilevel_plan(len(graph.step_starts) - 1, slots, levels), tiers, chunk)
+    return _planned(graph, slots, levels, resident_input, chunk)
 
 
 @schedules.register("disk")
@@ -75,6 +82,7 @@ def disk(
     write_cost: Price = 2.0,
     read_cost: Price = 2.0,
     tier: Tier = "disk",
+    resident_input: ResidentInput = False,
     chunk: Cotangents = None,
 ) -> Schedule:
     """Any number of checkpoints on disk beside the device slots, at the least cost (Disk-Revolve).
@@ -82,8 +90,7 @@ def disk(
     Aupy, Herrmann, Hovland & Robert, SIAM J. Sci. Comput. 38(3), 2016.
     """
     level = Level(slots=None, write_cost=write_cost, read_cost=read_cost)
-    plan = multilevel_plan(len(graph.step_starts) - 1, slots, [level])
-    return _from_plan(graph, plan, [HOST if tier == "host" else DISK], chunk)
+    return _planned(graph, slots, {HOST if tier == "host" else DISK: level}, resident_input, chunk)
 
 
 @schedules.register("disk_periodic")
@@ -106,23 +113,38 @@ def disk_periodic(
     return _from_plan(graph, plan, [HOST if tier == "host" else DISK], chunk)
 
 
-def relative_costs(
-    graph: Graph, *, flops_per_s: float, write_bytes_per_s: float, read_bytes_per_s: float
-) -> tuple[float, float]:
-    """(write_cost, read_cost) of the mean checkpoint in evaluations of the mean step, for given rates.
+def link_costs(graph: Graph, device: Device) -> dict[str, float]:
+    """The parameters of `multilevel` on a device: the mean checkpoint's copies in evaluations of the mean step.
 
+    A step takes the larger of flops / rate and moved bytes / bandwidth, plus the launches of its nodes; a
+    copy its bytes / link plus the latency. What is on disk has passed through the host.
+
+    >>> from sim.device import device
     >>> from sim.families.chain import chain
-    >>> x = chain(length=4, forward_flops=100, activation_bytes=8)
-    >>> relative_costs(x, flops_per_s=50, write_bytes_per_s=1, read_bytes_per_s=2)
+    >>> machine = {"flops": "50 FLOP/s", "bandwidth": "1 TB/s", "to_host": "1 B/s", "from_host": "2 B/s"}
+    >>> slow = device(machine | {"overhead": "0 s", "copy_latency": "0 s"})
+    >>> costs = link_costs(chain(length=4, forward_flops=100, activation_bytes=8), slow)
+    >>> costs["write_cost"], costs["read_cost"]
     (4.0, 2.0)
     """
-    crossing, activation = crossings(graph), graph.columns.activation_bytes
-    sizes = [sum(graph.input_bytes), *(int(activation[values].sum()) for values in crossing[1:])]
-    step_s = graph.forward_flops / flops_per_s / len(sizes)
+    c, crossing = graph.columns, crossings(graph)
+    sizes = [sum(graph.input_bytes), *(int(c.activation_bytes[nodes].sum()) for nodes in crossing[1:])]
+    compute = np.maximum(c.forward_flops / device.flops_per_s, c.forward_bytes / device.bandwidth_bytes_per_s)
+    step_s = float(compute.sum() + len(graph) * device.overhead_s) / len(sizes)
     if not step_s:
-        raise ParameterError("the graph's steps cost no flops, so that a copy has no price in evaluations of a step")
+        raise ParameterError("the graph's steps take no time, so that a copy has no price in evaluations of a step")
     mean = sum(sizes) / len(sizes)
-    return mean / write_bytes_per_s / step_s, mean / read_bytes_per_s / step_s
+
+    def price(bytes_per_s: float) -> float:
+        return (mean / bytes_per_s + device.copy_latency_s) / step_s
+
+    write, read = price(device.to_host_bytes_per_s), price(device.from_host_bytes_per_s)
+    return {
+        "write_cost": write,
+        "read_cost": read,
+        "disk_write_cost": write + price(device.to_disk_bytes_per_s),
+        "disk_read_cost": read + price(device.from_disk_bytes_per_s),
+    }
 
 
 def crossings(graph: Graph) -> list[NDArray[np.int64]]:
@@ -139,6 +161,15 @@ def crossings(graph: Graph) -> list[NDArray[np.int64]]:
         for step in range(int(made_in[node]) + 1, int(read_in[node]) + 1):
             found[step].append(node)
     return [np.array(nodes, dtype=np.int64) for nodes in found]
+
+
+def _planned(graph: Graph, slots: int, levels: dict[int, Level], resident_input: bool, chunk: int | None) -> Schedule:
+    """The schedule of the best plan with a level in each of some tiers."""
+    if resident_input:
+        # the only state that ever stands in the last level's one slot is the input, at the start
+        levels = levels | {DEVICE: Level(slots=1, write_cost=0, read_cost=0)}
+    plan = multilevel_plan(len(graph.step_starts) - 1, slots, list(levels.values()))
+    return _from_plan(graph, plan, list(levels), chunk)
 
 
 def _from_plan(graph: Graph, plan: LevelPlan, tiers: list[int], chunk: int | None) -> Schedule:
@@ -177,6 +208,8 @@ class _Rows:
         route = ROUTES[self._tiers[kind // 2 - 1]]
         route = route if kind % 2 == 0 else route[::-1]
         extras = self._builder.extras
-        values = self._crossing[step].tolist() if step else map(extras.input_value, range(len(self._graph.inputs)))
+        values = self._crossing[step].tolist()
+        if not step and DEVICE not in self._tiers:
+            values = [extras.input_value(p) for p in range(len(self._graph.inputs))]
         rows = [extras.copy(value, a, b) for value in values for a, b in pairwise(route)]
         return np.array(rows, dtype=np.int32)
