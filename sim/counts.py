@@ -10,7 +10,7 @@ from sim.graph import Graph, Node
 
 CONTRACTIONS = frozenset(
     {
-        "linear", "conv2d", "conv_transpose2d", "matmul",
+        "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "matmul",
         "attention_scores", "attention_context", "flash_attention",
     }
 )  # fmt: skip
