@@ -11,6 +11,7 @@ from sim.device import Device
 from sim.errors import Deadlock, OutOfMemory
 from sim.graph import Graph
 from sim.pareto import front
+from sim.pictures import pictures
 from sim.points import REFUSALS, StrategyPoint
 from sim.profiles import coordinates, profiles, stand_for_front
 from sim.registry import Problem
@@ -59,9 +60,10 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
             raise scenario.document.error(problems)
         device = _within(scenario.device, scenario.budget_bytes) if scenario.device else None
         looks = profiles(graph, scenario.points, points, device)
+        drawn = pictures(graph, scenario.points, points)
     except KeyboardInterrupt:
         raise Interrupted(_results(scenario, graph, points, complete=False)) from None
-    return _results(scenario, graph, points, complete=True, profiles=looks)
+    return _results(scenario, graph, points, complete=True, profiles=looks, pictures=drawn)
 
 
 def measure(
@@ -142,6 +144,7 @@ def _results(
     *,
     complete: bool,
     profiles: Sequence[Mapping[str, Any]] = (),
+    pictures: Sequence[Mapping[str, Any]] = (),
 ) -> Results:
     return Results(
         scenario={
@@ -162,6 +165,7 @@ def _results(
         points=_with_fronts(points),
         complete=complete,
         profiles=tuple(profiles),
+        pictures=tuple(pictures),
     )
 
 

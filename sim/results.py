@@ -48,8 +48,9 @@ class Results:
     """All points of a run, with what they were computed from.
 
     `scenario` holds name, description, sha256 of the file, graph, device and budget_bytes;
-    `profiles` the memory over the actions of a few points, for the timeline; `complete` is false if
-    the run was interrupted.
+    `profiles` the memory over the actions of a few points, for the timeline; `pictures` the actions of
+    a few short schedules; `regimes` who wins where two keys of the scenario are varied, if it asks for
+    that; `complete` is false if the run was interrupted.
     """
 
     scenario: Mapping[str, Any]
@@ -57,6 +58,8 @@ class Results:
     points: tuple[Point, ...]
     complete: bool = True
     profiles: tuple[Mapping[str, Any], ...] = ()
+    pictures: tuple[Mapping[str, Any], ...] = ()
+    regimes: Mapping[str, Any] | None = None
 
     def front(self, by: str = "flops") -> tuple[Point, ...]:
         """The points on the front of peak bytes and `by` (`flops` or `seconds`), peak rising."""
@@ -65,7 +68,8 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """What results.json holds, as plain data."""
-        return asdict(self) | {"points": [asdict(p) for p in self.points], "profiles": list(self.profiles)}
+        sequences = {"profiles": list(self.profiles), "pictures": list(self.pictures)}
+        return asdict(self) | {"points": [asdict(p) for p in self.points]} | sequences
 
     def to_json(self) -> str:
         """results.json: every count an exact integer, every float with all its digits."""
@@ -113,6 +117,8 @@ def from_json(text: str) -> Results:
             points=points,
             complete=data.get("complete", True),
             profiles=tuple(data.get("profiles", ())),
+            pictures=tuple(data.get("pictures", ())),
+            regimes=data.get("regimes"),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SimError(f"these are no results of `sim run`: {type(error).__name__}: {error}") from None

@@ -1,0 +1,142 @@
+"""Laws of the picture of a schedule: each action at its node and number, bars as long as values live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from test_plots import look, overlapping, point, results, words
+
+from sim import plots
+from sim.plots import schedule
+
+__all__ = ["look"]
+
+
+def entry(label: str = "sqrt", *, times: int = 1, nodes: int = 3, **more: Any) -> dict[str, Any]:
+    """Forward 1 … n, back n, and so `times` times; the output of node 1 is kept for all of it."""
+    once = [[0, 0, nodes - 1], [3, nodes - 1, 0]]
+    again = [[1, 0, nodes - 1], [3, nodes - 1, 0]]
+    actions = 2 * nodes * times
+    return {
+        "label": label,
+        "strategy": "reverse_checkpointed",
+        "parameters": {"schedule": label},
+        "nodes": nodes,
+        "actions": actions,
+        "kinds": ["forward", "recompute", "jvp", "vjp", "copy"],
+        "sweeps": once + again * (times - 1),
+        "stored": [
+            {"value": "activation", "tier": "device", "spans": [[0, 0, actions], [1, 1, 3]]},
+            {"value": "residual", "tier": "device", "spans": [[2, 2, 2 + 4]]},
+        ],
+        "loops": [],
+        **more,
+    }
+
+
+def pictured(*entries: dict[str, Any]) -> dict[str, Any]:
+    return results([point("reverse_checkpointed", 1, 1)], pictures=list(entries))
+
+
+def marks(figure: Figure, panel: int = 0) -> dict[str, set[tuple[float, float]]]:
+    lines = [line for line in figure.axes[panel].lines if str(line.get_gid()).endswith("-marks")]
+    return {str(line.get_gid()).removesuffix("-marks"): set(map(tuple, line.get_xydata())) for line in lines}
+
+
+def test_each_action_is_a_mark_at_its_node_and_half_past_its_number(look: Callable[..., list[Any]]) -> None:
+    [found] = look(schedule.draw, pictured(entry(times=2)), marks)
+    assert found == {
+        "forward": {(1, 0.5), (2, 1.5), (3, 2.5)},
+        "recompute": {(1, 6.5), (2, 7.5), (3, 8.5)},
+        "vjp": {(3, 3.5), (2, 4.5), (1, 5.5), (3, 9.5), (2, 10.5), (1, 11.5)},
+    }
+
+
+def test_a_bar_is_as_long_as_its_value_lives_and_time_runs_down(look: Callable[..., list[Any]]) -> None:
+    def bars(figure: Figure) -> tuple[dict[str, list[tuple[float, float, float]]], tuple[float, float]]:
+        found = [c for c in figure.axes[0].collections if str(c.get_gid()).endswith("-bars")]
+        assert all(isinstance(c, LineCollection) for c in found)
+        spans = {str(c.get_gid()): [(round(s[0, 0]), s[0, 1], s[1, 1]) for s in c.get_segments()] for c in found}
+        return spans, figure.axes[0].get_ylim()
+
+    [(spans, (bottom, top))] = look(schedule.draw, pictured(entry()), bars)
+    # what lives for two actions is handed from one to the next, and no checkpoint
+    assert spans == {"activation-bars": [(1, 0, 6)], "residual-bars": [(3, 2, 6)]}
+    assert bottom > 6 > 0 > top
+
+
+def test_too_many_actions_for_marks_leave_the_lines(look: Callable[..., list[Any]]) -> None:
+    def lines(figure: Figure) -> tuple[dict[str, Any], int]:
+        sweeps = [c for c in figure.axes[0].collections if c.get_gid() is None]
+        return marks(figure), sum(len(c.get_segments()) for c in sweeps)
+
+    [(found, count)] = look(schedule.draw, pictured(entry(nodes=500, times=2)), lines)
+    assert found == {}
+    assert count == 1 + 4  # the input's bar and four sweeps
+
+
+def test_panels_share_the_axis_of_actions_unless_one_is_much_longer(look: Callable[..., list[Any]]) -> None:
+    def limits(figure: Figure) -> list[tuple[float, float]]:
+        return [a.get_ylim() for a in figure.axes]
+
+    [(a, b)] = look(schedule.draw, pictured(entry(), entry("periodic", times=4)), limits)
+    assert a == b
+    [(a, b)] = look(schedule.draw, pictured(entry(), entry("periodic", times=5)), limits)
+    assert a != b
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("nodes", [1, 30, 250])
+def test_no_words_cover_others_or_leave_the_figure(count: int, nodes: int, look: Callable[..., list[Any]]) -> None:
+    name = "multilevel_with_a_long_name"
+    entries = [entry(f"{name}_{i}", times=i + 1, nodes=nodes) for i in range(count)]
+
+    def check(figure: Figure) -> None:
+        texts = words(figure)
+        assert overlapping(texts) == []
+        for text, box in texts:
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, text
+            assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, text
+
+    assert look(schedule.draw, pictured(*entries), check) == [None]
+
+
+def test_a_panel_is_named_and_its_actions_are_counted_loops_multiplied_out(look: Callable[..., list[Any]]) -> None:
+    looped = entry(times=2, loops=[{"start": 3, "stop": 6, "times": 7}])
+    [texts] = look(schedule.draw, pictured(looped), lambda figure: {t for t, _ in words(figure)})
+    # 3 forwards, 3 VJPs seven times, 3 recomputations, 3 VJPs
+    assert {"sqrt", "3 forwards · 3 recomputations · 24 VJPs", "× 7"} <= texts
+
+
+def test_the_same_results_give_the_same_bytes_whatever_the_settings(tmp_path: Path) -> None:
+    data = pictured(entry(), entry("periodic", times=3))
+    first = schedule.draw(data, tmp_path / "first")
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "svg.hashsalt": None}):
+        second = schedule.draw(data, tmp_path / "second")
+    assert [p.suffix for p in first] == [".png", ".svg"]
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_without_pictures_there_is_no_file(tmp_path: Path) -> None:
+    assert schedule.draw(results([point("other", 1, 1)]), tmp_path / "schedule") == ()
+    assert schedule.draw(pictured(), tmp_path / "schedule") == ()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_figure_is_among_those_that_a_run_draws(tmp_path: Path) -> None:
+    names = {p.name for p in plots.draw_all(pictured(entry()), tmp_path)}
+    assert {"schedule.png", "schedule.svg"} <= names
+
+
+def test_every_kind_of_action_has_a_colour_and_a_shape_of_its_own() -> None:
+    looks = list(schedule.LOOKS.values())
+    assert len({kind.colour for kind in looks}) == len({kind.marker for kind in looks}) == len(looks)
+    assert np.all([kind.name for kind in looks])
