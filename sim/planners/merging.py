@@ -1,0 +1,333 @@
+"""Whole staircases at once, as compiled code: the least cost of each state for every memory.
+
+A staircase is rising breakpoints of memory with falling costs. That of a state is the lower envelope
+of its ways, each the sum of two staircases moved and clamped. A coarse look decides first which ways
+can matter where: memory is cut into CELLS equal cells, and a way whose cost at the end of a cell is no
+less than what some way has at its start adds nothing inside. Only the rest is merged, exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sim.kernels import compiled
+from sim.planners.recurrence import (
+    INFINITE,
+    LOW,
+    OFFSET1,
+    OFFSET2,
+    PRICE,
+    S1,
+    S2,
+    T1,
+    T2,
+    V1,
+    V2,
+    WAY_FIELDS,
+    exists,
+    ways_of,
+)
+
+EXACT, UPPER, LOWER = range(3)
+LEAF_STEPS, LEAF_WAYS = 12, 3  # breakpoints below which a cell is not halved any more: at all, for each way
+
+
+@compiled
+def staircases(
+    table: Any, crossing: Any, cost_before: Any, gradients_before: Any, same: Any, reach: Any,
+    most: Any, cells: Any, spacing: Any, rounding: Any, own_cost: Any, room: Any,
+) -> Any:  # fmt: skip
+    """(ids, starts, sizes, memory, cost) of every state's staircase up to `most` bytes.
+
+    State (s, t, v) has number ids[s, t] · variants + v. With `rounding` UPPER, breakpoints whose cost
+    (with `own_cost` of the stages, which no plan changes) is within a factor 1 + spacing of an earlier
+    one are left out; with LOWER the earlier ones take the last one's cost, which bounds the optimum
+    from below. The whole problem's own staircase is never thinned. `room` is how many breakpoints
+    may be kept in all; where more are needed, `sizes` comes back empty.
+    """
+    n = len(table)
+    variants = 4 * (reach + 1)
+    width = max(1, -(-most // cells))
+    ids = np.empty((n, n), dtype=np.int32)
+    distinct = 0
+    for t in range(n):
+        for s in range(t, -1, -1):
+            if same[s, t] == s:
+                ids[s, t] = distinct
+                distinct += 1
+    nothing = distinct * variants  # stands in where a way has fewer than two states: no bytes, no cost
+    starts = np.zeros(nothing + 1, dtype=np.int64)
+    sizes = np.zeros(nothing + 1, dtype=np.int32)
+    coarse = np.full((nothing + 1, cells + 1), INFINITE, dtype=np.int64)  # cost at multiples of the width
+    upto = np.ones((nothing + 1, cells + 2), dtype=np.int32)  # breakpoints up to there
+    # usually enough; pages are committed when they are first written to
+    capacity = min(room, 4096 + 16 * n * n * n)
+    memory = np.empty(capacity, dtype=np.int64)
+    cost = np.empty(capacity, dtype=np.int64)
+    memory[0] = cost[0] = 0
+    sizes[nothing] = 1
+    coarse[nothing] = 0
+    used = 1
+    ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
+    number = np.empty((len(ways), 2), dtype=np.int64)
+    lowest = np.empty(cells, dtype=np.int64)
+    matters = np.empty((len(ways), cells), dtype=np.bool_)
+    result = np.empty((2, 1024), dtype=np.int64)
+    leaf = np.empty((2, 1024), dtype=np.int64)
+    todo = np.empty((4 * len(ways), 5), dtype=np.int64)
+    tasks = np.empty((256, 4), dtype=np.int64)
+    for t in range(n):
+        for s in range(t, -1, -1):
+            if same[s, t] != s:
+                ids[s, t] = ids[same[s, t], t - s + same[s, t]]
+                continue
+            for v in range(variants):
+                if not exists(table, s, t, v):
+                    continue
+                count = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
+                for j in range(count):
+                    number[j, 0] = number[j, 1] = nothing
+                    if ways[j, S1] >= 0:
+                        number[j, 0] = ids[ways[j, S1], ways[j, T1]] * variants + ways[j, V1]
+                    if ways[j, S2] >= 0:
+                        number[j, 1] = ids[ways[j, S2], ways[j, T2]] * variants + ways[j, V2]
+                _which_matter(ways, number, count, coarse, width, lowest, matters)
+                found = -1
+                while found < 0:
+                    found = _envelope(
+                        ways, number, count, matters, starts, upto, memory, cost, width, cells, most,
+                        result, tasks, todo, leaf,
+                    )  # fmt: skip
+                    if found < 0:
+                        result = np.empty((2, 2 * result.shape[1]), dtype=np.int64)
+                        leaf = np.empty((2, 2 * leaf.shape[1]), dtype=np.int64)
+                        todo = np.empty((2 * len(todo), 5), dtype=np.int64)
+                here = ids[s, t] * variants + v
+                if rounding != EXACT and not (s == 0 and t == n - 1):
+                    found = _thinned(result, found, spacing, rounding, own_cost[t + 1] - own_cost[s])
+                if used + found > room:
+                    return ids, starts, sizes[:0], memory, cost
+                if used + found > len(memory):
+                    capacity = min(room, 2 * (used + found))
+                    memory = _grown(memory, used, capacity)
+                    cost = _grown(cost, used, capacity)
+                starts[here], sizes[here] = used, found
+                p = 0
+                for i in range(found):
+                    memory[used + i] = result[0, i]
+                    cost[used + i] = result[1, i]
+                for c in range(cells + 1):
+                    while p < found and result[0, p] <= c * width:
+                        p += 1
+                    upto[here, c] = p
+                    if p:
+                        coarse[here, c] = result[1, p - 1]
+                upto[here, cells + 1] = found
+                used += found
+    return ids, starts, sizes, memory[:used], cost[:used]
+
+
+@compiled
+def _grown(array: Any, used: Any, capacity: Any) -> Any:
+    out = np.empty(capacity, dtype=np.int64)
+    out[:used] = array[:used]
+    return out
+
+
+@compiled
+def _which_matter(
+    ways: Any, number: Any, count: Any, coarse: Any, width: Any, lowest: Any, matters: Any
+) -> None:
+    """Marks the (way, cell) pairs that can hold a breakpoint; cell c is memory in (c·width, (c+1)·width].
+
+    Loops run over slices from 0, which is what lets the compiler use vector instructions.
+    """
+    cells = len(lowest)
+    lowest[:] = INFINITE
+    for j in range(count):
+        from1 = -(-ways[j, OFFSET1] // width)
+        from2 = -(-ways[j, OFFSET2] // width)
+        first = max(-(-ways[j, LOW] // width), from1, from2)
+        if first < cells:
+            out = lowest[first:]
+            a = coarse[number[j, 0], first - from1 : first - from1 + len(out)]
+            b = coarse[number[j, 1], first - from2 : first - from2 + len(out)]
+            price = ways[j, PRICE]
+            for c in range(len(out)):
+                out[c] = min(out[c], price + a[c] + b[c])
+    for j in range(count):
+        to1 = 1 - ways[j, OFFSET1] // width
+        to2 = 1 - ways[j, OFFSET2] // width
+        first = max(0, -(-ways[j, LOW] // width) - 1, -to1, -to2)
+        matters[j] = False
+        if first < cells:
+            row, bound = matters[j, first:], lowest[first:]
+            a = coarse[number[j, 0], first + to1 : first + to1 + len(row)]
+            b = coarse[number[j, 1], first + to2 : first + to2 + len(row)]
+            price = ways[j, PRICE]
+            for c in range(len(row)):
+                row[c] = price + a[c] + b[c] < bound[c]
+
+
+@compiled
+def _envelope(
+    ways: Any, number: Any, count: Any, matters: Any, starts: Any, upto: Any, memory: Any, cost: Any,
+    width: Any, cells: Any, most: Any, out: Any, tasks: Any, todo: Any, leaf: Any,
+) -> Any:  # fmt: skip
+    """The size of the lower envelope of the ways, in `out`; -1 if a buffer is too small.
+
+    A cell is halved until few breakpoints are left in it; before each halving, ways that at its end
+    are no better than the envelope at its start are left out. `tasks` are half-cells to come, the
+    leftmost last; `todo` their ways: the way, and for both its staircases the breakpoint in force
+    before the cell and the one at its end. Calls, tuples and views are avoided because each of them
+    would count references to arrays, which took half of the time.
+    """
+    size = 0
+    best = INFINITE  # the envelope so far, at its right end
+    for c in range(cells):
+        low = c * width if c else -1
+        high = min((c + 1) * width, most)
+        stop = 0
+        for j in range(count):
+            if not matters[j, c] or ways[j, LOW] > high:
+                continue
+            value = ways[j, PRICE]
+            for side in range(2):
+                state = number[j, side]
+                limit = high - ways[j, OFFSET1 + side]
+                start = starts[state]
+                i, k = start, start
+                if limit >= 0:
+                    i, k = start + upto[state, limit // width], start + upto[state, limit // width + 1]
+                while i < k:
+                    middle = (i + k) >> 1
+                    if memory[middle] <= limit:
+                        i = middle + 1
+                    else:
+                        k = middle
+                todo[stop, 2 + 2 * side] = i - 1
+                value += cost[i - 1] if i > start else INFINITE
+            if value >= best:
+                continue
+            todo[stop, 0] = j
+            for side in range(2):
+                state = number[j, side]
+                limit = max(low, ways[j, LOW] - 1) - ways[j, OFFSET1 + side]
+                start = starts[state]
+                i, k = start, start
+                if limit >= 0:
+                    i, k = start + upto[state, limit // width], start + upto[state, limit // width + 1]
+                while i < k:
+                    middle = (i + k) >> 1
+                    if memory[middle] <= limit:
+                        i = middle + 1
+                    else:
+                        k = middle
+                todo[stop, 1 + 2 * side] = i - 1
+            stop += 1
+        tasks[0, 0], tasks[0, 1], tasks[0, 2], tasks[0, 3] = low, high, 0, stop
+        top = 1 if stop else 0
+        while top:
+            top -= 1
+            low, high, first, stop = tasks[top, 0], tasks[top, 1], tasks[top, 2], tasks[top, 3]
+            kept, steps = first, 0
+            for r in range(first, stop):
+                if ways[todo[r, 0], PRICE] + cost[todo[r, 2]] + cost[todo[r, 4]] < best:
+                    if kept < r:
+                        for f in range(5):
+                            todo[kept, f] = todo[r, f]
+                    steps += todo[r, 2] - todo[r, 1] + todo[r, 4] - todo[r, 3]
+                    kept += 1
+            if kept - first > 1 and steps > LEAF_STEPS + LEAF_WAYS * (kept - first) and high - low > 1:
+                if 2 * kept - first > len(todo):
+                    return -1
+                halfway = (low + high) >> 1
+                left = kept
+                for r in range(first, kept):
+                    j = todo[r, 0]
+                    begun = ways[j, LOW] <= halfway
+                    todo[left, 0] = j
+                    for side in range(2):
+                        limit = halfway - ways[j, OFFSET1 + side]
+                        i, k = todo[r, 1 + 2 * side] + 1, todo[r, 2 + 2 * side] + 1
+                        while i < k:
+                            middle = (i + k) >> 1
+                            if memory[middle] <= limit:
+                                i = middle + 1
+                            else:
+                                k = middle
+                        begun = begun and i > starts[number[j, side]]
+                        todo[left, 1 + 2 * side] = todo[r, 1 + 2 * side]
+                        todo[left, 2 + 2 * side] = i - 1
+                        todo[r, 1 + 2 * side] = i - 1
+                    if begun:
+                        left += 1
+                # the left half is done first and lies last, so that nothing of the right one is overwritten
+                tasks[top, 0], tasks[top, 1], tasks[top, 2], tasks[top, 3] = halfway, high, first, kept
+                top += 1
+                if left > kept:
+                    tasks[top, 0], tasks[top, 1], tasks[top, 2], tasks[top, 3] = low, halfway, kept, left
+                    top += 1
+                continue
+            if size + steps + kept - first > out.shape[1] or steps + kept - first > leaf.shape[1]:
+                return -1
+            points = 0
+            for r in range(first, kept):  # walk over the breakpoints of each way, sorting in those below `best`
+                j = todo[r, 0]
+                p1, e1, p2, e2 = todo[r, 1], todo[r, 2], todo[r, 3], todo[r, 4]
+                o1, o2, price = ways[j, OFFSET1], ways[j, OFFSET2], ways[j, PRICE]
+                since = max(low + 1, ways[j, LOW])
+                start1, start2 = starts[number[j, 0]], starts[number[j, 1]]
+                at, bound = since, best
+                while True:
+                    if p1 >= start1 and p2 >= start2:
+                        value = price + cost[p1] + cost[p2]
+                        if value < bound:
+                            bound = value
+                            i = points
+                            while i and leaf[0, i - 1] > at:
+                                leaf[0, i], leaf[1, i] = leaf[0, i - 1], leaf[1, i - 1]
+                                i -= 1
+                            leaf[0, i], leaf[1, i] = at, value
+                            points += 1
+                    step1 = memory[p1 + 1] + o1 if p1 < e1 else INFINITE
+                    step2 = memory[p2 + 1] + o2 if p2 < e2 else INFINITE
+                    if step1 <= step2:
+                        if step1 == INFINITE:
+                            break
+                        p1 += 1
+                        at = max(since, step1)
+                        if step1 == step2:
+                            p2 += 1
+                    else:
+                        p2 += 1
+                        at = max(since, step2)
+            for r in range(points):
+                if leaf[1, r] < best:
+                    best = leaf[1, r]
+                    if size and out[0, size - 1] == leaf[0, r]:
+                        size -= 1
+                    out[0, size], out[1, size] = leaf[0, r], best
+                    size += 1
+    return size
+
+
+@compiled
+def _thinned(stairs: Any, size: Any, spacing: Any, rounding: Any, own_cost: Any) -> Any:
+    """The new size of a staircase from which breakpoints of nearly equal cost are left out, in place."""
+    kept, i = 0, 0
+    while i < size:
+        limit = (stairs[1, i] + own_cost) / (1.0 + spacing) - own_cost
+        j = i
+        while j + 1 < size and stairs[1, j + 1] >= limit:
+            j += 1
+        stairs[0, kept] = stairs[0, i]
+        stairs[1, kept] = stairs[1, i] if rounding == UPPER else stairs[1, j]
+        kept += 1
+        if rounding == UPPER and j == size - 1 and j > i:
+            stairs[0, kept], stairs[1, kept] = stairs[0, j], stairs[1, j]
+            kept += 1
+        i = j + 1
+    return kept
