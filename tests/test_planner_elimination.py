@@ -63,6 +63,19 @@ def test_a_diamond_costs_what_paper_says(order: tuple[int, ...], multiply_adds: 
     assert planned(diamond(), "optimal").flops == 2 * 120
 
 
+@pytest.mark.parametrize(("rule", "products"), [("forward", 8), ("reverse", 10), ("markowitz", 7), ("optimal", 7)])
+def test_a_small_program_takes_fewest_multiplications_inside_out(rule: str, products: int) -> None:
+    """t = x0·sin(x0·x1); x0 = cos(t); x1 = t/x1, the example of Naumann's lectures; counts worked out on paper.
+
+    v1 = x0·x1, v2 = sin(v1), v3 = x0·v2, v4 = cos(v3), v5 = v3/x1. Forward: 2 + 2 + 4; reverse:
+    4 + 2 + 4; v2 first: 1 + 2 + 4.
+    """
+    x0, x1, v1, v2, v3, v4, v5 = range(7)
+    edges = [(x0, v1), (x1, v1), (v1, v2), (x0, v3), (v2, v3), (v3, v4), (v3, v5), (x1, v5)]
+    done = planned(Blocks(dict.fromkeys(range(7), 1), dict.fromkeys(edges, "dense")), rule)  # type: ignore[arg-type]
+    assert (done.products, done.flops) == (products, 2 * products)
+
+
 @st.composite
 def meshes(draw: st.DrawFn, most: int = 5) -> Blocks:
     """Dense blocks on up to two inputs, `most` intermediates and two outputs, all on a path."""

@@ -111,6 +111,13 @@ def test_units_bound_the_memory(length: int, slots: int) -> None:
     assert executed(length, slots).peak_breakdown["activation"] <= slots + 2
 
 
+def test_units_for_all_steps_need_no_search() -> None:
+    plan = mixed_plan(1_000_000, 2_000_000)
+    assert plan[:2].tolist() == [0, 1]
+    assert plan[-2:].tolist() == [~1, ~0]
+    assert len(plan) == 2_000_000
+
+
 def test_a_plan_too_large_is_refused() -> None:
     with pytest.raises(NotApplicable, match="too many"):
         mixed_plan(10_000_000, 3)

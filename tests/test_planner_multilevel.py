@@ -165,7 +165,7 @@ def plain(length: int, slots: int, levels: list[Level]) -> float:
     return below[length]
 
 
-ROOM = st.one_of(st.none(), st.integers(1, 4))
+ROOM = st.one_of(st.none(), st.integers(1, 4), st.just(100))
 LEVELS = st.lists(st.builds(Level, slots=ROOM, write_cost=PRICES, read_cost=PRICES), min_size=1, max_size=2)
 
 
@@ -273,6 +273,12 @@ def test_effects_answers_for_the_copy_of_a_graph_input() -> None:
     assert [str(v) for v in effects(graph, back).reads] == ["activation(x) on host"]
     assert [str(v) for v in effects(graph, away).writes] == ["activation(x)", "activation(x) on host"]
     assert replay(schedule_of(graph, "multilevel", slots=1, host_slots=1)).copied_bytes["device_to_host"] == 7
+
+
+def test_the_serial_cost_is_told() -> None:
+    """37 for 10 steps: 10 adjoints, 21 evaluations, one write and two reads at 2 each."""
+    notes = dict(schedule_of(chain(length=10), "multilevel", slots=1, host_slots=1).notes)
+    assert notes == {"serial cost": "21 evaluations of a step before the taping ones, and copies at the price of 6"}
 
 
 def test_without_slots_elsewhere_it_is_the_binomial_schedule() -> None:

@@ -57,6 +57,9 @@ def mixed_plan(length: int, slots: int) -> NDArray[np.int32]:
         If the plan would have more than 2^31 - 1 actions.
     """
     slots = min(slots, length - 1)
+    if slots == length - 1:  # every residual is kept
+        steps = np.arange(length, dtype=np.int32)
+        return np.concatenate([steps, ~steps[::-1]])
     check_work(length, slots, "mixed")
     if slots <= 1 and length * (length + 1) // 2 > MOST_ACTIONS:
         raise CountOverflow(f"{length} steps with one unit take more than 2^31 - 1 actions; use more slots")

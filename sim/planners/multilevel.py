@@ -89,7 +89,7 @@ def multilevel_plan(length: int, slots: int, levels: Sequence[Level]) -> LevelPl
         If the plan would have more than 2^31 - 1 actions.
     """
     free, best, stored, split = _tables(length, slots, levels)
-    limited = np.array([level.slots is not None for level in levels], dtype=np.bool_)
+    limited = np.array([_limited(length, level) for level in levels], dtype=np.bool_)
     room = np.array([_rows(length, level) for level in levels], dtype=np.int64)
     write = np.array([level.write_cost for level in levels])
     r = repetitions(length, min(slots, length))
@@ -138,8 +138,13 @@ def _on_device(first: int, length: int, slots: int) -> tuple[NDArray[Any], NDArr
     return plan < 0, first + np.where(plan < 0, ~plan, plan)
 
 
+def _limited(length: int, level: Level) -> bool:
+    """Whether a level may run out of slots; no plan stores more than a checkpoint for each step."""
+    return level.slots is not None and level.slots < length
+
+
 def _rows(length: int, level: Level) -> int:
-    return 1 if level.slots is None else min(level.slots, length)
+    return level.slots if level.slots is not None and level.slots < length else 1
 
 
 def _tables(length: int, slots: int, levels: Sequence[Level]) -> tuple[Floats, Floats, Floats, NDArray[np.int32]]:
@@ -151,7 +156,7 @@ def _tables(length: int, slots: int, levels: Sequence[Level]) -> tuple[Floats, F
     below = free
     for i, level in enumerate(levels):
         _solve(
-            below, _rows(length, level), level.slots is not None, float(level.write_cost), float(level.read_cost),
+            below, _rows(length, level), _limited(length, level), float(level.write_cost), float(level.read_cost),
             best[i], stored[i], split[i],
         )  # fmt: skip
         rows = _rows(length, level)
@@ -164,6 +169,7 @@ def _tables(length: int, slots: int, levels: Sequence[Level]) -> tuple[Floats, F
 def _solve(below: Any, slots: Any, limited: Any, write: Any, read: Any, best: Any, stored: Any, split: Any) -> None:
     """One level's tables, given the costs of the level below with all its slots."""
     length = len(below) - 1
+    free = write == 0 and read == 0
     best[0, :] = below
     after = np.empty(length + 1)
     for d in range(1, slots + 1):
@@ -173,7 +179,8 @@ def _solve(below: Any, slots: Any, limited: Any, write: Any, read: Any, best: An
             least, at = below[n], 0
             for j in range(1, n):
                 c = after[j] + rest[n - j]
-                if c < least:
+                # of equals the level below, unless this one is free (a resident input is not stored again)
+                if c < least or (free and at == 0 and c == least):
                     least, at = c, j
             stored[d, n], split[d, n] = least, at
             after[n] = n + read + least

@@ -110,7 +110,8 @@ def disk_periodic(
     """
     level = Level(slots=None, write_cost=write_cost, read_cost=read_cost)
     plan = periodic_plan(len(graph.step_starts) - 1, slots, level, period=period)
-    return _from_plan(graph, plan, [HOST if tier == "host" else DISK], chunk)
+    far = HOST if tier == "host" else DISK
+    return _from_plan(graph, plan, {far: level}, chunk)
 
 
 def link_costs(graph: Graph, device: Device) -> dict[str, float]:
@@ -169,13 +170,13 @@ def _planned(graph: Graph, slots: int, levels: dict[int, Level], resident_input:
         # the only state that ever stands in the last level's one slot is the input, at the start
         levels = levels | {DEVICE: Level(slots=1, write_cost=0, read_cost=0)}
     plan = multilevel_plan(len(graph.step_starts) - 1, slots, list(levels.values()))
-    return _from_plan(graph, plan, list(levels), chunk)
+    return _from_plan(graph, plan, levels, chunk)
 
 
-def _from_plan(graph: Graph, plan: LevelPlan, tiers: list[int], chunk: int | None) -> Schedule:
-    """The plan node by node, with the copies of all that crosses a cut; level l of the plan is `tiers[l - 1]`."""
+def _from_plan(graph: Graph, plan: LevelPlan, levels: dict[int, Level], chunk: int | None) -> Schedule:
+    """The plan node by node, with the copies of all that crosses a cut; its levels are those tiers, in order."""
     builder, steps = Builder(graph), len(graph.step_starts) - 1
-    rows_of = _Rows(builder, tiers)
+    rows_of = _Rows(builder, list(levels))
     items, which = np.unique(plan.kind.astype(np.int64) * steps + plan.step, return_inverse=True)
     pieces = [rows_of(*divmod(item, steps)) for item in items.tolist()]
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
@@ -186,7 +187,12 @@ def _from_plan(graph: Graph, plan: LevelPlan, tiers: list[int], chunk: int | Non
     for turns, width in chunks(graph.output_scalars, chunk or graph.output_scalars):
         with builder.loop(turns):
             builder.rows(rows, width=width)
-    return builder.build(prune=True)
+    evaluations, cost = plan.counts()[0] - steps, 0.0
+    for number, level in enumerate(levels.values(), start=1):
+        _, _, writes, reads = plan.counts(number)
+        cost += writes * level.write_cost + reads * level.read_cost
+    text = f"{evaluations} evaluations of a step before the taping ones, and copies at the price of {cost:g}"
+    return builder.build(prune=True, notes=(("serial cost", text),))
 
 
 class _Rows:
