@@ -146,7 +146,7 @@ class Search:
                 least[p.kind] = p.flops
         return tuple(kept)
 
-    def _jacobian(self, i: int, cut: int, kind: int = DENSE) -> int:
+    def jacobian_bytes(self, i: int, cut: int, kind: int = DENSE) -> int:
         """Bytes of the Jacobian of a cut by cut i; that of the whole chain is written into the result."""
         x = self._lists
         if i == 0 and cut == len(self.elements):
@@ -188,7 +188,7 @@ class Search:
             ways.append(("adjoint", x.sizes[e + 1] * int(own.adjoint[e]), DENSE))
         for how, flops, kind in ways:
             if flops < NEVER and (self.only is None or how == self._chosen[e, e][0]):
-                peak = max(before, during + self._jacobian(e, e + 1, kind))
+                peak = max(before, during + self.jacobian_bytes(e, e + 1, kind))
                 yield Point(peak, flops, kind, how, e, None, None, False)
 
     def _splits(self, i: int, j: int, held: Held) -> Iterator[Point]:
@@ -223,12 +223,12 @@ class Search:
                 cuts = (i, k + 1)
             for a in first:
                 begun = max(before, a.peak + waiting)
-                between = kept + self._jacobian(*cuts, a.kind)
+                between = kept + self.jacobian_bytes(*cuts, a.kind)
                 for b in second:
                     left, right = (a, b) if left_first else (b, a)
                     flops, kind = _product(p, q, r, left.kind, right.kind, self.elements.batch)
-                    made = self._jacobian(k + 1, j + 1, left.kind) + self._jacobian(i, k + 1, right.kind)
-                    made += self._jacobian(i, j + 1, kind) + ends
+                    made = self.jacobian_bytes(k + 1, j + 1, left.kind) + self.jacobian_bytes(i, k + 1, right.kind)
+                    made += self.jacobian_bytes(i, j + 1, kind) + ends
                     peak = max(begun, between + b.peak, made)
                     yield Point(peak, a.flops + b.flops + flops, kind, "multiply", k, left, right, left_first)
 
@@ -236,12 +236,12 @@ class Search:
         x = self._lists
         entering, pushing = self._push(i, k + 1, j, held), 0
         for e in range(k + 2, j + 1):
-            pushing = max(pushing, self._push(i, e, j, held) + self._jacobian(i, e))
+            pushing = max(pushing, self._push(i, e, j, held) + self.jacobian_bytes(i, e))
         waiting = self._waiting(k + 1, j, held, inner_start=True) if held.evaluated else 0
         flops = x.sizes[i] * (x.tangents[j + 1] - x.tangents[k + 1])
         reads = x.reads_input[k + 1] or not held.evaluated
         for a in self._part(i, k, Held(held.start, reads, held.evaluated)):
-            peak = max(a.peak + waiting, entering + self._jacobian(i, k + 1, a.kind), pushing)
+            peak = max(a.peak + waiting, entering + self.jacobian_bytes(i, k + 1, a.kind), pushing)
             yield Point(peak, a.flops + flops, DENSE, "tangent", k, None, a, False)
 
     def _push(self, i: int, e: int, j: int, held: Held) -> int:
@@ -250,7 +250,7 @@ class Search:
         read_later = held.stop if e == j else x.reads_input[e + 1] or not held.evaluated
         own = x.activation[i] * held.start + x.residual[e] + x.workspace[e]
         peak = own + x.activation[e] * x.reads_input[e] + x.activation[e + 1] * (x.reads_output[e] or read_later)
-        peak += self._jacobian(i, e + 1)
+        peak += self.jacobian_bytes(i, e + 1)
         if not held.evaluated:
             return max(peak, own + x.activation[e] + x.activation[e + 1])
         if e < j:  # residuals of e + 1 … j, cuts e + 2 … j + 1
@@ -271,16 +271,16 @@ class Search:
             if e > i:
                 around += x.inner[e] - x.inner[i + 1]  # cuts i + 1 … e - 1
                 around += x.activation[i] * (x.reads_input[i] or held.start)
-            around += self._jacobian(e, j + 1)
+            around += self.jacobian_bytes(e, j + 1)
             if e == k:
                 entering = around
             else:
-                pulling = max(pulling, around + self._jacobian(e + 1, j + 1))
+                pulling = max(pulling, around + self.jacobian_bytes(e + 1, j + 1))
         first = 0 if held.evaluated else self._advance(i, k, held=held.start)
         waiting = self._waiting(i, k, held, inner_start=False)
         flops = x.sizes[j + 1] * (x.adjoints[k + 1] - x.adjoints[i])
         for b in self._part(k + 1, j, Held(x.reads_output[k], held.stop, held.evaluated)):
-            came = self._jacobian(k + 1, j + 1, b.kind)
+            came = self.jacobian_bytes(k + 1, j + 1, b.kind)
             peak = max(first, b.peak + waiting, came + entering, pulling)
             yield Point(peak, b.flops + flops, DENSE, "adjoint", k, b, None, True)
 

@@ -7,7 +7,6 @@ a graph. A block of several nodes is taken by JVPs or VJPs, whichever is cheaper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,9 +16,10 @@ from sim.errors import NotApplicable
 from sim.extras import Extras
 from sim.graph import Graph, Ints
 from sim.planners.chaining import Bracketing, Elements, best_matrix_free, best_product, in_order
-from sim.planners.chaining_front import ChainMemory, Search
+from sim.planners.chaining_front import ChainMemory
+from sim.planners.chaining_order import Move, steps_of
 from sim.registry import Registry
-from sim.schedule import Builder, Schedule, replay
+from sim.schedule import Builder, Schedule
 from sim.strategies import strategies
 from sim.units import Bytes
 
@@ -70,88 +70,6 @@ def optimal_matrix_free(
     """
     chain = Chain(graph)
     return chain.schedule(best_matrix_free(chain.elements(), tape=tape)[1])
-
-
-@orders.register("optimal_in_memory")
-def optimal_in_memory(
-    graph: Graph,
-    *,
-    budget: Annotated[Bytes | None, Field(description="most peak bytes; without it the smallest peak there is")] = None,
-    tape: Annotated[Bytes | None, Field(description="most bytes of tape that an adjoint sweep may use")] = None,
-    tolerance: Annotated[float | None, Field(ge=0, le=1, description="relative slack in flops, for speed")] = None,
-) -> Schedule:
-    """The fewest flops whose true peak fits a budget, over products, sweeps, their order and forming Jacobians.
-
-    `chaining_front` gives the orders for all budgets at once.
-    """
-    front = chaining_front(graph, tape=tape, tolerance=tolerance)
-    if budget is None:
-        return front[0].schedule
-    if front[0].peak_bytes > budget:
-        raise NotApplicable(f"no order of this chain fits {budget} bytes; the smallest peak is {front[0].peak_bytes}")
-    return [p for p in front if p.peak_bytes <= budget][-1].schedule
-
-
-@dataclass(frozen=True, eq=False)
-class ChainingPoint:
-    """One order and what its schedule, replayed, takes."""
-
-    peak_bytes: int
-    flops: int
-    tree: Bracketing
-    schedule: Schedule
-
-
-EXACT_ELEMENTS = 24
-"""Up to this many elements the front is searched without tolerance unless one is given: about a second."""
-MOST_ELEMENTS = 40
-ORDERED_ELEMENTS = 400
-
-
-def chaining_front(graph: Graph, *, tape: int | None = None, tolerance: float | None = None) -> list[ChainingPoint]:
-    """The orders that no other beats in both peak bytes and flops, by rising peak.
-
-    On a chain of single nodes of up to 24 elements the front is exact, in the class of
-    `sim.planners.chaining_front`; with `tolerance` ε (0.05 from 25 to 40 elements unless given) the flops
-    are at most (1 + ε) times the least for the peak. Longer chains get the best of a few known orders,
-    without a guarantee. Where elements are blocks of several nodes, the search estimates their memory,
-    and the known orders compete with it. Whatever was searched, what is reported is what replay says.
-
-    Raises
-    ------
-    NotApplicable
-        As `jacobian_chain`.
-    """
-    chain = Chain(graph)
-    points = []
-    for tree, interleaved in _candidates(chain, tape, tolerance):
-        schedule = chain.schedule(tree, interleaved=interleaved)
-        cost = replay(schedule)
-        points.append(ChainingPoint(cost.peak_bytes, cost.flops.total, tree, schedule))
-    front: list[ChainingPoint] = []
-    for point in sorted(points, key=lambda p: (p.peak_bytes, p.flops)):
-        if not front or point.flops < front[-1].flops:
-            front.append(point)
-    return front
-
-
-def _candidates(chain: Chain, tape: int | None, tolerance: float | None) -> Iterator[tuple[Bracketing, bool]]:
-    """(bracketing, whether elements are evaluated just before they are needed) of all that may be on the front."""
-    elements, memory, length = chain.elements(), chain.memory(), len(chain)
-    searched = length <= MOST_ELEMENTS
-    searches = []
-    if searched:
-        slack = tolerance if tolerance is not None else 0.0 if length <= EXACT_ELEMENTS else 0.05
-        searches = [Search(elements, memory, tape=tape, tolerance=slack)]
-    if not searched or any(len(chain.nodes(e)) > 1 for e in range(length)):
-        most = int(elements.tape.sum()) if tape is None else tape
-        trees = [in_order(length, forward=True), in_order(length, forward=False), best_product(elements)[1]]
-        trees += [best_matrix_free(elements, tape=limit)[1] for limit in sorted({0, most // 4, most // 2, most})]
-        if length <= ORDERED_ELEMENTS:
-            searches += [Search(elements, memory, only=tree) for tree in trees]
-        yield from ((tree, interleaved) for tree in trees for interleaved in (False, True))
-    for search in searches:
-        yield from ((found.tree, found.interleaved) for found in search.front())
 
 
 class Chain:
@@ -265,8 +183,21 @@ class Chain:
                 builder.forward(range(evaluated, max(evaluated, reach)))
                 evaluated = max(evaluated, reach)
                 builder.rows(rows, width=width)
-        text = str(tree)
-        return builder.build(notes=(("bracketing", text if len(text) <= LONGEST_NOTE else text[:LONGEST_NOTE] + " …"),))
+        return builder.build(notes=_notes(tree))
+
+    def ordered(self, tree: Bracketing, moves: list[Move]) -> Schedule:
+        """The schedule of a bracketing whose evaluations and steps are done in the order of `moves`."""
+        builder = Builder(self.graph)
+        actions = [list(self._actions(builder.extras, part)) for part in tree.parts()]
+        steps = steps_of(self.elements(), self.memory(), tree)
+        for move in moves:
+            if move.step < 0:
+                builder.forward(range(int(self.cuts[move.element]), int(self.cuts[move.element + 1])))
+            else:
+                step = steps[move.step]
+                _, rows, width = actions[step.part][step.number]
+                builder.rows(rows, width=width)
+        return builder.build(notes=_notes(tree))
 
     def _actions(self, extras: Extras, part: Bracketing) -> Iterator[tuple[int, list[int], int]]:
         """(element that must have been evaluated, rows, width) of what makes a part from its parts."""
@@ -293,3 +224,8 @@ class Chain:
             end = last if part.left is None else part.left.first - 1
             for e in range(end, first - 1, -1):
                 yield e, [extras.vjp_of_jacobian(int(i), target) for i in self.nodes(e)[::-1]], self._scalars(last + 1)
+
+
+def _notes(tree: Bracketing) -> tuple[tuple[str, str], ...]:
+    text = str(tree)
+    return (("bracketing", text if len(text) <= LONGEST_NOTE else text[:LONGEST_NOTE] + " …"),)
