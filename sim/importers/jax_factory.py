@@ -1,0 +1,72 @@
+"""The function and parameters that a factory of a person's own code makes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sim.errors import GraphError
+from sim.importers import extra
+from sim.importers.jax_program import first_line
+
+
+def made(factory: str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any], Any]:
+    """`(f, params)` of the factory named `module:function`, so that `f(params, *inputs)` can be called.
+
+    The module is looked for like any other, and in the current folder. Parameters that are given as a
+    function are made abstractly, without memory.
+
+    Raises
+    ------
+    GraphError
+        If there is no such module or function, if it raises, or if it returns something else.
+    """
+    where = f"factory: {factory}"
+    try:
+        result = _found(factory)(**arguments)
+    except GraphError:
+        raise
+    except Exception as error:
+        raise GraphError(f"{where} raised {type(error).__name__}: {first_line(error)}") from error
+    if callable(result):
+        return lambda _, *inputs: result(*inputs), ()
+    if not isinstance(result, tuple) or len(result) != 2 or not callable(result[0]):
+        raise GraphError(f"{where} returned {_shown(result)}, expected (f, params) or f")
+    f, params = result
+    if callable(params):
+        (jax,) = extra("jax", "jax")
+        try:
+            params = jax.eval_shape(params)
+        except Exception as error:
+            raise GraphError(f"{where}: making the parameters raised {first_line(error)}") from error
+    return f, params
+
+
+def _found(factory: str) -> Callable[..., Any]:
+    module_name, _, path = factory.partition(":")
+    before = list(sys.path)
+    sys.path.append("")  # the current folder, which the console script does not look in
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise GraphError(
+            f"factory: {factory}: there is no module '{error.name}' in this environment or in the current folder"
+        ) from None
+    finally:
+        sys.path[:] = before
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise GraphError(f"factory: {factory}: {module_name} has no '{path}'")
+        found = getattr(found, part)
+    if not callable(found):
+        raise GraphError(f"factory: {factory} is {_shown(found)}, expected a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
