@@ -14,6 +14,7 @@ from sim.pareto import front
 from sim.pictures import pictures
 from sim.points import REFUSALS, StrategyPoint
 from sim.profiles import coordinates, profiles, stand_for_front
+from sim.regimes import regimes
 from sim.registry import Problem
 from sim.results import Point, Results
 from sim.scenario import Scenario
@@ -34,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = None) -> Results:
-    """The results of every point of a scenario; `progress` is told how many of how many are done.
+    """The results of every point of a scenario and of its map; `progress` is told how many of how many are done.
 
     Raises
     ------
@@ -46,6 +47,11 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
     graph = scenario.build_graph()
     points: list[Point] = []
     problems: list[Problem] = []
+
+    def cell_done(cells: int) -> None:
+        if progress is not None:
+            progress(len(points) + cells, scenario.steps)
+
     try:
         for done, wanted in enumerate(scenario.points):
             try:
@@ -55,15 +61,16 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
             except REFUSALS as error:
                 problems.append(wanted.problem(error))
             if progress is not None:
-                progress(done + 1, len(scenario.points))
+                progress(done + 1, scenario.steps)
         if problems:
             raise scenario.document.error(problems)
         device = _within(scenario.device, scenario.budget_bytes) if scenario.device else None
         looks = profiles(graph, scenario.points, points, device)
         drawn = pictures(graph, scenario.points, points)
+        mapped = regimes(scenario, _measured, progress=cell_done) if scenario.regimes else None
     except KeyboardInterrupt:
         raise Interrupted(_results(scenario, graph, points, complete=False)) from None
-    return _results(scenario, graph, points, complete=True, profiles=looks, pictures=drawn)
+    return _results(scenario, graph, points, complete=True, profiles=looks, pictures=drawn, regimes=mapped)
 
 
 def measure(
@@ -128,6 +135,10 @@ def traces(scenario: Scenario, results: Results) -> dict[str, Any] | None:
     return {"traceEvents": events, "displayTimeUnit": "ms"} if events else None
 
 
+def _measured(wanted: StrategyPoint, schedule: Schedule, device: Device | None, budget_bytes: int | None) -> Point:
+    return measure(wanted, schedule, device=device, budget_bytes=budget_bytes)
+
+
 def _within(device: Device, budget_bytes: int | None) -> Device:
     limits = [limit for limit in (device.memory_bytes, budget_bytes) if limit is not None]
     return dataclasses.replace(device, memory_bytes=min(limits)) if limits else device
@@ -145,6 +156,7 @@ def _results(
     complete: bool,
     profiles: Sequence[Mapping[str, Any]] = (),
     pictures: Sequence[Mapping[str, Any]] = (),
+    regimes: Mapping[str, Any] | None = None,
 ) -> Results:
     return Results(
         scenario={
@@ -166,6 +178,7 @@ def _results(
         complete=complete,
         profiles=tuple(profiles),
         pictures=tuple(pictures),
+        regimes=regimes,
     )
 
 

@@ -152,6 +152,18 @@ def check(strategy: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     return entry.check(values)
 
 
+def listed(value: Any, path: KeyPath) -> tuple[list[tuple[Any, KeyPath]], list[Problem]]:
+    """Each value of a list or of a range, with its place; or what is wrong with the range."""
+    try:
+        if isinstance(value, dict):
+            return [(v, path) for v in _range(value, path)], []
+        if not value:
+            raise _Refused(path, "got an empty list, expected at least one value")
+        return [(v, (*path, i)) for i, v in enumerate(value)], []
+    except _Refused as refused:
+        return [], [refused.problem]
+
+
 class _Refused(Exception):
     def __init__(self, path: KeyPath, message: str, *, on_key: bool = False) -> None:
         self.problem = Problem(path, message, on_key)
@@ -164,13 +176,12 @@ def _values(
     if not isinstance(value, list | dict):
         return [(value, path)]
     admitted = _admitted(strategy, key, parameters)
-    if isinstance(value, list) and "array" not in admitted:
-        if not value:
-            raise _Refused(path, "got an empty list, expected at least one value")
-        return [(v, (*path, i)) for i, v in enumerate(value)]
-    if isinstance(value, dict) and "object" not in admitted:
-        return [(v, path) for v in _range(value, path)]
-    return [(value, path)]
+    if ("array" if isinstance(value, list) else "object") in admitted:
+        return [(value, path)]
+    values, wrong = listed(value, path)
+    if wrong:
+        raise _Refused(wrong[0].path, wrong[0].message, on_key=wrong[0].on_key)
+    return values
 
 
 def _admitted(strategy: str, key: str, parameters: Mapping[str, Any]) -> set[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from sim import yamltext
+from sim import axes, yamltext
 from sim.device import Device
 from sim.device import check as check_device
 from sim.document import Document, DocumentError, KeyPath
@@ -51,6 +51,9 @@ class ScenarioFile(BaseModel):
     strategies: Annotated[
         list[Any], Field(min_length=1, description="A name, or a name with parameters; lists and ranges sweep.")
     ]
+    regimes: Annotated[
+        axes.RegimesFile | None, Field(description="A map of which strategy wins where two keys are varied.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,7 @@ class Scenario:
     device: Device | None = None
     budget_bytes: int | None = None
     repeated_points: int = 0
+    regimes: axes.Regimes | None = None
     document: Document = field(default=Document("scenario", "", None), repr=False)
 
     def build_graph(self) -> Graph:
@@ -89,6 +93,22 @@ class Scenario:
             )
         except SimError as error:
             raise self.error(("wrt",) if self.wrt else ("graph",), str(error)) from None
+
+    @property
+    def steps(self) -> int:
+        """How many points there are to compute, and cells of the map."""
+        return len(self.points) + (len(self.regimes) if self.regimes else 0)
+
+    def cell(self, column: int, row: int) -> Scenario:
+        """The scenario of one cell of its map: its graph and its budget with the values of both axes."""
+        assert self.regimes is not None, "a scenario without regimes has no cells"
+        x, y = self.regimes.x, self.regimes.y
+        data = axes.assigned(self.document.data, {x.path: x.values[column], y.path: y.values[row]})
+        parameters, wrong = _graph_parameters(data["graph"], Path(self.document.name).parent)
+        if wrong:
+            raise self.error(("regimes",), f"{wrong[0].path[-1]}: {wrong[0].message}")
+        budget = data["budget"] if "budget" in (x.key, y.key) else self.budget_bytes
+        return replace(self, graph_parameters=parameters, budget_bytes=budget, regimes=None)
 
     def check(self) -> Graph:
         """The graph, once the strategy of each line has been tried on it with its first values.
@@ -184,6 +204,10 @@ def from_document(document: Document) -> Scenario:
     strategies = data.get("strategies")
     expansion = expand(strategies if isinstance(strategies, list) else [])
     found += expansion.problems
+    section, regimes = data.get("regimes"), None
+    if section is not None and not found:
+        regimes, wrong = axes.read(section, data)
+        found += wrong or _cells(regimes, data, Path(document.name).parent)
     if found:
         raise document.error(found)
     file = ScenarioFile.model_validate(data)
@@ -199,8 +223,19 @@ def from_document(document: Document) -> Scenario:
         budget_bytes=file.budget,
         points=tuple(expansion.points),
         repeated_points=expansion.repeated,
+        regimes=regimes,
         document=document,
     )
+
+
+def _cells(regimes: axes.Regimes | None, data: Mapping[str, Any], folder: Path) -> list[Problem]:
+    """What is wrong with the values of a map, each tried by itself, at their places."""
+    found = []
+    for axis in (regimes.x, regimes.y) if regimes else ():
+        for value, place in zip(axis.values, axis.places, strict=True):
+            _, wrong = _graph_parameters(axes.assigned(data, {axis.path: value})["graph"], folder)
+            found += [Problem(place, f"{axis.key}: {p.message}") for p in wrong]
+    return found
 
 
 def _graph_parameters(graph: Any, folder: Path) -> tuple[dict[str, Any], list[Problem]]:

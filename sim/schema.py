@@ -29,8 +29,10 @@ def schema_text() -> str:
 
 def scenario_schema() -> Schema:
     """The schema of a scenario file, JSON Schema draft 2020-12."""
-    definitions: dict[str, Schema] = {"range": _RANGE}
     schema = _standard(ScenarioFile.model_json_schema())
+    definitions: dict[str, Schema] = {"range": _RANGE, **schema.pop("$defs")}
+    axis = definitions["AxisFile"]["properties"]
+    axis["values"] = _swept(axis["values"], {"array", "number"})
     properties = schema["properties"]
     properties["version"] |= {"const": 1}
     properties["name"]["pattern"] = f"^{SAFE_NAME}$"

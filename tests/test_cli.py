@@ -67,7 +67,8 @@ def test_run_prints_a_table_and_writes_every_file(scenario: Path, sim: Run) -> N
     assert lines[2].split() == ["strategy", "peak", "working", "flops", "/F", "redone", "time", "front", "fits"]
     assert [line.split()[0] for line in lines[3:]] == ["reverse_full", "binomial", "binomial", "binomial"]
     assert max(map(len, lines)) <= 100
-    names = {"results.json", "results.csv", "trace.json", "pareto.png", "pareto.svg", "timeline.png", "timeline.svg"}
+    figures = {f"{name}.{suffix}" for name in ("pareto", "timeline", "schedule") for suffix in ("png", "svg")}
+    names = {"results.json", "results.csv", "trace.json"} | figures
     assert {p.name for p in Path("outputs/demo").iterdir()} == names
     for name in names:
         assert f"wrote outputs/demo/{name}" in err

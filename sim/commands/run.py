@@ -34,7 +34,7 @@ def run(file: Path, *, output: Path | None, format: str, quiet: bool, strict: bo
             note(f"{wanted.repeated_points} points are written twice and computed once", quiet=quiet)
         code = 0
         try:
-            with _progress(len(wanted.points), quiet) as step:
+            with _progress(wanted.steps, quiet) as step:
                 results = experiment.run(wanted, progress=step)
         except experiment.Interrupted as interrupted:
             results, code = interrupted.results, INTERRUPTED
