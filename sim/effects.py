@@ -83,6 +83,9 @@ class Table:
     extra_rows: tuple[Extra, ...] = ()
     extra_values: tuple[tuple[int, ...], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Table({self.graph!r}, {len(self)} rows, {len(self.value_bytes)} values)"
+
     def __len__(self) -> int:
         return len(self.ptr) - 1
 
@@ -205,13 +208,19 @@ class Table:
         """Memory traffic of each row: a fixed part, and a part per unit of width.
 
         A forward moves the node's `forward_bytes`; every other action moves what it reads and writes
-        (what it accumulates into twice), with the parameters of its node.
+        (what it accumulates into twice), with the parameters of its node. A JVP adds single entries to
+        a parameter gradient, which do not count.
         """
         size = self.value_bytes[self.value] * (1 + (self.access == ACCUMULATE))
+        row_of_touch = np.repeat(np.arange(len(self)), np.diff(self.ptr))
+        size[(self.value_kind[self.value] == GRADIENT) & (self.opcode[row_of_touch] == JVP)] = 0
         scaled = self.scaled[self.value]
-        row = np.repeat(np.arange(len(self)), np.diff(self.ptr))
-        fixed = np.bincount(row, weights=np.where(scaled, 0, size), minlength=len(self)).astype(np.int64)
-        per_width = np.bincount(row, weights=np.where(scaled, size, 0), minlength=len(self)).astype(np.int64)
+
+        def of_rows(sizes: Ints) -> Ints:
+            up_to = np.concatenate([[0], np.cumsum(sizes)])
+            return up_to[self.ptr[1:]] - up_to[self.ptr[:-1]]
+
+        fixed, per_width = of_rows(np.where(scaled, 0, size)), of_rows(np.where(scaled, size, 0))
         derivative = np.isin(self.opcode, (VJP, JVP, JACOBIAN))
         fixed[derivative] += self.graph.columns.param_bytes[self.node[derivative]]
         forward = self.opcode == FORWARD
@@ -232,7 +241,7 @@ class Table:
             accumulates=values(ACCUMULATE),
             flops=int(self.flops[row]) * width,
             moved_bytes=int(fixed[row]) + int(per_width[row]) * width,
-            workspace_bytes=self.workspace_of(row),
+            workspace_bytes=self.workspace_of(row, taping=any(self.access[e] == SAVE for e in touched)),
         )
 
 

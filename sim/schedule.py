@@ -63,6 +63,9 @@ class Schedule:
     loops: tuple[Loop, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Schedule({self.graph!r}, {len(self)} actions, {len(self.loops)} loops)"
+
     @property
     def graph(self) -> Graph:
         return self.table.graph
@@ -98,8 +101,6 @@ class Schedule:
         """The actions with at most three turns of each loop written out."""
         if not self.loops:
             return Flat(None, self.rows, self.widths, np.empty(0, dtype=np.int64))
-        if float(np.prod([float(loop.turns) for loop in self.loops])) > LARGEST:
-            raise CountOverflow("nested loops make more than 4.6e18 turns")
         index, weights = _unrolled(0, len(self), sorted(self.loops, key=lambda s: (s.start, -s.stop)), 1)
         return Flat(index, self.rows[index], self.widths[index], weights)
 
@@ -125,20 +126,24 @@ class Flat(NamedTuple):
 
 
 def _unrolled(start: int, stop: int, loops: Sequence[Loop], weight: int) -> tuple[Ints, Ints]:
+    if weight > LARGEST:
+        raise CountOverflow("nested loops make more than 4.6e18 turns")
     index: list[Ints] = []
     weights: list[Ints] = []
     at, i = start, 0
     while i < len(loops):
         loop = loops[i]
-        inner = [x for x in loops[i + 1 :] if x.start < loop.stop]
+        end = i + 1
+        while end < len(loops) and loops[end].start < loop.stop:
+            end += 1
         index.append(np.arange(at, loop.start))
         weights.append(np.full(loop.start - at, weight))
         turns = [1] * loop.turns if loop.turns <= TURNS else [1, loop.turns - 2, 1]
         for turn in turns:
-            body, body_weights = _unrolled(loop.start, loop.stop, inner, weight * turn)
+            body, body_weights = _unrolled(loop.start, loop.stop, loops[i + 1 : end], weight * turn)
             index.append(body)
             weights.append(body_weights)
-        at, i = loop.stop, i + 1 + len(inner)
+        at, i = loop.stop, end
     index.append(np.arange(at, stop))
     weights.append(np.full(stop - at, weight))
     return np.concatenate(index).astype(np.int64), np.concatenate(weights).astype(np.int64)

@@ -7,11 +7,12 @@ import pytest
 from graphs import graphs
 from hypothesis import given
 from hypothesis import strategies as st
-from twins import plain_replay, unrolled
+from twins import PlainGraph, plain_replay, unrolled
 
 from sim.errors import CountOverflow, InvalidSchedule, NotApplicable
+from sim.extras import effects
 from sim.families.chain import chain
-from sim.graph import Graph, GraphInput, Node
+from sim.graph import ITEMSIZE, Graph, GraphInput, Node
 from sim.schedule import BREAKDOWN_KINDS, Builder, Schedule, dot, profile, replay, walk
 from sim.strategies import load
 
@@ -180,3 +181,35 @@ def test_too_many_seeded_sweeps_are_refused_with_the_reason() -> None:
     graph = Graph.from_nodes(node, [GraphInput("x", (1,))])
     with pytest.raises(NotApplicable, match="each of the 6000 layers with parameters"):
         STRATEGIES.call("forward_recompute", graph)
+
+
+def test_many_sweeps_one_after_another_are_no_nest() -> None:
+    graph = chain(length=2)
+    builder = Builder(graph)
+    for _ in range(8):
+        with builder.loop(10**9):
+            builder.forward([0, 1])
+    assert replay(builder.build()).actions["forward"] == 2 * 8 * 10**9
+
+
+@given(graph=graphs(), call=st.sampled_from(CALLS))
+def test_effects_of_every_action_are_those_of_the_plain_twin(graph: Graph, call: tuple[str, dict[str, object]]) -> None:
+    plain = PlainGraph(graph)
+    for action in STRATEGIES.call(call[0], graph, **call[1]):
+        told, twin = effects(graph, action), plain.effects(action)
+        assert (told.flops, told.workspace_bytes) == (twin.flops, twin.workspace)
+        assert {(v.kind, v.node) for v in told.reads} == twin.reads | twin.consumes
+        assert {(v.kind, v.node) for v in told.writes} == set(twin.writes)
+        assert {(v.kind, v.node) for v in told.accumulates} == set(twin.accumulates)
+        if action.kind == "vjp":
+            sizes = [*twin.writes.values(), *(2 * b for b in twin.accumulates.values())]
+            read = sum(plain.read_bytes(key, action.width) for key in twin.reads | twin.consumes)
+            node = plain.nodes[action.node]
+            assert told.moved_bytes == sum(sizes) + read + node.param_size * ITEMSIZE[node.dtype]
+
+
+def test_memory_traffic_is_exact_beyond_53_bits() -> None:
+    graph = chain(length=2, activation_bytes=2**53 + 1)
+    (action,) = [a for a in STRATEGIES.call("reverse_full", graph) if a.kind == "vjp" and a.node == "layer2"]
+    # reads its input, makes its seed, and adds to the cotangent of its input
+    assert effects(graph, action).moved_bytes == (2**53 + 1) * (1 + 1 + 2)

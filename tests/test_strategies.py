@@ -258,3 +258,13 @@ def test_wrong_parameters_get_one_clear_message(strategy: str, parameters: dict[
     with pytest.raises(ParameterError) as error:
         sim.schedule(sim.chain(length=3), strategy, **parameters)
     assert message in str(error.value)
+
+
+@given(graph=graphs(wrt="input"), chunk=CHUNKS, call=st.sampled_from([c for c in REVERSE if "schedule" in c[1]]))
+def test_each_chunk_of_cotangents_costs_the_same_evaluations(
+    graph: Graph, chunk: int, call: tuple[str, dict[str, object]]
+) -> None:
+    whole = replay(sim.schedule(graph, call[0], **call[1]))
+    parts = replay(sim.schedule(graph, call[0], **call[1], chunk=chunk))
+    assert parts.actions["forward"] == ceil(graph.output_scalars / chunk) * whole.actions["forward"]
+    assert parts.flops.adjoint == whole.flops.adjoint

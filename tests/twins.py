@@ -76,6 +76,13 @@ class PlainGraph:
             reads.add(("residual", name))
         return reads
 
+    def read_bytes(self, key: Key, width: int) -> int:
+        """The bytes of a value that an action of some width reads."""
+        kind, name = key
+        if kind == "residual":
+            return self.nodes[name].residual_bytes or 0
+        return self.bytes_of(name) if kind == "activation" else width * self.cotangent_bytes(name)
+
     def gradient_of(self, node: Node) -> dict[Key, int]:
         """The gradient of the parameters that a node uses, its own or those of the node it is tied to."""
         owner = node if node.tied_to is None else self.nodes[node.tied_to]

@@ -99,8 +99,8 @@ def _segmented(starts: NDArray[np.int64]) -> Plan:
 def from_plan(graph: Graph, plan: Plan, chunk: int | None) -> Schedule:
     """The schedule that does the plan's steps node by node, once for each chunk of cotangents.
 
-    Recomputations whose outputs nobody reads are left out, so a graph whose last layer of a segment
-    has nothing to tape pays less than the literature's count.
+    Recomputations whose outputs nobody reads are left out of each sweep, so a graph whose last layer
+    of a segment has nothing to tape pays less than the literature's count.
     """
     builder = Builder(graph)
     rows = node_rows(graph, plan)
@@ -108,13 +108,15 @@ def from_plan(graph: Graph, plan: Plan, chunk: int | None) -> Schedule:
     if not active.all():
         n = len(graph)
         rows = rows[(rows < n) | active[rows - n]]
-    sweeps = chunks(graph.output_scalars, chunk or graph.output_scalars)
-    for turns, width in sweeps:
-        with builder.loop(turns):
-            builder.rows(rows, width=width)
+    sweep = Builder(graph)
+    sweep.rows(rows)
     # where every node has a tape and nothing but its input, no recomputation of a plan is in vain
     in_vain = not graph.is_chain or bool((graph.columns.residual_bytes < 0).any())
-    return builder.build(prune=in_vain)
+    rows = sweep.build(prune=in_vain).rows
+    for turns, width in chunks(graph.output_scalars, chunk or graph.output_scalars):
+        with builder.loop(turns):
+            builder.rows(rows, width=width)
+    return builder.build()
 
 
 def node_rows(graph: Graph, plan: Plan) -> NDArray[np.int32]:
