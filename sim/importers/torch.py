@@ -1,0 +1,168 @@
+"""PyTorch modules to graphs: `graph: {kind: torch, factory: "module:function", inputs: {…}}`.
+
+The module is built and traced on fake tensors, so that a model of billions of parameters takes
+seconds and hardly any memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sim.errors import GraphError
+from sim.families.ops import Loss
+from sim.graph import Graph
+from sim.importers import extra, importers
+from sim.registry import Count
+
+if TYPE_CHECKING:
+    from sim.tracing.program import Program
+
+Granularity = Literal["ops", "modules", "blocks"]
+DTYPES = Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "bool"]
+
+
+class Input(BaseModel):
+    """One input of the module: its shape, and its dtype (`float32` unless given)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    shape: list[Count] = Field(description="Sizes, the batch first.")
+    dtype: DTYPES = Field(default="float32", description="float32 unless given.")
+
+
+Factory = Annotated[
+    str,
+    Field(
+        pattern=r"^[\w.]+:[\w.]+$",
+        description="module:function that returns the nn.Module; looked for in the working directory too.",
+    ),
+]
+Inputs = Annotated[
+    dict[str, Input],
+    Field(min_length=1, description="By the names of the forward's arguments: {x: {shape: [8, 3, 224, 224]}}."),
+]
+
+
+@importers.register("torch")
+def torch(
+    *,
+    factory: Factory,
+    inputs: Inputs,
+    granularity: Annotated[
+        Granularity, Field(description="What a node is: an operation, a leaf module, or an element of a container.")
+    ] = "modules",
+    loss: Annotated[Loss, Field(description="Adds the scalar loss node; none if the model returns a loss.")] = "none",
+    arguments: Annotated[dict[str, Any] | None, Field(description="Keyword arguments of the factory.")] = None,
+) -> Graph:
+    """A PyTorch module, with what its autograd really saves. Imports and calls the factory.
+
+    Raises
+    ------
+    GraphError
+        For a factory that is not there or raises, and for a module that cannot be traced: with the
+        submodule and the reason.
+    """
+    return load(factory, inputs, granularity=granularity, loss=loss, arguments=arguments).graph
+
+
+def load(
+    factory: str,
+    inputs: Mapping[str, Input],
+    *,
+    granularity: Granularity = "modules",
+    loss: Loss = "none",
+    arguments: Mapping[str, Any] | None = None,
+) -> Program:
+    """The module that a factory makes, as a program: its graph with the functions of every node."""
+    (pytorch,) = extra("torch", "torch")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from sim.tracing.program import program
+
+    make = _factory(factory)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with mode:
+            module = make(**(arguments or {}))
+    except Exception as error:
+        raise GraphError(f"factory {factory} raised {type(error).__name__}: {_first_line(error)}") from error
+    if not isinstance(module, pytorch.nn.Module):
+        raise GraphError(f"factory {factory} returned {type(module).__name__}, expected an nn.Module")
+    with mode:
+        given = {k: pytorch.empty(i.shape, dtype=getattr(pytorch, i.dtype)) for k, i in inputs.items()}
+        if loss == "cross_entropy" and "labels" not in given:
+            given["labels"] = _labels(pytorch, module, given)
+        elif loss == "mse" and "target" not in given:
+            given["target"] = pytorch.empty_like(_result(module, given), requires_grad=False)
+    return program(module.train(), given, granularity=granularity, loss=loss, name=factory.partition(":")[2])
+
+
+def from_module(
+    module: Any, example_inputs: Mapping[str, Any], *, granularity: Granularity = "modules", loss: Loss = "none"
+) -> Graph:
+    """The graph of a module in training on inputs like these, by the names of its forward's arguments.
+
+    Tensors are looked at for shape, stride, dtype and device alone; they and the module may be on the
+    device `meta` or fake. `cross_entropy` reads one more input, `labels`, and `mse` `target`.
+
+    Raises
+    ------
+    GraphError
+        For a module that cannot be traced truthfully, with the submodule and the reason.
+    """
+    extra("torch", "torch")
+    from sim.tracing.program import program
+
+    return program(module, example_inputs, granularity=granularity, loss=loss).graph
+
+
+def _factory(path: str) -> Callable[..., Any]:
+    name, _, attribute = path.partition(":")
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(name)
+    except ImportError as error:
+        raise GraphError(f"factory {path}: cannot import '{name}' ({_first_line(error)})") from None
+    except Exception as error:
+        raise GraphError(
+            f"factory {path}: importing '{name}' raised {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise GraphError(f"factory {path}: '{name}' has no '{part}'")
+        found = getattr(found, part)
+    if not callable(found):
+        raise GraphError(f"factory {path} is {type(found).__name__}, expected a function or class")
+    return found  # type: ignore[no-any-return]
+
+
+def _result(module: Any, given: Mapping[str, Any]) -> Any:
+    try:
+        return module(**given)
+    except Exception as error:
+        raise GraphError(f"the model raised {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _labels(pytorch: Any, module: Any, given: Mapping[str, Any]) -> Any:
+    """A label for each prediction of the module, whose classes lie along the last dimension."""
+    out = _result(module, given)
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) < 2:
+        raise GraphError("loss: cross_entropy reads one tensor (batch, …, classes), which the model does not return")
+    return pytorch.empty(shape[:-1], dtype=pytorch.int64)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

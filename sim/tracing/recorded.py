@@ -1,0 +1,71 @@
+"""What a recording of a PyTorch module is made of: calls with their place in the module, and placeholders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+ROOT = "model"
+"""What operations of the outermost module's own forward are called."""
+
+
+@dataclass(eq=False)
+class Op:
+    """One recorded call.
+
+    `path` names the submodules around it, outermost first; `call` tells calls of one submodule apart;
+    `aliases` is the value whose storage the result shares (a view), `mutated` the buffers it updates.
+    """
+
+    node: torch.fx.Node
+    path: tuple[str, ...]
+    call: int
+    grad: bool
+    leaf: bool
+    aliases: torch.fx.Node | None = None
+    mutated: tuple[torch.fx.Node, ...] = ()
+
+
+@dataclass(eq=False)
+class Captured:
+    """A module as a list of operations on placeholders.
+
+    `parameters`, `buffers`, `inputs` and `constants` map placeholders to names (constants, tensors that are no
+    attribute of the module, to the tensor itself); `outputs` are the values that the module returns.
+    `containers` are the paths of submodules that only hold others.
+    """
+
+    ops: list[Op]
+    parameters: dict[torch.fx.Node, str]
+    buffers: dict[torch.fx.Node, str]
+    inputs: dict[torch.fx.Node, str]
+    constants: dict[torch.fx.Node, Any]
+    outputs: list[torch.fx.Node]
+    output_spec: Any
+    mode: FakeTensorMode
+    containers: frozenset[str]
+    trainable: frozenset[str]
+
+
+def value(node: torch.fx.Node) -> Any:
+    """The fake tensor that a recorded call returns."""
+    return node.meta["val"]
+
+
+def storage(tensor: Any) -> int:
+    """A number that tensors share if and only if they share memory."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def tensors_of(node: torch.fx.Node) -> list[Any]:
+    """The fake tensors among what a recorded call returns."""
+    return [t for t in pytree.tree_leaves(value(node)) if isinstance(t, torch.Tensor)]
+
+
+def where(op: Op) -> str:
+    """The submodule that makes a call, as messages name it."""
+    return f"module '{op.path[-1] or ROOT}'" if op.path else "the model"

@@ -1,0 +1,185 @@
+"""Training under a plan: an ordinary loop, with the losses and weights of plain training."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.13.0")
+
+import models  # noqa: E402
+
+import sim.torch  # noqa: E402
+from sim.errors import NotApplicable  # noqa: E402
+from sim.execute.torch_memory import LiveBytes  # noqa: E402
+from sim.plan import plan_of  # noqa: E402
+from sim.schedule import replay  # noqa: E402
+from sim.strategies.checkpointing import uniform  # noqa: E402
+from sim.tracing.program import program  # noqa: E402
+
+torch.set_num_threads(1)  # sums in one order, and no waiting for other processes
+
+
+def _plan(module, inputs, *, granularity="modules", loss="cross_entropy", segments=3):
+    graph = program(module, inputs, granularity=granularity, loss=loss).graph
+    return json.loads(json.dumps(plan_of(uniform(graph, segments=segments))))
+
+
+def _gpt_batch(batch: int = 4):
+    return {"ids": torch.randint(0, 101, (batch, 32)), "labels": torch.randint(0, 101, (batch, 32))}
+
+
+def _train(module, batches):
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    losses = []
+    for batch in batches:
+        optimizer.zero_grad()
+        logits = module(batch["ids"])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("granularity", ["ops", "modules", "blocks"])
+def test_training_under_a_plan_is_plain_training_bit_for_bit(granularity):
+    torch.manual_seed(0)
+    plain = models.GPT(dropout=0.1)
+    planned = copy.deepcopy(plain)
+    batches = [_gpt_batch() for _ in range(4)]
+    sim.torch.apply(planned, _plan(planned, batches[0], granularity=granularity))
+    torch.manual_seed(1)
+    expected = _train(plain, batches)
+    torch.manual_seed(1)
+    assert _train(planned, batches) == expected
+    for name, p in plain.state_dict().items():
+        assert torch.equal(p, planned.state_dict()[name])
+
+
+def test_running_averages_are_updated_once_a_step():
+    torch.manual_seed(0)
+    plain = models.resnet18(classes=10)
+    planned = copy.deepcopy(plain)
+    x = torch.randn(2, 3, 32, 32)
+    labels = torch.randint(0, 10, (2,))
+    sim.torch.apply(planned, _plan(planned, {"x": x, "labels": labels}, granularity="blocks"))
+    for _ in range(2):
+        for module in (plain, planned):
+            torch.nn.functional.cross_entropy(module(x), labels).backward()
+    for name, buffer in plain.named_buffers():
+        assert torch.equal(buffer, planned.get_buffer(name)), name
+    for name, p in plain.named_parameters():
+        assert torch.equal(p.grad, planned.get_parameter(name).grad), name
+
+
+def test_a_step_stays_within_the_plan():
+    torch.manual_seed(0)
+    module = models.mlp(width=64, depth=16)
+    x = torch.randn(512, 64)
+    schedule = uniform(program(module, {"input": x}, loss="mean").graph, segments=4)
+    sim.torch.apply(module, plan_of(schedule))
+    module(x).mean().backward()
+    module.zero_grad()
+    with LiveBytes() as live:
+        module(x).mean().backward()
+    # A training loop holds the loss, its cotangent and a token to the end, 4 bytes each.
+    assert live.peak_bytes <= replay(schedule).working_bytes + 12
+
+
+def test_the_state_dict_is_that_of_the_plain_module():
+    plain = models.resnet18(classes=10)
+    planned = sim.torch.apply(copy.deepcopy(plain), _plan(plain, _image_batch(), granularity="blocks"))
+    assert list(planned.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(planned.state_dict())
+    assert isinstance(planned, models.ResNet)
+
+
+def _image_batch():
+    return {"x": torch.randn(2, 3, 32, 32), "labels": torch.randint(0, 10, (2,))}
+
+
+def test_evaluation_is_plain():
+    module = models.resnet18(classes=10).eval()
+    x = torch.randn(2, 3, 32, 32)
+    expected = module(x)
+    sim.torch.apply(module, _plan(module.train(), _image_batch(), granularity="blocks")).eval()
+    assert torch.equal(module(x), expected)
+
+
+def test_a_copy_of_a_planned_module_trains_its_own_parameters():
+    torch.manual_seed(0)
+    module = models.GPT()
+    batch = _gpt_batch()
+    sim.torch.apply(module, _plan(module, batch))
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        twin.ln.weight.mul_(2)
+    twin(batch["ids"]).sum().backward()
+    assert all(p.grad is None for p in module.parameters())
+    assert all(p.grad is not None for p in twin.parameters())
+
+
+def test_a_smaller_last_batch_is_trained_under_the_same_plan():
+    torch.manual_seed(0)
+    plain = models.GPT()
+    planned = sim.torch.apply(copy.deepcopy(plain), _plan(plain, _gpt_batch(4)))
+    batch = _gpt_batch(3)
+    for module in (plain, planned):
+        module(batch["ids"]).square().mean().backward()
+    for name, p in plain.named_parameters():
+        assert torch.equal(p.grad, planned.get_parameter(name).grad), name
+
+
+def test_a_larger_batch_is_refused():
+    module = models.GPT()
+    sim.torch.apply(module, _plan(module, _gpt_batch(2)))
+    with pytest.raises(NotApplicable, match=r"input 'ids' is \(4, 32\), but the plan was made for \(2, 32\)"):
+        module(_gpt_batch(4)["ids"])
+
+
+def test_a_plan_for_another_model_is_refused():
+    plan = _plan(models.GPT(layers=2), _gpt_batch())
+    module = sim.torch.apply(models.GPT(layers=3), plan)
+    with pytest.raises(NotApplicable, match="made for another model"):
+        module(_gpt_batch()["ids"])
+
+
+def test_a_second_backward_is_refused():
+    module = models.mlp(width=8, depth=2)
+    x = torch.randn(4, 8)
+    sim.torch.apply(module, _plan(module, {"input": x}, loss="sum"))
+    out = module(x).sum()
+    out.backward(retain_graph=True)
+    with pytest.raises(NotApplicable, match="second backward"):
+        out.backward()
+
+
+def test_a_result_changed_in_place_is_refused():
+    module = models.mlp(width=8, depth=2)
+    x = torch.randn(4, 8)
+    sim.torch.apply(module, _plan(module, {"input": x}, loss="sum"))
+    out = module(x)
+    with torch.no_grad():
+        out.mul_(2)
+    with pytest.raises(NotApplicable, match="changed in place"):
+        out.sum().backward()
+
+
+def test_an_input_that_wants_a_gradient_is_refused():
+    module = models.mlp(width=8, depth=2)
+    x = torch.randn(4, 8)
+    sim.torch.apply(module, _plan(module, {"input": x}, loss="sum"))
+    with pytest.raises(NotApplicable, match="input 'input' requires a gradient"):
+        module(x.requires_grad_())
+
+
+def test_plans_are_read_from_files(tmp_path):
+    module = models.mlp(width=8, depth=2)
+    x = torch.randn(4, 8)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(_plan(module, {"input": x}, loss="sum")))
+    sim.torch.apply(module, path)(x).sum().backward()
+    assert module[0].weight.grad is not None
