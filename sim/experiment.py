@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -184,9 +185,21 @@ def _results(
 
 def _with_fronts(points: Sequence[Point]) -> tuple[Point, ...]:
     timed = [i for i, p in enumerate(points) if p.seconds is not None]
-    by_flops = set(front([coordinates(p, "flops") for p in points]))
+    by_flops = _front_over_work(points)
     by_seconds = {timed[k] for k in front([coordinates(points[i], "seconds") for i in timed])}
     return tuple(
         dataclasses.replace(p, pareto={"flops": i in by_flops, "seconds": i in by_seconds})
         for i, p in enumerate(points)
     )
+
+
+def _front_over_work(points: Sequence[Point]) -> set[int]:
+    """The points that none beats in memory, flops and copied bytes; copying saves memory without any work."""
+    costs = [(*coordinates(p, "flops"), sum(p.copied_bytes.values())) for p in points]
+    plain = [i for i, cost in enumerate(costs) if not cost[2]]
+    best = {plain[k] for k in front([costs[i][:2] for i in plain])}
+    for i, cost in enumerate(costs):
+        beaten = (other != cost and all(map(operator.le, other, cost)) for other in costs)
+        if cost[2] and not any(beaten):
+            best.add(i)
+    return best

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from sim.errors import SimError
@@ -48,6 +49,14 @@ def write(path: Path, content: str | bytes) -> Path:
             if temporary:
                 os.unlink(temporary)
     return path
+
+
+def remove_others(folder: Path, written: Collection[Path], *, among: Collection[str]) -> None:
+    """Take away the files named `among` that an earlier run left in a folder and this one did not write."""
+    for name in among:
+        if folder / name not in written:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> Path:

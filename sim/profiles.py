@@ -28,12 +28,14 @@ def profiles(
 ) -> list[dict[str, Any]]:
     """Memory by kind over time for a few of the points, `wanted[i]` being what `points[i]` was asked for.
 
-    Time is the device's where every one of them was simulated and is short enough, and work if not.
+    Time is the device's where every one of them was simulated, is short enough and copies nothing;
+    else it is work. Memory is that of `replay`, which a copy that lags behind may exceed.
     """
     chosen = _worth_a_look(points)
     schedules = {i: wanted[i].schedule(graph) for i in chosen}
     timed = device is not None and all(
-        points[i].seconds is not None and len(s.flat.rows) <= TIMED_ACTIONS for i, s in schedules.items()
+        points[i].seconds is not None and len(s.flat.rows) <= TIMED_ACTIONS and not any(points[i].copied_bytes.values())
+        for i, s in schedules.items()
     )
     return [
         {
@@ -54,19 +56,26 @@ def coordinates(point: Point, by: str) -> tuple[Number, Number]:
 
 
 def stand_for_front(points: Sequence[Point], by: str, count: int) -> list[int]:
-    """Indices of the points that stand for the front, the most important first."""
-    return landmarks([coordinates(p, by) for p in points], [p.strategy for p in points], count=count)
+    """Indices of the points that stand for the front, the most important first.
+
+    By flops, points that copy do not compete: they pay in time.
+    """
+    competing = [i for i, p in enumerate(points) if by != "flops" or not any(p.copied_bytes.values())]
+    pairs, series = [coordinates(points[i], by) for i in competing], [points[i].strategy for i in competing]
+    return [competing[k] for k in landmarks(pairs, series, count=count)]
 
 
 def _worth_a_look(points: Sequence[Point]) -> list[int]:
-    """Full store to compare with, what stands for the front, then the smallest peak of each other strategy."""
+    """Full store to compare with, one point of the front and the smallest peak for each strategy, then more."""
     smallest: dict[str, int] = {}
     for i in sorted(range(len(points)), key=lambda i: points[i].peak_bytes):
         smallest.setdefault(points[i].strategy, i)
     along = stand_for_front(points, "flops", PROFILED_POINTS)
     rest = [i for strategy, i in smallest.items() if strategy not in {points[k].strategy for k in along}]
     full = [i for i in [*along, *rest] if points[i].strategy == "reverse_full"]
-    return list(dict.fromkeys([*full[:1], *along, *rest]))[:PROFILED_POINTS]
+    first = {points[i].strategy: i for i in reversed(along)}
+    leading = [i for i in along if first[points[i].strategy] == i]
+    return list(dict.fromkeys([*full[:1], *leading, *rest, *along]))[:PROFILED_POINTS]
 
 
 def memory_profile(schedule: Schedule, trace: Trace | None = None) -> dict[str, Any]:

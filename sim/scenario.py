@@ -20,6 +20,7 @@ from sim.points import REFUSALS, StrategyPoint, expand
 from sim.registry import Entry, Problem, problems
 from sim.units import Bytes
 
+DEVICE_FILES = (".yaml", ".yml")
 SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
@@ -46,7 +47,9 @@ class ScenarioFile(BaseModel):
         Literal["on_demand", "preallocated"],
         Field(description="Whether parameter gradients are made when first needed or live from the start."),
     ] = "on_demand"
-    device: Annotated[Any, Field(description="A preset, or rates and sizes of its own; without one no times.")] = None
+    device: Annotated[
+        Any, Field(description="A preset, a YAML file, or rates and sizes of its own; without one no times.")
+    ] = None
     budget: Annotated[Bytes | None, Field(description="Peak memory that a strategy should not exceed.")] = None
     strategies: Annotated[
         list[Any], Field(min_length=1, description="A name, or a name with parameters; lists and ranges sweep.")
@@ -143,7 +146,8 @@ class Scenario:
         graph = data.get("graph", {}) if isinstance(data, dict) else {}
         named = re.search(r"'(?P<quoted>[^']+)'|cycle: (?P<first>\S+)", str(error))
         name = named and (named["quoted"] or named["first"])
-        for i, item in enumerate(graph.get("layers") or ()):
+        layers = graph.get("layers")
+        for i, item in enumerate(layers if isinstance(layers, list) else ()):
             if isinstance(item, dict) and item.get("name", f"layer{i + 1}") == name:
                 return ("graph", "layers", i)
         first = str(error).partition(":")[0]
@@ -199,7 +203,7 @@ def from_document(document: Document) -> Scenario:
         found.append(Problem(("name",), message))
     graph_parameters, wrong = _graph_parameters(data.get("graph"), Path(document.name).parent)
     found += wrong
-    chosen, wrong = (None, []) if data.get("device") is None else check_device(data["device"])
+    chosen, wrong = (None, []) if data.get("device") is None else _device(data["device"], Path(document.name).parent)
     found += [Problem(("device", *p.path), p.message, p.on_key) for p in wrong]
     strategies = data.get("strategies")
     expansion = expand(strategies if isinstance(strategies, list) else [])
@@ -226,6 +230,44 @@ def from_document(document: Document) -> Scenario:
         regimes=regimes,
         document=document,
     )
+
+
+def named_device(text: str) -> Device:
+    """The device that a command line names: a preset, or a YAML file.
+
+    Raises
+    ------
+    DocumentError
+        With everything that is wrong with the file.
+    ParameterError
+        For an unknown preset.
+    """
+    if text.endswith(DEVICE_FILES):
+        return _device_in(Path(text), text)
+    found, wrong = check_device(text)
+    if found is None:
+        raise ParameterError(wrong[0].message, parameter="device")
+    return found
+
+
+def _device(value: Any, folder: Path) -> tuple[Device | None, list[Problem]]:
+    """The device that a scenario means: what `sim.device` knows, or a file beside the scenario."""
+    if not (isinstance(value, str) and value.endswith(DEVICE_FILES)):
+        return check_device(value)
+    try:
+        return _device_in(folder / value, value), []
+    except DocumentError as error:
+        return None, [Problem((), str(finding)) for finding in error.findings]
+
+
+def _device_in(path: Path, name: str) -> Device:
+    document = yamltext.read(path, name=name)
+    if not isinstance(document.data, dict):
+        raise document.error([Problem((), "expected the keys of a device, such as flops and bandwidth")])
+    found, wrong = check_device(document.data)
+    if found is None:
+        raise document.error(wrong)
+    return replace(found, source=f"given in {name}")
 
 
 def _cells(regimes: axes.Regimes | None, data: Mapping[str, Any], folder: Path) -> list[Problem]:

@@ -84,7 +84,14 @@ def test_profiles_reach_the_peak_and_take_all_the_time(profile: dict) -> None:  
     assert len(x) == len(profile["bytes"]) + 1
     assert x == sorted(x)
     laid_out_once = sum((loop["times"] - 1) * (loop["end"] - loop["start"]) for loop in loops)
-    assert x[-1] + laid_out_once == pytest.approx(point.seconds)
+    whole = point.seconds if profile["x_unit"] == "seconds" else point.flops["total"]
+    assert x[-1] + laid_out_once == pytest.approx(whole)
+
+
+def test_time_is_the_axis_only_where_nothing_is_copied() -> None:
+    assert {p["x_unit"] for p in RESULTS.profiles} == {"flops"}
+    alone = results(TEXT.replace("  - reverse_offload\n", ""))
+    assert {p["x_unit"] for p in alone.profiles} == {"seconds"}
 
 
 def test_a_profile_of_each_strategy_is_kept_full_store_first() -> None:

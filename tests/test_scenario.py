@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -283,3 +284,18 @@ def test_a_repeated_key_does_not_hide_what_else_is_wrong(tmp_path: Path) -> None
         (3, "key 'name' is given twice"),
         (5, "unknown strategy 'reverse_ful'; did you mean 'reverse_full'? known: forward_cached"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ("kind: transformer, layers: 2, hidden: 64, heads: 5, sequence: 16, vocab: 100, batch: 2", "heads"),
+        ("kind: mlp, widths: [1e15, 1e15, 1], batch: 1000000", "4 EiB"),
+        ("kind: cnn, layers: [{conv: {channels: 4, kernel: 9}}], image: [3, 2, 2]", "layer"),
+        ("kind: chain, length: 5, activation_bytes: 4e18", "4 EiB|2\\^62"),
+    ],
+)
+def test_a_graph_that_cannot_be_is_an_error_at_its_place(graph: str, message: str) -> None:
+    (refusal,) = refusals(f"version: 1\nname: a\ngraph: {{{graph}}}\nstrategies: [reverse_full]\n")
+    assert re.match("f.yaml:3:", refusal)
+    assert re.search(message, refusal)

@@ -15,11 +15,14 @@ import typer
 from sim import files
 from sim.commands.output import colours, emit, note
 from sim.commands.table import table
+from sim.plots import FIGURES
 from sim.results import Results
 from sim.units import format_bytes
 
 NOTHING_FITS, INTERRUPTED = 3, 130
 _MOST_NOTES = 5
+_DERIVED = ("trace.json", *(f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")))
+"""What is made of results: an earlier run's would contradict the new results beside it."""
 
 
 def run(file: Path, *, output: Path | None, format: str, quiet: bool, strict: bool, plots: bool) -> int:
@@ -42,13 +45,14 @@ def run(file: Path, *, output: Path | None, format: str, quiet: bool, strict: bo
                 note("interrupted: no point was finished")
                 return code
         written = results.write(folder)
+        _print(results, format)
         if code == 0:
             chrome = experiment.traces(wanted, results)
             if chrome is not None:
                 written.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
             if plots:
                 written += _draw(results, folder)
-    _print(results, format)
+    files.remove_others(folder, written, among=_DERIVED)
     for path in written:
         note(f"wrote {path}", quiet=quiet)
     if code == INTERRUPTED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sim.pareto import Number, front, landmarks, representatives
-from sim.plots import labels, style
+from sim.plots import labels, marking, style
+from sim.plots.marking import DOMINATED_SIZE, FRONT_SIZE, LABEL_SIZE
 from sim.plots.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot, sweeps
 
 MOST_LABELS, LABELS_OF_LONG_FRONT, LABELS_WITH_DOMINATED = 20, 10, 14
-SAME_PLACE_INCHES, MOST_LINES = 0.04, 4
-FRONT_SIZE, DOMINATED_SIZE = 7.5, 5.0
-LABEL_SIZE = 8.5
-LEADER_FROM_INCHES = 0.16
-FRONT_PATIENCE, DOMINATED_PATIENCE = 3.0, 0.55
 
 
 def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> tuple[Path, ...]:
@@ -48,7 +44,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
     panels.append(_Panel("simulated time", "s", timed, [s.seconds or 0.0 for s in timed], []))
     if {spots[i] for i in panels[0].front} == {timed[i] for i in panels[1].front} or not timed:
         panels.pop()
-    markers = _markers(spots)
+    markers = marking.markers_of(spots)
     budget = style.budget_of(results)
     with style.canvas(10.0 if len(panels) == 1 else 13.0, 6.6) as figure:
         top = style.heading(figure, results, what=f"{len(spots)} schedule{'s' if len(spots) != 1 else ''}")
@@ -104,20 +100,6 @@ def _with_budget(memory: Sequence[Number], budget: int | None) -> list[float]:
     return values
 
 
-def _markers(spots: Sequence[Spot]) -> dict[str, tuple[str, str]]:
-    """Marker and colour of each series: the colour by strategy, the marker its own; the well-known keep theirs."""
-    known = list(style.STRATEGY_COLOURS)
-    strategies = sorted({s.strategy for s in spots})
-    spare = iter((style.SKY, "#8C564B", "#7F7F7F", style.YELLOW) * len(strategies))
-    colours = {s: style.STRATEGY_COLOURS.get(s) or next(spare) for s in strategies}
-    series = sorted(
-        {(known.index(s.strategy) if s.strategy in known else len(known), s.strategy, s.series) for s in spots}
-    )
-    taken = {style.SERIES_MARKERS[name] for _, _, name in series if name in style.SERIES_MARKERS}
-    free = iter([m for m in style.MARKERS if m not in taken] + list(style.MARKERS) * len(series))
-    return {name: (style.SERIES_MARKERS.get(name) or next(free), colours[strategy]) for _, strategy, name in series}
-
-
 def _boxes(figure: Figure, count: int, *, top: float, bottom: float) -> list[tuple[float, float, float, float]]:
     """Where the panels lie, in fractions of the figure: left, bottom, width, height."""
     width, height = (float(v) for v in figure.get_size_inches())
@@ -134,7 +116,15 @@ def _legend(
 ) -> float:
     """Draw the legend along the lower edge; the inches above that edge at which the axes may begin."""
     handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", markersize=_size(marker, FRONT_SIZE), label=name)
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker=marker,
+            linestyle="",
+            markersize=marking.size_of(marker, FRONT_SIZE),
+            label=name,
+        )
         for name, (marker, colour) in markers.items()
     ]
     if any(len({p.pairs[i] for i in p.front}) > 1 for p in panels):
@@ -142,35 +132,13 @@ def _legend(
     if any(len(p.front) < len(p.competing) for p in panels):
         handles.append(_dot("dominated", color=style.DOMINATED))
     if any(len(p.competing) < len(p.spots) for p in panels):
-        handles.append(_dot("pays in time", markerfacecolor=style.PAPER, markeredgecolor=style.MUTED))
-    handles += [Line2D([], [], **_line(c), label=c.label) for c in curves]
-    width, height = (float(v) for v in figure.get_size_inches())
-    renderer = style.renderer(figure)
-    for columns in range(min(6, len(handles)), 0, -1):
-        legend = figure.legend(
-            handles=handles, loc="lower left", bbox_to_anchor=(0.85 / width, 0.06 / height), ncols=columns,
-            fontsize=9, handletextpad=0.4, columnspacing=1.6, borderaxespad=0.0, borderpad=0.2,
-        )  # fmt: skip
-        extent = legend.get_window_extent(renderer)
-        if extent.x1 <= (width - 0.2) * figure.dpi or columns == 1:
-            break
-        legend.remove()
-    return float(extent.y1) / figure.dpi + 0.64
+        handles.append(_dot("copies to the host", markerfacecolor=style.PAPER, markeredgecolor=style.MUTED))
+    handles += [Line2D([], [], **marking.line_of(c), label=c.label) for c in curves]
+    return marking.legend(figure, handles) + 0.64
 
 
-def _dot(label: str, **colours: str) -> Line2D:
+def _dot(label: str, **colours: Any) -> Line2D:
     return Line2D([], [], marker="o", linestyle="", markersize=DOMINATED_SIZE, label=label, **colours)
-
-
-def _size(marker: str, size: float) -> float:
-    """The size at which a marker looks as large as the others; stars and thin diamonds cover less."""
-    return size * {"*": 1.6, "d": 1.2}.get(marker, 1.0)
-
-
-def _line(curve: Curve) -> dict[str, Any]:
-    if curve.is_bound:
-        return {"color": style.MUTED, "linewidth": 1.1, "linestyle": (0, (2, 2))}
-    return {"color": style.INK, "linewidth": 0.9, "linestyle": "-", "alpha": 0.75}
 
 
 def _fill(
@@ -187,8 +155,8 @@ def _fill(
     best, competing = set(along), set(panel.competing)
     curve_lines = []
     for curve in panel.curves:
-        steps = _staircase([(style.drawable(f), style.drawable(b)) for b, f in reversed(curve.breakpoints)])
-        axes.plot(*zip(*steps, strict=True), **_line(curve), zorder=2)
+        steps = marking.staircase([(style.drawable(f), style.drawable(b)) for b, f in reversed(curve.breakpoints)])
+        axes.plot(*zip(*steps, strict=True), **marking.line_of(curve), zorder=2)
         curve_lines.append(steps[:: max(1, len(steps) // 100)])
     lines_of_sweeps = sweeps(spots)
     for members in lines_of_sweeps:
@@ -196,7 +164,7 @@ def _fill(
             *zip(*(places[i] for i in members), strict=True),
             color=markers[spots[members[0]].series][1], linewidth=0.9, alpha=0.4, zorder=2,
         )  # fmt: skip
-    stairs = _staircase([places[i] for i in along]) if along else []
+    stairs = marking.staircase([places[i] for i in along]) if along else []
     if len({pairs[i] for i in along}) > 1:
         axes.plot(*zip(*stairs, strict=True), color=style.INK, linewidth=1.3, zorder=3, solid_joinstyle="miter")
     for i, spot in enumerate(spots):
@@ -207,7 +175,7 @@ def _fill(
             marker=marker,
             linestyle="",
             markerfacecolor=style.PAPER if hollow else colour if on_front else style.DOMINATED,
-            markersize=_size(marker, FRONT_SIZE if on_front else DOMINATED_SIZE),
+            markersize=marking.size_of(marker, FRONT_SIZE if on_front else DOMINATED_SIZE),
             markeredgecolor=colour if hollow else style.PAPER,
             markeredgewidth=1.2 if hollow else 0.8 if on_front else 0.5,
             zorder=5 if on_front else 4,
@@ -215,16 +183,16 @@ def _fill(
             gid=f"{panel.unit}-{'front' if on_front else 'copies' if hollow else 'dominated'}-{i}",
         )
     lines = [stairs] * bool(stairs) + [[places[i] for i in members] for members in lines_of_sweeps] + curve_lines
-    drawn = [s for line in lines for s in pairwise(_inches(figure, axes, line))]
+    drawn = [s for line in lines for s in pairwise(marking.inches(figure, axes, line))]
     segments = [(*a, *b) for a, b in drawn]
-    marks = _inches(figure, axes, places)
+    marks = marking.inches(figure, axes, places)
     taken = []
     if budget is not None:
         taken = _budget(figure, axes, budget, resident, marks, segments)
         level = style.drawable(max(budget - resident, axes.get_ylim()[0]))
-        (left, y), (right, _) = _inches(figure, axes, [(x, level) for x in axes.get_xlim()])
+        (left, y), (right, _) = marking.inches(figure, axes, [(x, level) for x in axes.get_xlim()])
         segments.append((left, y, right, y))
-    _name(figure, axes, spots, marks, _chosen(panel, marks), best, markers, segments, taken)
+    marking.write_names(figure, axes, spots, marks, _chosen(panel, marks), best, markers, segments, taken)
 
 
 def _chosen(panel: _Panel, marks: Sequence[tuple[float, float]]) -> list[int]:
@@ -235,21 +203,9 @@ def _chosen(panel: _Panel, marks: Sequence[tuple[float, float]]) -> list[int]:
     if len(along) > MOST_LABELS:
         return _spread(ranked, along, marks)
     named = list(dict.fromkeys([*ranked, *along]))
-    others = [i for i in representatives(panel.pairs, series, count=len(series)) if i not in named]
+    rest = [i for i in representatives(panel.pairs, series, count=len(series)) if i not in named]
+    others = sorted(rest, key=lambda i: i in competing)  # those out of competition first: they stand out
     return named + others[: max(LABELS_WITH_DOMINATED - len(named), 0)]
-
-
-def _staircase(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The edge of what is reachable: from each corner to the right, then down to the next."""
-    steps = [corners[0]]
-    for (_, y), (x, below) in pairwise(corners):
-        steps += [(x, y), (x, below)]
-    return steps
-
-
-def _inches(figure: Figure, axes: Axes, data: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Where points of the data lie on the figure."""
-    return [(float(x), float(y)) for x, y in axes.transData.transform(np.asarray(data)) / figure.dpi]
 
 
 def _spread(ranked: Sequence[int], along: Sequence[int], marks: Sequence[tuple[float, float]]) -> list[int]:
@@ -284,86 +240,10 @@ def _budget(
     extent = text.get_window_extent(style.renderer(figure))
     width, height = float(extent.width) / figure.dpi, float(extent.height) / figure.dpi
     left, right = axes.get_xlim()
-    (start, level), (end, _) = _inches(figure, axes, [(left, at), (right, at)])
+    (start, level), (end, _) = marking.inches(figure, axes, [(left, at), (right, at)])
     bottom = level + 0.03 if at < high else level - height - 0.03
     room = end - start - width - 0.12
     boxes = [(x, bottom, x + width, bottom + height) for x in (start + 0.06 + room * (1 - k / 8) for k in range(9))]
     box = boxes[labels.clearest(boxes, points=marks, segments=segments)]
     text.set_position(box[:2])
     return [box]
-
-
-def _name(
-    figure: Figure,
-    axes: Axes,
-    spots: Sequence[Spot],
-    marks: Sequence[tuple[float, float]],
-    chosen: Sequence[int],
-    best: Set[int],
-    markers: Mapping[str, tuple[str, str]],
-    segments: Sequence[tuple[float, float, float, float]],
-    taken: Sequence[tuple[float, float, float, float]],
-) -> None:
-    """Write the names of the chosen points where they cover nothing, with a line to each that lies apart.
-
-    Points in one place share one text, a line for each.
-    """
-    groups: list[list[int]] = []
-    for i in chosen:
-        near = [
-            g
-            for g in groups
-            if (g[0] in best) == (i in best) and np.hypot(*np.subtract(marks[g[0]], marks[i])) < SAME_PLACE_INCHES
-        ]
-        if near:
-            near[0].append(i)
-        else:
-            groups.append([i])
-    texts = [
-        figure.text(
-            0, 0, _lines(spots, group), transform=figure.dpi_scale_trans, fontsize=LABEL_SIZE, va="bottom", zorder=7,
-            bbox=dict(style.VEIL), linespacing=1.15, color=style.INK if group[0] in best else style.MUTED,
-        )
-        for group in groups
-    ]  # fmt: skip
-    renderer = style.renderer(figure)
-    extents = [t.get_window_extent(renderer) for t in texts]
-    sizes = [(float(e.width) / figure.dpi, float(e.height) / figure.dpi) for e in extents]
-    left, bottom, right, top = (float(v) / figure.dpi for v in axes.get_window_extent(renderer).extents)
-    anchors = [marks[group[0]] for group in groups]
-    found = labels.place(
-        anchors,
-        sizes,
-        inside=(left, bottom, right + 0.3, top),
-        points=marks,
-        segments=segments,
-        taken=taken,
-        patience=[FRONT_PATIENCE if group[0] in best else DOMINATED_PATIENCE for group in groups],
-    )
-    for group, text, size, anchor, corner in zip(groups, texts, sizes, anchors, found, strict=True):
-        if corner is None:
-            text.remove()
-            continue
-        text.set_position(corner)
-        box = (*corner, corner[0] + size[0], corner[1] + size[1])
-        x0, y0, x1, y1 = labels.leader(anchor, box)
-        length = _length((x0, y0, x1, y1))
-        others = [m for m in marks if np.hypot(*np.subtract(m, anchor)) > SAME_PLACE_INCHES]
-        nearest = min((_length(labels.leader(m, box)) for m in others), default=np.inf)
-        if length > min(LEADER_FROM_INCHES, nearest * 0.8):
-            colour = markers[spots[group[0]].series][1] if group[0] in best else style.DOMINATED
-            line = Line2D(
-                [x0, x1], [y0, y1], transform=figure.dpi_scale_trans, linewidth=0.7, color=colour, alpha=0.8, zorder=3.5
-            )
-            figure.add_artist(line)
-
-
-def _lines(spots: Sequence[Spot], group: Sequence[int]) -> str:
-    named = [spots[i].label for i in sorted(group)]
-    if len(named) > MOST_LINES:
-        named[MOST_LINES - 1 :] = [f"and {len(named) - MOST_LINES + 1} more"]
-    return "\n".join(named)
-
-
-def _length(segment: tuple[float, float, float, float]) -> float:
-    return float(np.hypot(segment[2] - segment[0], segment[3] - segment[1]))

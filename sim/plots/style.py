@@ -40,7 +40,7 @@ STRATEGY_COLOURS: Mapping[str, str] = MappingProxyType(
         "reverse_offload": PURPLE,
         "forward_recompute": VERMILLION,
         "forward_cached": ORANGE,
-        "jacobian_chain": BLACK,
+        "jacobian_chain": SKY,
     }
 )
 SERIES_MARKERS: Mapping[str, str] = MappingProxyType(
