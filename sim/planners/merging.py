@@ -93,8 +93,14 @@ def staircases(
                         number[j, 0] = ids[ways[j, S1], ways[j, T1]] * variants + ways[j, V1]
                     if ways[j, S2] >= 0:
                         number[j, 1] = ids[ways[j, S2], ways[j, T2]] * variants + ways[j, V2]
-                _which_matter(ways, number, count, coarse, width, lowest, matters)
+                _lowest(ways, number, count, coarse, width, lowest)
                 found = -1
+                if width == 1:  # every memory is looked at
+                    while cells > result.shape[1]:
+                        result = np.empty((2, cells), dtype=np.int64)
+                    found = _steps(lowest, result)
+                else:
+                    _which_matter(ways, number, count, coarse, width, lowest, matters)
                 while found < 0:
                     found = _envelope(
                         ways, number, count, matters, starts, upto, memory, cost, width, cells, most,
@@ -137,10 +143,8 @@ def _grown(array: Any, used: Any, capacity: Any) -> Any:
 
 
 @compiled
-def _which_matter(
-    ways: Any, number: Any, count: Any, coarse: Any, width: Any, lowest: Any, matters: Any
-) -> None:
-    """Marks the (way, cell) pairs that can hold a breakpoint; cell c is memory in (c·width, (c+1)·width].
+def _lowest(ways: Any, number: Any, count: Any, coarse: Any, width: Any, lowest: Any) -> None:
+    """Fills `lowest` with a cost that some way has at each multiple of the width: the least, if it is 1.
 
     Loops run over slices from 0, which is what lets the compiler use vector instructions.
     """
@@ -157,6 +161,24 @@ def _which_matter(
             price = ways[j, PRICE]
             for c in range(len(out)):
                 out[c] = min(out[c], price + a[c] + b[c])
+
+
+@compiled
+def _steps(lowest: Any, out: Any) -> Any:
+    """The breakpoints of costs given for every memory, in `out`; how many there are."""
+    size, best = 0, INFINITE
+    for c in range(len(lowest)):
+        if lowest[c] < best:
+            best = lowest[c]
+            out[0, size], out[1, size] = c, best
+            size += 1
+    return size
+
+
+@compiled
+def _which_matter(ways: Any, number: Any, count: Any, coarse: Any, width: Any, lowest: Any, matters: Any) -> None:
+    """Marks the (way, cell) pairs that can hold a breakpoint; cell c is memory in (c·width, (c+1)·width]."""
+    cells = len(lowest)
     for j in range(count):
         to1 = 1 - ways[j, OFFSET1] // width
         to2 = 1 - ways[j, OFFSET2] // width

@@ -99,12 +99,23 @@ def ways_of(
         vjp = table[s, VJP_PEAK] + outlives + left if table[s, VJP_PEAK] >= 0 else 0
         forward = crossing[s, t] + table[s, SAVING] + beside
         if s == t:
-            return _put(ways, n, vjp, 0, BASE, s, -1, -1, 0, 0) if q else _put(
-                ways, n, max(forward, vjp), table[s, COST], BASE, s, -1, -1, 0, 0
+            return (
+                _put(ways, n, vjp, 0, BASE, s, -1, -1, 0, 0)
+                if q
+                else _put(ways, n, max(forward, vjp), table[s, COST], BASE, s, -1, -1, 0, 0)
             )
         stays = table[s, RESIDUAL] + (crossing[s, t] if h else table[s, READS])
         n = _put(
-            ways, n, max(forward, vjp), table[s, COST], KEEP, s, s + 1, t, variant(0, table[s, READS_OUTPUT], q, 0), stays
+            ways,
+            n,
+            max(forward, vjp),
+            table[s, COST],
+            KEEP,
+            s,
+            s + 1,
+            t,
+            variant(0, table[s, READS_OUTPUT], q, 0),
+            stays,
         )
     else:
         if e == 1 and g:
@@ -163,9 +174,9 @@ def level_at(memory: Any, start: Any, size: Any, limit: Any) -> Any:
 
 
 @compiled
-def equal_stages(table: Any, crossing: Any, signature: Any, reach: Any) -> Any:
+def equal_stages(signature: Any, reach: Any) -> Any:
     """For s ≤ t, the first s' whose stages s'-reach … s'+t-s cost what those around s … t do."""
-    n = len(table)
+    n = len(signature)
     common = np.zeros((n + 1, n + 1), dtype=np.int32)  # of the rows of stages from i and from j
     for i in range(n - 1, -1, -1):
         for j in range(n - 1, i, -1):
@@ -173,7 +184,7 @@ def equal_stages(table: Any, crossing: Any, signature: Any, reach: Any) -> Any:
     out = np.empty((n, n), dtype=np.int32)
     for s in range(n):
         done = s
-        for other in range(reach, s):
+        for other in range(reach + 1 if reach else 0, s):
             stop = min(n, s - reach + common[other - reach, s - reach])
             for t in range(done, stop):
                 out[s, t] = other

@@ -31,6 +31,7 @@ nothing that its forward makes; COTANGENTS in memory when the VJPs after it are 
 its VJP allocates; VJP_PEAK: all that is in memory during its VJP, but for what a plan holds and for
 the gradients of later nodes (-1 where a node has no VJP)."""
 
+SIZES = [PASSING, SAVING, RESIDUAL, OUTPUT, READS, COTANGENTS, GRADIENTS, VJP_PEAK]
 LARGEST_COST = 2**59
 
 
@@ -40,7 +41,7 @@ class Stages:
 
     table: Ints  # (n, FIELDS)
     crossing: Ints  # (n, n)
-    exact: bool  # a chain: the planner's memory model is the ledger's
+    exact: bool  # each node reads the one before it alone: the planner's memory model is the ledger's
 
     def __len__(self) -> int:
         return len(self.table)
@@ -75,7 +76,17 @@ def stages_of(graph: Graph, *, width: int = 1, costs: Ints | None = None) -> Sta
     _cotangents(graph, effects, width, table)
     last = n - 1
     table[last, FREE] = 0  # its one evaluation is always done right before its VJP
-    return Stages(table, _crossing(graph), graph.is_chain)
+    return Stages(table, _crossing(graph), is_path(graph))
+
+
+def is_path(graph: Graph) -> bool:
+    """Whether each node but the first reads the node before it and no other; graph inputs may come in anywhere."""
+    reader, source = _edges(graph)
+    return (
+        len(reader) == len(graph) - 1
+        and bool((source == np.arange(len(graph) - 1)).all())
+        and bool((reader == np.arange(1, len(graph))).all())
+    )
 
 
 def _edges(graph: Graph) -> tuple[Ints, Ints]:
@@ -129,7 +140,7 @@ def _cotangents(graph: Graph, effects: Table, width: int, table: Ints) -> None:
 
 def _crossing(graph: Graph) -> Ints:
     n, size = len(graph), graph.columns.activation_bytes
-    if graph.is_chain:
+    if is_path(graph):
         before = np.concatenate([[0], size[:-1]])
         return np.broadcast_to(before[:, None], (n, n)).copy()
     reader, source = _edges(graph)

@@ -41,9 +41,11 @@ from sim.planners.recurrence import (
     level_at,
     ways_of,
 )
-from sim.planners.stages import COST, GRADIENTS, READS, READS_OUTPUT, RESIDUAL, SAVING, VJP_PEAK, Stages
+from sim.planners.stages import COST, GRADIENTS, READS, READS_OUTPUT, RESIDUAL, SAVING, SIZES, VJP_PEAK, Stages
 
 CELLS = 128
+DENSE_WORK, DENSE_BYTES = 10**10, 4 * 10**8
+"""What looking at every memory, in units that divide all sizes, may take instead of CELLS."""
 MOST_BREAKPOINTS = 100_000_000
 """Breakpoints kept for all states together: 1.6 GB."""
 
@@ -61,28 +63,34 @@ class Staircase:
     memory: NDArray[np.int64]
     cost: NDArray[np.int64]
     lower: tuple[NDArray[np.int64], NDArray[np.int64]]
-    _tables: tuple[Any, ...]
+    _tables: tuple[Any, ...]  # the unit of bytes, then what `_plan` reads
 
     def __len__(self) -> int:
         return len(self.memory)
 
     def plan(self, index: int) -> NDArray[np.int32]:
         """The plan of a breakpoint, as rows of the graph's table: i evaluates node i, n + i is its VJP."""
-        rows: NDArray[np.int32] = _plan(
-            self.stages.table, self.stages.crossing, *self._tables, self.reach, int(self.memory[index])
-        )
+        unit, *tables = self._tables
+        arguments: Any = (*tables, self.reach, int(self.memory[index]) // unit)
+        rows: NDArray[np.int32] = _plan(*arguments)
         return rows
 
 
 def staircase(
-    stages: Stages, *, reach: int = 0, tolerance: float = 0.0, most_breakpoints: int = MOST_BREAKPOINTS
+    stages: Stages,
+    *,
+    reach: int = 0,
+    tolerance: float = 0.0,
+    certified: bool = True,
+    most_breakpoints: int = MOST_BREAKPOINTS,
 ) -> Staircase:
     """All breakpoints of the best plans, or with `tolerance` enough of them to be within it everywhere.
 
     `reach` widens the class: how many stages beyond a checkpoint may be left for later when it is
     dropped. Time grows with its square; 0 is what long chains can pay for. With a tolerance ε the cost
     with that of all VJPs' own forwards (one evaluation of each node) is at most 1 + ε times the best of
-    the class at every memory, by the lower staircase that is computed beside it.
+    the class at every memory, by the lower staircase that is computed beside it (unless not `certified`:
+    then staircases are thinned by ε at once, and nothing is known of the optimum).
 
     Raises
     ------
@@ -91,15 +99,18 @@ def staircase(
     """
     n = len(stages)
     reach = max(0, min(reach, n - 2))
-    table, crossing = stages.table, stages.crossing
+    unit = _unit(stages)
+    table, crossing = stages.table.copy(), stages.crossing // unit
+    table[:, SIZES] = np.where(table[:, SIZES] > 0, table[:, SIZES] // unit, table[:, SIZES])
     cost_before = np.concatenate([[0], np.cumsum(table[:, COST])])
     gradients_before = np.concatenate([[0], np.cumsum(table[:, GRADIENTS])])
-    same = equal_stages(table, crossing, _signatures(stages), reach)
-    most = full_store_bytes(stages)
+    same = equal_stages(_signatures(stages), reach)
+    most = full_store_bytes(stages) // unit
+    cells = most + 1 if _is_dense(same, reach, most) else CELLS
 
     def solved(rounding: int, spacing: float) -> tuple[Any, ...]:
         done = merging.staircases(
-            table, crossing, cost_before, gradients_before, same, reach, most, CELLS, spacing, rounding,
+            table, crossing, cost_before, gradients_before, same, reach, most, cells, spacing, rounding,
             cost_before, most_breakpoints,
         )  # fmt: skip
         if not len(done[2]):
@@ -113,20 +124,27 @@ def staircase(
         ids, starts, sizes, memory, cost = done
         at = int(ids[0, n - 1]) * 4 * (reach + 1)
         start, stop = int(starts[at]), int(starts[at]) + int(sizes[at])
-        return memory[start:stop].copy(), cost[start:stop].copy()
+        return memory[start:stop] * unit, cost[start:stop].copy()
+
+    def tables(done: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (unit, table, crossing, cost_before, gradients_before, *done)
 
     if tolerance == 0:
         done = solved(merging.EXACT, 0.0)
         memory, cost = root(done)
-        return Staircase(stages, reach, memory, cost, (memory, cost), (cost_before, gradients_before, *done))
+        return Staircase(stages, reach, memory, cost, (memory, cost), tables(done))
     own = int(cost_before[-1])
-    spacing = tolerance / 2
+    if not certified:
+        done = solved(merging.UPPER, tolerance)
+        memory, cost = root(done)
+        return Staircase(stages, reach, memory, cost, (memory[:0], cost[:0]), tables(done))
+    spacing = tolerance / 5  # errors add up over the levels of a plan
     while True:
         lower = root(solved(merging.LOWER, spacing))
         done = solved(merging.UPPER, spacing)
         memory, cost = root(done)
         if largest_ratio(memory, cost + own, lower[0], lower[1] + own) <= 1 + tolerance:
-            return Staircase(stages, reach, memory, cost, lower, (cost_before, gradients_before, *done))
+            return Staircase(stages, reach, memory, cost, lower, tables(done))
         spacing /= 2
 
 
@@ -157,6 +175,20 @@ def full_store_bytes(stages: Stages) -> int:
             for h in (0, 1)
         ]
     return peaks[0]
+
+
+def _is_dense(same: NDArray[np.int32], reach: int, most: int) -> bool:
+    s, t = np.nonzero(np.triu(same == np.arange(len(same))[:, None]))
+    states = 4 * (reach + 1) * len(s)
+    ways = states * 2 * (reach + 1) * float((t - s).mean())
+    return ways / 2 * most < DENSE_WORK and 12.0 * states * most < DENSE_BYTES
+
+
+def _unit(stages: Stages) -> int:
+    """The largest number of bytes that divides every size."""
+    sizes = stages.table[:, SIZES]
+    divisor = int(np.gcd.reduce([*sizes[sizes > 0], *np.unique(stages.crossing)], initial=0))
+    return max(1, divisor)
 
 
 def _signatures(stages: Stages) -> NDArray[np.int64]:
@@ -223,10 +255,10 @@ def _plan(
         if kind == NOW and table[t, VJP_PEAK] >= 0:
             rows[done] = n + t
             done += 1
-        if kind == DROP or kind == KEEP:
+        if kind in (DROP, KEEP):
             rows[done] = k
             done += 1
-        if kind == SPLIT or kind == SPLIT_HELD:
+        if kind in (SPLIT, SPLIT_HELD):
             for i in range(u, k):
                 rows[done] = i
                 done += 1

@@ -1,0 +1,118 @@
+"""The whole exact front of a chain, against one budget of the published program in slots.
+
+Run `python tests/benchmarks/bench_staircase.py [200]`; seconds of processor time and ratios within this
+run. With an argument, the exact front of that many random layers is timed as well.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+from sim.families.chain import chain
+from sim.graph import Graph
+from sim.planners.stages import stages_of
+from sim.planners.staircase import staircase
+
+LAYERS, SLOTS = 100, 500
+
+
+@numba.njit(cache=True)
+def slot_program(forward: Any, adjoint: Any, size: Any, tape: Any, workspace: Any, slots: Any) -> Any:
+    """The least cost for a budget of `slots`: rotor's recurrence (Beaumont et al. 2019), memory innermost.
+
+    Its table has a cost for every number of slots up to the budget, as the published program's has.
+    """
+    n = len(forward)
+    best = np.full((n, n, slots + 1), np.inf)
+    before = np.zeros(n + 1)
+    for i in range(n):
+        before[i + 1] = before[i] + forward[i]
+    for i in range(n):
+        low = size[i] + size[i + 1] + tape[i] + workspace[i]
+        for m in range(low, slots + 1):
+            best[i, i, m] = forward[i] + adjoint[i]
+    for length in range(1, n):
+        for s in range(n - length):
+            t = s + length
+            row = best[s, t]
+            advance = size[t + 1] + size[s + 1] + workspace[s]
+            for j in range(s + 1, t):
+                advance = max(advance, size[t + 1] + size[j] + size[j + 1] + workspace[j])
+            for k in range(s + 1, t + 1):
+                cost, low = before[k] - before[s], max(advance, size[k])
+                if low > slots:
+                    continue
+                right, left, out = best[k, t, low - size[k] :], best[s, k - 1, low:], row[low:]
+                for m in range(len(out)):
+                    out[m] = min(out[m], cost + right[m] + left[m])
+            keep = max(size[t + 1] + tape[s] + workspace[s], size[s] + size[s + 1] + tape[s])
+            if keep <= slots:
+                right, out = best[s + 1, t, keep - tape[s] :], row[keep:]
+                for m in range(len(out)):
+                    out[m] = min(out[m], forward[s] + adjoint[s] + right[m])
+    return best[0, n - 1]
+
+
+def random_layers(length: int, seed: int = 0) -> Graph:
+    """Layers of real-valued (that is, large and random) costs and sizes."""
+    rng = np.random.default_rng(seed)
+    largest = 10**9
+    return chain(
+        length=length,
+        forward_flops=rng.integers(1, largest, length),
+        activation_bytes=rng.integers(1, largest, length),
+        residual_bytes=rng.integers(1, largest, length),
+        workspace_bytes=rng.integers(1, largest // 10, length),
+        input_bytes=0,
+    )
+
+
+def in_slots(graph: Graph) -> Callable[[], object]:
+    """One run of the slot program on a chain whose full store takes all slots."""
+    c = graph.columns
+    activation = np.concatenate([[0], c.activation_bytes])
+    tape = c.residual_bytes + c.activation_bytes
+    slot = float(tape.sum() + activation.max()) / SLOTS
+    columns = [np.ceil(x / slot).astype(np.int64) for x in (activation, tape, c.workspace_bytes)]
+    costs = [x.astype(np.float64) for x in (c.forward_flops, c.vjp_flops)]
+    return lambda: slot_program(*costs, *columns, SLOTS)
+
+
+def seconds(run: Callable[[], object], times: int = 3) -> float:
+    """Processor seconds of the fastest of some runs."""
+    found = []
+    for _ in range(times):
+        start = time.process_time()
+        run()
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def main() -> None:
+    small = random_layers(8)
+    in_slots(small)()
+    staircase(stages_of(small))
+    staircase(stages_of(chain(length=8)))
+    graph = random_layers(LAYERS)
+    slots = seconds(in_slots(graph))
+    front = seconds(lambda: staircase(stages_of(graph)))
+    points = len(staircase(stages_of(graph)))
+    print(f"{LAYERS} random layers, all {points} breakpoints: {front:.2f} s")
+    print(f"one budget in {SLOTS} slots: {slots:.2f} s; ratio {front / slots:.1f}")
+    equal = chain(length=500, activation_bytes=1)
+    print(f"500 equal layers: {seconds(lambda: staircase(stages_of(equal)), 1):.2f} s")
+    if len(sys.argv) > 1:
+        graph = random_layers(int(sys.argv[1]))
+        print(f"{len(graph)} random layers: {seconds(lambda: staircase(stages_of(graph)), 1):.1f} s")
+    print(f"largest memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The strategy `optimal`: budgets, fronts, their promise, and a lower bound that holds."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from graphs import graphs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planner_oracles import least_cost
+from test_staircase import random_chain
+
+from sim.errors import NotApplicable, ParameterError
+from sim.families.chain import chain
+from sim.families.cnn import cnn
+from sim.families.mlp import mlp
+from sim.families.transformer import transformer
+from sim.graph import Graph
+from sim.planners.blocks import spread
+from sim.planners.bounds import lower_bound
+from sim.planners.stages import stages_of
+from sim.planners.staircase import staircase
+from sim.schedule import replay
+from sim.strategies.checkpointing import schedules
+from sim.strategies.optimal import optimal_front
+
+
+def fixed_points(graph: Graph, *, sizes: int = 12) -> list[tuple[int, int]]:
+    """(peak bytes, flops) of the fixed schedules, with some of their parameters."""
+    steps = len(graph.step_starts) - 1
+    some = sorted(set(np.linspace(1, steps, min(steps, sizes)).astype(int).tolist()))
+    calls = [("sqrt", {})]
+    calls += [
+        (name, {key: k})
+        for name, key in (("uniform", "segments"), ("periodic", "every"), ("binomial", "slots"))
+        for k in some
+    ]
+    costs = [replay(schedules[name].function(graph, **parameters)) for name, parameters in calls]
+    return [(c.peak_bytes, c.flops.total) for c in costs]
+
+
+def is_at_or_below(graph: Graph, points: list[tuple[int, int]]) -> bool:
+    found = optimal_front(graph)
+    at = [int(np.searchsorted(found.peak_bytes, peak, side="right")) - 1 for peak, _ in points]
+    return all(i >= 0 and found.cost[i] <= flops for i, (_, flops) in zip(at, points, strict=True))
+
+
+@settings(deadline=None, max_examples=100)
+@given(graphs(most=8))
+def test_every_point_of_the_front_is_its_replay(graph: Graph) -> None:
+    found = optimal_front(graph)
+    for i in range(len(found)):
+        cost = replay(found.schedule(i))
+        assert (cost.peak_bytes, cost.flops.total) == (found.peak_bytes[i], found.cost[i])
+        assert cost.actions["vjp"] == int(graph.active[len(graph.inputs) :].sum())
+    assert all(np.diff(found.peak_bytes) > 0)
+    assert all(a > b for a, b in zip(found.cost, found.cost[1:], strict=False))
+
+
+@settings(deadline=None, max_examples=60)
+@given(graphs(most=9))
+def test_the_front_is_at_or_below_every_fixed_schedule(graph: Graph) -> None:
+    assert is_at_or_below(graph, fixed_points(graph))
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        mlp(widths=[784, 512, 512, 512, 256, 10], batch=2048, activation="relu", loss="cross_entropy"),
+        cnn(preset="unet", batch=1, image=[3, 64, 64], loss="cross_entropy"),
+        cnn(preset="resnet18", batch=8, loss="cross_entropy"),
+        transformer(layers=3, hidden=64, heads=4, sequence=128, vocab=100, batch=2, loss="cross_entropy"),
+    ],
+    ids=["mlp", "unet", "resnet18", "transformer"],
+)
+def test_the_front_of_networks_is_at_or_below_every_fixed_schedule(graph: Graph) -> None:
+    assert is_at_or_below(graph, fixed_points(graph))
+
+
+def test_the_lower_bound_is_never_above_exhaustive_search() -> None:
+    """300 random chains of 2 … 5 layers, at every breakpoint and just before the next."""
+    rng = random.Random(11)
+    ratios = []
+    for _ in range(300):
+        graph = random_chain(rng, rng.randint(2, 5))
+        stages = stages_of(graph)
+        found = staircase(stages, reach=3)
+        memory = np.concatenate([found.memory, found.memory[1:] - 1])
+        for m, bound in zip(memory.tolist(), lower_bound(stages, memory).tolist(), strict=True):
+            best = least_cost(graph, m)
+            assert best is not None
+            assert graph.forward_flops <= bound <= best
+            ratios.append((best + graph.forward_flops) / (bound + graph.forward_flops))
+    print(f"optimum over bound: {np.mean(ratios):.3f} on average, at most {max(ratios):.3f}")
+    assert np.mean(ratios) < 1.09
+
+
+def test_the_lower_bound_is_close_on_a_long_chain() -> None:
+    """30 random layers: with half of full store's memory the bound is within 3 % of the front."""
+    graph = random_chain(random.Random(2), 30, largest=1000)
+    found = optimal_front(graph)
+    half = found.within(found.peak_bytes[-1] // 2)
+    assert found.lower_bound[half] <= found.cost[half] <= 1.03 * found.lower_bound[half]
+
+
+def test_a_budget_gives_the_cheapest_schedule_that_fits() -> None:
+    """Four layers of 10 bytes, resident input of 10: all kept, x1 x2 x3 and two cotangents are 50 bytes."""
+    graph = chain(length=4, activation_bytes=10, forward_flops=1)
+    full = replay(schedules.call("optimal", graph, budget="1 kB"))
+    assert full.flops.total == 8
+    assert full.peak_bytes == 50 + graph.resident_bytes
+    less = replay(schedules.call("optimal", graph, budget=full.peak_bytes - 1))
+    assert less.peak_bytes < full.peak_bytes
+    assert less.flops.total == 9
+
+
+def test_a_budget_that_nothing_fits_names_the_smallest_peak() -> None:
+    graph = chain(length=4, activation_bytes=10)
+    smallest = optimal_front(graph).peak_bytes[0]
+    with pytest.raises(ParameterError, match=f"smallest peak is .*{smallest} bytes") as error:
+        schedules.call("optimal", graph, budget=smallest - 1)
+    assert error.value.parameter == "budget"
+    assert replay(schedules.call("optimal", graph, budget=smallest)).peak_bytes == smallest
+
+
+def test_points_are_spread_over_the_front_with_both_ends() -> None:
+    graph = random_chain(random.Random(3), 12, largest=1000)
+    found = optimal_front(graph)
+    chosen = found.spread(5)
+    assert len(chosen) == 5
+    assert (chosen[0], chosen[-1]) == (0, len(found) - 1)
+    for number, index in enumerate(chosen, start=1):
+        cost = replay(schedules.call("optimal", graph, points=5, point=number))
+        assert (cost.peak_bytes, cost.flops.total) == (found.peak_bytes[index], found.cost[index])
+    with pytest.raises(ParameterError, match="only 5 points"):
+        schedules.call("optimal", graph, points=5, point=6)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=50, unique=True), st.integers(1, 60))
+def test_spread_takes_both_ends_and_no_more_than_asked(costs: list[int], count: int) -> None:
+    chosen = spread(np.array(sorted(costs, reverse=True)), count)
+    assert len(chosen) <= max(1, count)
+    assert chosen == sorted(set(chosen))
+    if count > 1:
+        assert {0, len(costs) - 1} <= set(chosen)
+
+
+def test_costs_other_than_flops_choose_other_schedules() -> None:
+    """Layers of equal flops of which the second takes a hundred times longer: its output is not computed twice."""
+    graph = chain(length=4, activation_bytes=10)
+    ticks = np.array([1, 100, 1, 1])
+    found = optimal_front(graph, costs=(ticks, ticks))
+    assert found.cost[-1] == 2 * 103
+    assert found.cost[-2] - found.cost[-1] == 1
+
+
+def test_seconds_need_measured_times() -> None:
+    with pytest.raises(ParameterError, match="measured times"):
+        schedules.call("optimal", chain(length=3), minimize="seconds")
+
+
+def test_graphs_beyond_the_planner_are_refused() -> None:
+    with pytest.raises(NotApplicable, match="binomial has no limit"):
+        schedules.call("optimal", chain(length=5000))

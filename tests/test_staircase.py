@@ -1,0 +1,171 @@
+"""The exact front of chains: its promise, its optimality, and the published counts it contains."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from graphs import graphs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planner_oracles import least_cost, persistent_cost
+
+from sim.errors import CountOverflow
+from sim.families.chain import chain
+from sim.graph import Graph
+from sim.planners.binomial import forward_count
+from sim.planners.stages import stages_of
+from sim.planners.staircase import Staircase, full_store_bytes, largest_ratio, staircase
+from sim.schedule import Builder, Cost, replay
+from sim.strategies.reverse import reverse_full
+
+NEEDS = ["none", "input", "output", "both"]
+
+
+def replayed(graph: Graph, plan: np.ndarray) -> Cost:
+    builder = Builder(graph)
+    builder.rows(plan, width=graph.output_scalars)
+    return replay(builder.build())
+
+
+def forwards(cost: Cost) -> int:
+    return cost.flops.primal + cost.flops.recompute
+
+
+def random_chain(rng: random.Random, length: int, *, largest: int = 10) -> Graph:
+    """A chain with random sizes, costs, workspaces and needs; half of the chains have layers without a tape."""
+    graph = chain(
+        length=length,
+        forward_flops=[rng.randint(1, 9) for _ in range(length)],
+        activation_bytes=[rng.randint(1, largest) for _ in range(length)],
+        residual_bytes=[rng.randint(0, largest) for _ in range(length)],
+        workspace_bytes=[rng.randint(0, 4) for _ in range(length)],
+        needs=[rng.choice(NEEDS) for _ in range(length)] if rng.random() < 0.5 else rng.choice(NEEDS),
+        input_bytes=0,
+    )
+    if rng.random() < 0.5:
+        return graph
+    untaped = np.array([rng.random() < 0.5 for _ in range(length)])
+    residual = np.where(untaped, -1, graph.columns.residual_bytes)
+    return dataclasses.replace(graph, columns=dataclasses.replace(graph.columns, residual_bytes=residual))
+
+
+@settings(deadline=None, max_examples=150)
+@given(graphs(chain=True, most=8), st.sampled_from([0, 1, 6]))
+def test_every_breakpoint_promises_what_its_plan_takes(graph: Graph, reach: int) -> None:
+    found = staircase(stages_of(graph, width=graph.output_scalars), reach=reach)
+    for i in range(len(found)):
+        cost = replayed(graph, found.plan(i))
+        assert (cost.working_bytes, forwards(cost)) == (found.memory[i], found.cost[i])
+
+
+@settings(deadline=None, max_examples=60)
+@given(graphs(chain=True, most=8))
+def test_the_front_ends_at_full_store(graph: Graph) -> None:
+    stages = stages_of(graph, width=graph.output_scalars)
+    found = staircase(stages)
+    full = replay(reverse_full(graph, chunk=graph.output_scalars))
+    assert found.cost[-1] == graph.forward_flops
+    assert found.memory[-1] <= full.working_bytes == full_store_bytes(stages)
+
+
+@settings(deadline=None, max_examples=40)
+@given(graphs(chain=True, most=9))
+def test_a_wider_class_is_never_above_a_narrower_one(graph: Graph) -> None:
+    fronts = [staircase(stages_of(graph), reach=reach) for reach in (0, 1, 3, 8)]
+    for narrow, wide in pairwise(fronts):
+        assert wide.memory[0] <= narrow.memory[0]
+        below = wide.cost[np.searchsorted(wide.memory, narrow.memory, side="right") - 1]
+        assert (below <= narrow.cost).all()
+
+
+def gaps(graph: Graph, found: Staircase) -> Iterator[float]:
+    """How far each step of the front is above the exhaustive optimum just before the next, where it is lowest.
+
+    Flops are those of forwards and of VJPs at the forwards' cost; infinite where only the search finds a schedule.
+    """
+    adjoint = graph.forward_flops
+    best = least_cost(graph, int(found.memory[0]) - 1)
+    yield float("inf") if best is not None else 1.0
+    for i in range(len(found) - 1):
+        best = least_cost(graph, int(found.memory[i + 1]) - 1)
+        assert best is not None
+        assert best <= found.cost[i]
+        yield (int(found.cost[i]) + adjoint) / (best + adjoint)
+
+
+@pytest.mark.parametrize(("reach", "equal_fronts", "worst"), [(0, 465, 1.25), (1, 490, 1.1), (3, 500, 1.0)])
+def test_the_gap_to_exhaustive_search_is_as_stated(reach: int, equal_fronts: int, worst: float) -> None:
+    """Whole fronts of 500 random chains of 2 … 5 layers; `equal_fronts` have no gap at any memory."""
+    rng = random.Random(5)
+    cases = [random_chain(rng, rng.randint(2, 5)) for _ in range(500)]
+    found = [max(gaps(graph, staircase(stages_of(graph), reach=reach))) for graph in cases]
+    equal = sum(gap == 1 for gap in found)
+    finite = [gap for gap in found if gap < float("inf")]
+    print(f"reach {reach}: equal {equal} of 500, at most {max(finite):.3f} above, {500 - len(finite)} infeasible")
+    assert equal >= equal_fronts
+    assert max(finite) <= worst
+    assert len(finite) == 500
+
+
+def test_where_the_published_program_takes_25_a_plan_takes_20() -> None:
+    """Stage times f = 1, 5, 6, b = 1, 4, 2, sizes 3, 4, 4, 3, tapes with their outputs 6, 4, 7, memory 24."""
+    forward, adjoint, sizes, tapes = [1, 5, 6], [1, 4, 2], [3, 4, 4, 3], [6, 4, 7]
+    assert persistent_cost(forward=forward, adjoint=adjoint, sizes=sizes, tapes=tapes, memory=24) == 25
+    graph = chain(
+        length=3, forward_flops=forward, vjp_flops=adjoint, activation_bytes=sizes[1:], input_bytes=sizes[0],
+        residual_bytes=[tape - out for tape, out in zip(tapes, sizes[1:], strict=True)], needs="both",
+    )  # fmt: skip
+    found = staircase(stages_of(graph))
+    at = np.searchsorted(found.memory + sizes[0], 24, side="right") - 1
+    assert found.cost[at] + sum(adjoint) == 20
+
+
+@pytest.mark.parametrize("length", [2, 10, 30])
+def test_with_room_for_one_tape_the_front_is_binomial(length: int) -> None:
+    """Tapes of 1000 bytes, states of 1, VJPs that read their input: 1003 bytes for one taped step and its VJP.
+
+    Each further byte is a checkpoint; the input, which is resident, is the first (Griewank & Walther 2000).
+    """
+    graph = chain(length=length, activation_bytes=1, residual_bytes=1000, needs="input")
+    found = staircase(stages_of(graph))
+    for slots in range(1, length):
+        at = np.searchsorted(found.memory, 1002 + slots, side="right") - 1
+        assert found.cost[at] == forward_count(length, slots)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32), st.sampled_from([0.01, 0.1, 1.0]))
+def test_a_tolerance_is_kept_and_the_lower_staircase_is_below(seed: int, tolerance: float) -> None:
+    rng = random.Random(seed)
+    graph = random_chain(rng, 12, largest=1000)
+    exact = staircase(stages_of(graph))
+    near = staircase(stages_of(graph), tolerance=tolerance)
+    own = graph.forward_flops
+    assert largest_ratio(near.memory, near.cost + own, exact.memory, exact.cost + own) <= 1 + tolerance
+    assert near.memory[0] == exact.memory[0]
+    lower_memory, lower = near.lower
+    below = lower[np.searchsorted(lower_memory, exact.memory, side="right") - 1]
+    assert (below <= exact.cost).all()
+    for i in range(len(near)):
+        cost = replayed(graph, near.plan(i))
+        assert cost.working_bytes <= near.memory[i]
+        assert forwards(cost) <= near.cost[i]
+
+
+def test_plans_of_a_thousand_layers_need_no_recursion() -> None:
+    graph = chain(length=1000, activation_bytes=1)
+    found = staircase(stages_of(graph))
+    for i in (0, len(found) // 2, len(found) - 1):
+        cost = replayed(graph, found.plan(i))
+        assert (cost.working_bytes, forwards(cost)) == (found.memory[i], found.cost[i])
+
+
+def test_too_many_breakpoints_are_refused() -> None:
+    graph = random_chain(random.Random(1), 20, largest=10**6)
+    with pytest.raises(CountOverflow, match="tolerance"):
+        staircase(stages_of(graph), most_breakpoints=1000)
