@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FIGURES = ("pareto", "timeline", "schedule", "regimes")
+FIGURES = ("pareto", "fronts", "timeline", "schedule", "regimes")
 
 
 def draw_all(results: Mapping[str, Any], folder: Path) -> list[Path]:
