@@ -291,7 +291,7 @@ def test_a_repeated_key_does_not_hide_what_else_is_wrong(tmp_path: Path) -> None
     [
         ("kind: transformer, layers: 2, hidden: 64, heads: 5, sequence: 16, vocab: 100, batch: 2", "heads"),
         ("kind: mlp, widths: [1e15, 1e15, 1], batch: 1000000", "4 EiB"),
-        ("kind: cnn, layers: [{conv: {channels: 4, kernel: 9}}], image: [3, 2, 2]", "layer"),
+        ("kind: cnn, layers: [{conv: {channels: 4, kernel: 9}}], image: [3, 2, 2]", "does not fit an image"),
         ("kind: chain, length: 5, activation_bytes: 4e18", "4 EiB|2\\^62"),
     ],
 )
