@@ -26,7 +26,7 @@ def markers_of(spots: Sequence[Spot]) -> dict[str, tuple[str, str]]:
     """Marker and colour of each series: the colour by strategy, the marker its own; the well-known keep theirs."""
     known = list(style.STRATEGY_COLOURS)
     strategies = sorted({s.strategy for s in spots})
-    spare = iter((style.SKY, "#8C564B", "#7F7F7F", style.YELLOW) * len(strategies))
+    spare = iter(("#8C564B", "#7F7F7F", style.YELLOW) * len(strategies))
     colours = {s: style.STRATEGY_COLOURS.get(s) or next(spare) for s in strategies}
     series = sorted(
         {(known.index(s.strategy) if s.strategy in known else len(known), s.strategy, s.series) for s in spots}

@@ -26,7 +26,9 @@ DEEPEST = 100.0
 """The factor at which a colour is at its deepest."""
 PALEST, FULL = 0.22, 0.92
 NOTHING = "#F1F2F4"
-SPARE = (style.GREEN, style.PURPLE, style.SKY, style.YELLOW, style.ORANGE, style.VERMILLION, style.BLUE, "#8C564B")
+SPARE = (style.GREEN, style.PURPLE, style.YELLOW, style.ORANGE, style.VERMILLION, "#8C564B", style.BLUE, style.SKY)
+UNTINTED = (style.BLACK, style.SKY)
+"""Colours whose tints are taken for others: greys, and tints of blue."""
 LARGEST_TEXT, SMALLEST_TEXT = 8.5, 5.0
 BESIDE_INCHES = 2.75
 
@@ -102,11 +104,11 @@ def read_map(section: Mapping[str, Any]) -> Map:
 
 
 def _colours(winners: Mapping[int, str]) -> dict[int, str]:
-    """A colour for each: its strategy's in other figures if that is free, and not black, whose tints are grey."""
+    """A colour for each: its strategy's in other figures if that is free and can be tinted."""
     colours: dict[int, str] = {}
     for k, strategy in winners.items():
         own = style.STRATEGY_COLOURS.get(strategy, style.BLACK)
-        if own != style.BLACK and own not in colours.values():
+        if own not in (*UNTINTED, *colours.values()):
             colours[k] = own
     free = [c for c in SPARE if c not in colours.values()] or list(SPARE)
     others = [k for k in winners if k not in colours]
