@@ -10,6 +10,7 @@ from typing import Any
 
 from sim.device import Device
 from sim.errors import Deadlock, OutOfMemory
+from sim.fronts import curves, stand_ins
 from sim.graph import Graph
 from sim.pareto import front
 from sim.pictures import pictures
@@ -20,7 +21,7 @@ from sim.registry import Problem
 from sim.results import Point, Results
 from sim.scenario import Scenario
 from sim.schedule import Cost, Schedule, replay
-from sim.simulate import simulate
+from sim.simulate import simulate, timed
 from sim.units import format_bytes
 
 TRACED_POINTS = 4
@@ -45,7 +46,8 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
     Interrupted
         On Ctrl-C, with what is finished.
     """
-    graph = scenario.build_graph()
+    graph = _graph(scenario)
+    ran: list[StrategyPoint] = []
     points: list[Point] = []
     problems: list[Problem] = []
 
@@ -56,9 +58,11 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
     try:
         for done, wanted in enumerate(scenario.points):
             try:
-                schedule = wanted.schedule(graph)
-                if not problems:
-                    points.append(measure(wanted, schedule, device=scenario.device, budget_bytes=scenario.budget_bytes))
+                for one in stand_ins(wanted, graph, scenario.device):
+                    schedule = one.schedule(graph)
+                    if not problems:
+                        points.append(measure(one, schedule, scenario.device, scenario.budget_bytes))
+                        ran.append(one)
             except REFUSALS as error:
                 problems.append(wanted.problem(error))
             if progress is not None:
@@ -66,16 +70,26 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
         if problems:
             raise scenario.document.error(problems)
         device = _within(scenario.device, scenario.budget_bytes) if scenario.device else None
-        looks = profiles(graph, scenario.points, points, device)
-        drawn = pictures(graph, scenario.points, points)
-        mapped = regimes(scenario, _measured, progress=cell_done) if scenario.regimes else None
+        looks = profiles(graph, ran, points, device)
+        drawn = pictures(graph, ran, points)
+        known = curves(scenario.points, graph)
+        mapped = regimes(scenario, measure, progress=cell_done) if scenario.regimes else None
     except KeyboardInterrupt:
         raise Interrupted(_results(scenario, graph, points, complete=False)) from None
-    return _results(scenario, graph, points, complete=True, profiles=looks, pictures=drawn, regimes=mapped)
+    return _results(
+        scenario, graph, points, complete=True, profiles=looks, pictures=drawn, regimes=mapped, curves=known
+    )
+
+
+def _graph(scenario: Scenario) -> Graph:
+    """The graph, with the device's times of its nodes if a planner is to minimise them."""
+    graph = scenario.build_graph()
+    by_time = any(p.parameters.get("minimize") == "seconds" for p in scenario.points)
+    return timed(graph, scenario.device) if by_time and scenario.device else graph
 
 
 def measure(
-    wanted: StrategyPoint, schedule: Schedule, *, device: Device | None = None, budget_bytes: int | None = None
+    wanted: StrategyPoint, schedule: Schedule, device: Device | None = None, budget_bytes: int | None = None
 ) -> Point:
     """What a schedule takes: exact bytes and flops by replay, seconds by simulation.
 
@@ -108,6 +122,8 @@ def measure(
         peak_breakdown=dict(cost.peak_breakdown),
         actions=dict(cost.actions),
         copied_bytes=dict(cost.copied_bytes),
+        serial_seconds=trace.serial_seconds if trace and cost.copied_bytes else None,
+        notes=dict(schedule.notes),
     )
 
 
@@ -118,13 +134,13 @@ def traces(scenario: Scenario, results: Results) -> dict[str, Any] | None:
     """
     if scenario.device is None:
         return None
-    graph = scenario.build_graph()
+    graph = _graph(scenario)
     device = _within(scenario.device, scenario.budget_bytes)
-    timed = [i for i, p in enumerate(results.points) if p.seconds is not None]
+    finished = [p for p in results.points if p.seconds is not None]
     events: list[dict[str, Any]] = []
     process = 0
-    for i in stand_for_front([results.points[i] for i in timed], "seconds", len(timed)):
-        point = scenario.points[timed[i]]
+    for i in stand_for_front(finished, "seconds", len(finished)):
+        point = StrategyPoint(finished[i].strategy, finished[i].parameters)
         schedule = point.schedule(graph)
         if len(schedule.flat.rows) > TRACED_ACTIONS or process == TRACED_POINTS:
             continue
@@ -134,10 +150,6 @@ def traces(scenario: Scenario, results: Results) -> dict[str, Any] | None:
         events += [event | {"pid": process} for event in chrome["traceEvents"] if event["name"] != "process_name"]
         events.append(named)
     return {"traceEvents": events, "displayTimeUnit": "ms"} if events else None
-
-
-def _measured(wanted: StrategyPoint, schedule: Schedule, device: Device | None, budget_bytes: int | None) -> Point:
-    return measure(wanted, schedule, device=device, budget_bytes=budget_bytes)
 
 
 def _within(device: Device, budget_bytes: int | None) -> Device:
@@ -158,6 +170,7 @@ def _results(
     profiles: Sequence[Mapping[str, Any]] = (),
     pictures: Sequence[Mapping[str, Any]] = (),
     regimes: Mapping[str, Any] | None = None,
+    curves: Sequence[Mapping[str, Any]] = (),
 ) -> Results:
     return Results(
         scenario={
@@ -180,6 +193,7 @@ def _results(
         profiles=tuple(profiles),
         pictures=tuple(pictures),
         regimes=regimes,
+        curves=tuple(curves),
     )
 
 

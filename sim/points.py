@@ -30,11 +30,15 @@ _RANGE = "a range such as {from: 2, to: 16}, {from: 2, to: 16, step: 2} or {from
 
 @dataclass(frozen=True)
 class StrategyPoint:
-    """One strategy with one value for each parameter; `path` is where the scenario asks for it."""
+    """One strategy with one value for each parameter; `path` is where the scenario asks for it.
+
+    Parameters in `derived` were worked out from the device and are not part of the label.
+    """
 
     strategy: str
     parameters: Mapping[str, Any]
     path: KeyPath = ()
+    derived: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -43,7 +47,7 @@ class StrategyPoint:
         Words as they are, numbers with their key; a checkpointing schedule is known by its own name:
         `binomial slots=3`, `jacobian_chain optimal`, `forward_recompute chunk=8`.
         """
-        given = {k: v for k, v in self.parameters.items() if v is not None}
+        given = {k: v for k, v in self.parameters.items() if v is not None and k not in self.derived}
         words = [v for v in given.values() if isinstance(v, str)]
         numbers = [f"{k}={_shown(k, v)}" for k, v in given.items() if not isinstance(v, str)]
         return " ".join([*([] if "schedule" in given else [self.strategy]), *words, *numbers])

@@ -20,8 +20,10 @@ class Point:
 
     `fits` is false if the peak exceeds the budget or the device cannot hold it, and `why_not` says by
     how much; there are no seconds then. `simulated_peak_bytes` is more than `peak_bytes` where copies
-    lag behind the computation. `pareto` says whether no other point is at least as good in peak bytes
-    and in flops (or in simulated peak bytes and seconds) and better in one.
+    lag behind the computation, and `serial_seconds` what copies and computations would take one after
+    the other. `notes` is what the planner says of its plan (a bracketing, the cost of its recurrence).
+    `pareto["flops"]` says that no other point is at least as good in peak bytes, flops and copied bytes
+    and better in one, `pareto["seconds"]` the same of simulated peak bytes and seconds.
     """
 
     strategy: str
@@ -38,6 +40,8 @@ class Point:
     stall_seconds: float | None = None
     simulated_peak_bytes: int | None = None
     copied_bytes: Mapping[str, int] = field(default_factory=dict)
+    serial_seconds: float | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
     fits: bool = True
     why_not: str | None = None
     pareto: Mapping[str, bool] = field(default_factory=lambda: {"flops": False, "seconds": False})
@@ -50,7 +54,7 @@ class Results:
     `scenario` holds name, description, sha256 of the file, graph, device and budget_bytes;
     `profiles` the memory over the actions of a few points, for the timeline; `pictures` the actions of
     a few short schedules; `regimes` who wins where two keys of the scenario are varied, if it asks for
-    that; `complete` is false if the run was interrupted.
+    that; `curves` every breakpoint of the fronts that were planned; `complete` is false if the run was interrupted.
     """
 
     scenario: Mapping[str, Any]
@@ -60,6 +64,7 @@ class Results:
     profiles: tuple[Mapping[str, Any], ...] = ()
     pictures: tuple[Mapping[str, Any], ...] = ()
     regimes: Mapping[str, Any] | None = None
+    curves: tuple[Mapping[str, Any], ...] = ()
 
     def front(self, by: str = "flops") -> tuple[Point, ...]:
         """The points on the front of peak bytes and `by` (`flops` or `seconds`), peak rising."""
@@ -68,7 +73,7 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """What results.json holds, as plain data."""
-        sequences = {"profiles": list(self.profiles), "pictures": list(self.pictures)}
+        sequences = {"profiles": list(self.profiles), "pictures": list(self.pictures), "curves": list(self.curves)}
         return asdict(self) | {"points": [asdict(p) for p in self.points]} | sequences
 
     def to_json(self) -> str:

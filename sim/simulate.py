@@ -23,14 +23,17 @@ alike and begins with all streams idle.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.actions import COPY, FORWARD, JVP, VJP
 from sim.device import Device
+from sim.effects import base_table
 from sim.engine import run_single
 from sim.errors import InvalidSchedule
+from sim.graph import Graph
 from sim.lives import COMPUTE, streams_of
 from sim.schedule import Schedule, walk
 from sim.streams import run_streams
@@ -69,6 +72,21 @@ def simulate(schedule: Schedule, device: Device) -> Trace:
     else:
         run = run_single(schedule, durations, device.memory_bytes)
     return trace_of(schedule, device, streams, run)
+
+
+def timed(graph: Graph, device: Device) -> Graph:
+    """The graph with the seconds that its nodes take on a device, where no measured ones are known.
+
+    They are those of one tangent or cotangent (see `action_seconds`), for planners that minimise seconds.
+    """
+    if graph.columns.seconds is not None:
+        return graph
+    table = base_table(graph)
+    fixed, per_width = table.moved_bytes
+    moved = (fixed + per_width) / device.bandwidth_bytes_per_s
+    seconds = (np.maximum(table.flops / device.flops_per_s, moved) + device.overhead_s).reshape(3, -1)
+    columns = replace(graph.columns, seconds=np.stack([seconds[FORWARD], seconds[JVP], seconds[VJP]], axis=1))
+    return replace(graph, columns=columns)
 
 
 def action_seconds(schedule: Schedule, device: Device) -> Floats:
