@@ -138,7 +138,7 @@ def staircase(
         done = solved(merging.UPPER, tolerance)
         memory, cost = root(done)
         return Staircase(stages, reach, memory, cost, (memory[:0], cost[:0]), tables(done))
-    spacing = tolerance / 5  # errors add up over the levels of a plan
+    spacing = tolerance / 10  # errors add up over the levels of a plan
     while True:
         lower = root(solved(merging.LOWER, spacing))
         done = solved(merging.UPPER, spacing)
