@@ -1,7 +1,8 @@
-"""The command line: `sim run`, `validate`, `list`, `schema` and `init`; the only place that chooses exit codes.
+"""The command line: what each command takes; the only place that chooses exit codes.
 
-0 fine · 1 our fault, or the machine's (a full disk) · 2 wrong usage or an invalid scenario · 3 nothing
-fits the budget under `--strict` · 130 interrupted. Nothing heavy is imported here, so that
+0 fine · 1 our fault, the machine's (a full disk), or a prediction that `sim verify` finds off · 2 wrong
+usage or an invalid scenario · 3 nothing fits the budget (of `sim plan`, or under `--strict`) · 130
+interrupted. Nothing heavy is imported here, so that
 `sim --help` answers at once; each command imports what it needs.
 """
 
@@ -35,6 +36,20 @@ class Format(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
+
+
+class PlanFormat(StrEnum):
+    """What `sim plan` and `sim verify` print."""
+
+    table = "table"
+    json = "json"
+
+
+class Precision(StrEnum):
+    """What `sim calibrate` multiplies matrices in."""
+
+    float32 = "float32"
+    float64 = "float64"
 
 
 class Topic(StrEnum):
@@ -81,6 +96,60 @@ def run(
     from sim.commands.run import run as command
 
     return command(file, output=output, format=format.value, quiet=quiet, strict=strict, plots=not no_plots)
+
+
+@app.command()
+def plan(
+    file: Annotated[Path, typer.Argument(help="A scenario, such as scenarios/deep_mlp.yaml.")],
+    budget: Annotated[str | None, typer.Option("--budget", "-b", help="Peak memory at most, such as 8GB.")] = None,
+    max_overhead: Annotated[
+        str | None, typer.Option("--max-overhead", help="Price over full store at most, such as 20%.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", "-d", help="A preset or YAML file; its memory is the budget if none is given."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("plan.json"),
+    format: Annotated[PlanFormat, typer.Option("--format", "-f", help="What to print.")] = PlanFormat.table,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")] = False,
+) -> int:
+    """Choose the cheapest plan that fits, say what it keeps and recomputes, and write it to plan.json."""
+    from sim.commands.plan import plan as command
+
+    return command(
+        file, budget=budget, max_overhead=max_overhead, device=device, output=output, format=format.value, quiet=quiet
+    )
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A scenario whose layers NumPy can run.")],
+    device: Annotated[
+        str | None, typer.Option("--device", "-d", help="What `sim calibrate` measured here: compares seconds too.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Samples, in place of the scenario's.")] = None,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Time for all points together.")] = 60.0,
+    format: Annotated[PlanFormat, typer.Option("--format", "-f", help="What to print.")] = PlanFormat.table,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what is off alone.")] = False,
+) -> int:
+    """Run a scenario's schedules on real arrays: predicted against measured bytes, flops and gradients."""
+    from sim.commands.verify import verify as command
+
+    return command(file, device=device, batch=batch, max_seconds=max_seconds, format=format.value, quiet=quiet)
+
+
+@app.command()
+def calibrate(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A YAML file to write, too.")] = None,
+    dtype: Annotated[Precision, typer.Option("--dtype", help="What the compute rate is measured in.")] = (
+        Precision.float32
+    ),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes.")] = False,
+) -> int:
+    """Measure this machine, as the `device:` of a scenario."""
+    from sim.commands.calibrate import calibrate as command
+
+    return command(output, dtype=dtype.value, quiet=quiet)
 
 
 @app.command()

@@ -145,7 +145,8 @@ def _device() -> Schema:
     presets = {"enum": sorted(PRESETS)}
     own["properties"]["preset"] |= presets
     own["anyOf"] = [{"required": ["preset"]}, {"required": ["flops", "bandwidth"]}]
-    return {"anyOf": [presets, own, {"type": "null"}]}
+    file = {"type": "string", "pattern": r"\.ya?ml$", "description": "A file that `sim calibrate --output` wrote."}
+    return {"anyOf": [presets, file, own, {"type": "null"}]}
 
 
 def _standard(part: Any) -> Any:

@@ -342,7 +342,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *text, loaded = done.stdout.splitlines()
     assert loaded == "[]"
-    for command in ("run", "validate", "list", "schema", "init"):
+    for command in ("run", "plan", "verify", "calibrate", "validate", "list", "schema", "init"):
         assert any(line.split()[:1] == [command] for line in text)
 
 

@@ -1,0 +1,131 @@
+"""How far a derivative is off: from another one, and from central differences along random directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sim.execute.numpy import Execution, execute
+from sim.execute.rule import Array
+from sim.graph import FLOATS, Graph
+from sim.schedule import Builder, Schedule
+
+STEP = 1e-6
+"""Of a central difference in float64: truncation and rounding are both far below 1e-6 of the slope."""
+
+Derivative = Mapping[str, Array]
+
+
+def derivative(result: Execution) -> Derivative:
+    """What an execution differentiated: gradients by node, or the Jacobian under the name `jacobian`."""
+    return result.gradients if result.jacobian is None else {"jacobian": result.jacobian}
+
+
+def distance(a: Derivative, b: Derivative) -> float:
+    """The largest difference of any entry, over the largest entry of `b`; infinite where one is not finite."""
+    if a.keys() != b.keys():
+        return math.inf
+    scale = max((_largest(b[name]) for name in b), default=0.0)
+    off = max((_largest(a[name].astype(np.float64) - b[name]) for name in b), default=0.0)
+    if not math.isfinite(scale) or not math.isfinite(off):
+        return math.inf
+    return off / scale if scale else off
+
+
+def _largest(array: Array) -> float:
+    return float(np.abs(array).max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Directions in the space of what is differentiated by, and the slope of each output along them."""
+
+    graph: Graph
+    directions: tuple[Mapping[str, Array], ...]
+    found: tuple[Array, ...]
+
+    def error(self, got: Derivative) -> float:
+        """The largest difference between a derivative along a direction and the slope there.
+
+        It is relative to √Σ(entry · direction)², the size of the slope along directions like these; the
+        slope itself may happen to be near 0.
+        """
+        worst = 0.0
+        for along, expected in zip(self.directions, self.found, strict=True):
+            value, size = self._along(got, along)
+            if not (np.isfinite(value).all() and np.isfinite(size).all()):
+                return math.inf
+            scale = max(float(size.max()), np.finfo(np.float64).tiny)
+            worst = max(worst, float(np.abs(value - expected).max()) / scale)
+        return worst
+
+    def _along(self, got: Derivative, along: Mapping[str, Array]) -> tuple[Array, Array]:
+        """(derivative along a direction, √Σ of the squares of its terms), each of shape (n_out,)."""
+        if self.graph.wrt == "parameters":
+            terms = [got[name].astype(np.float64) * v for name, v in along.items()]
+        else:
+            batch = self.graph.batch
+            v = np.concatenate([a.reshape(batch, -1) for a in along.values()], axis=1)
+            jacobian = got["jacobian"].astype(np.float64) * v[:, None, :]
+            terms = [jacobian.transpose(1, 0, 2).reshape(jacobian.shape[1], -1)]
+        value = np.sum([t.sum(axis=1) for t in terms], axis=0)
+        return value, np.sqrt(np.sum([(t * t).sum(axis=1) for t in terms], axis=0))
+
+
+def slopes(
+    graph: Graph, inputs: Mapping[str, Array], parameters: Mapping[str, Array], *, directions: int, seed: int
+) -> Slopes:
+    """Slopes of the summed outputs by central differences in float64, along directions as large as what they move."""
+    rng = np.random.default_rng(seed)
+    wide = in_float64(graph)
+    schedule = _evaluation(wide)
+    x, p = ({name: _widened(a) for name, a in arrays.items()} for arrays in (inputs, parameters))
+    moved = p if graph.wrt == "parameters" else {graph.inputs[k].name: x[graph.inputs[k].name] for k in graph.variables}
+    chosen, found = [], []
+    for _ in range(directions):
+        along = {name: rng.standard_normal(a.shape) * _size(a) for name, a in moved.items()}
+
+        def at(h: float, along: Mapping[str, Any] = along) -> Array:
+            shifted = {name: moved[name] + h * v for name, v in along.items()}
+            here = (x, shifted) if graph.wrt == "parameters" else ({**x, **shifted}, p)
+            return _summed(wide, execute(schedule, *here).outputs)
+
+        chosen.append(along)
+        found.append((at(STEP) - at(-STEP)) / (2 * STEP))
+    return Slopes(graph, tuple(chosen), tuple(found))
+
+
+def in_float64(graph: Graph) -> Graph:
+    """The same graph with every floating value in float64."""
+    nodes = [replace(n, dtype="float64") if n.dtype in FLOATS else n for n in graph.nodes]
+    inputs = [replace(i, dtype="float64") if i.dtype in FLOATS else i for i in graph.inputs]
+    return Graph.from_nodes(nodes, inputs, name=graph.name, batch=graph.batch).configured(wrt=graph.wrt)
+
+
+def _evaluation(graph: Graph) -> Schedule:
+    builder = Builder(graph)
+    builder.forward(range(len(graph)))
+    return builder.build()
+
+
+def _summed(graph: Graph, outputs: Mapping[str, Array]) -> Array:
+    """The active outputs, each summed over the batch: shape (n_out,)."""
+    m, parts = len(graph.inputs), []
+    for sink in graph.sinks.tolist():
+        node = graph.nodes[sink]
+        if graph.active[m + sink]:
+            samples = graph.batch if node.output_shape[:1] == (graph.batch,) else 1
+            parts.append(outputs[node.name].reshape(samples, -1).sum(axis=0))
+    return np.concatenate(parts)
+
+
+def _widened(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _size(array: Array) -> float:
+    return float(np.sqrt(np.mean(array * array))) or 1.0

@@ -1,0 +1,260 @@
+"""`sim plan` and plan files: the cheapest plan that fits, and a file from which the same schedule comes back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from execution import schedules_of
+
+from sim import cli, compact, planfile
+from sim.choice import choose
+from sim.commands.plan import ranges
+from sim.errors import SimError
+from sim.families.chain import chain
+from sim.families.mlp import mlp
+from sim.graph import Graph
+from sim.scenario import from_document
+from sim.schedule import replay
+from sim.strategies import load
+from sim.units import parse_bytes
+from sim.yamltext import parse
+
+CHAIN = """\
+version: 1
+name: chained
+graph: {kind: chain, length: 8, activation_bytes: 100}
+strategies: [reverse_full]
+"""
+
+
+def scheduled(text: str, **wanted: object) -> object:
+    scenario = from_document(parse(text, name="s.yaml"))
+    return choose(scenario, scenario.build_graph(), **wanted)  # type: ignore[arg-type]
+
+
+def small(wrt: str = "parameters", batch: int = 3) -> Graph:
+    return mlp(widths=[5, 4, 7, 2, 3], activation="tanh", batch=batch, dtype="float32", loss="mse").configured(wrt=wrt)
+
+
+@pytest.mark.parametrize("wrt", ["parameters", "input"])
+def test_every_schedule_comes_back_from_its_short_form(wrt: str) -> None:
+    graph = small(wrt)
+    count = 0
+    for label, schedule in schedules_of(graph):
+        items = json.loads(json.dumps(compact.compact(schedule)))
+        again = compact.expand(items, graph)
+        assert [str(a) for a in again] == [str(a) for a in schedule], label
+        assert again.loops == schedule.loops, label
+        assert replay(again) == replay(schedule), label
+        count += 1
+    assert count > 10
+
+
+def test_runs_of_neighbours_are_one_item() -> None:
+    graph = small()
+    items = compact.compact(load().call("reverse_full", graph))
+    first, last = graph.nodes[0].name, graph.nodes[-1].name
+    assert items == [
+        {"kind": "forward", "node": first, "through": last},
+        {"kind": "vjp", "node": last, "through": first},
+    ]
+
+
+@pytest.mark.parametrize("wrt", ["parameters", "input"])
+def test_every_schedule_comes_back_from_its_plan_file(wrt: str, tmp_path: Path) -> None:
+    graph = small(wrt)
+    for label, schedule in schedules_of(graph):
+        plan = planfile.describe(schedule, strategy=label, parameters={})
+        path = planfile.write(plan, tmp_path / "plan.json")
+        again = planfile.schedule_in(planfile.read(path), graph)
+        assert replay(again) == replay(schedule), label
+        assert plan["peak_bytes"] == replay(schedule).peak_bytes
+
+
+def test_a_plan_for_another_graph_is_refused() -> None:
+    graph = small()
+    for name in ("reverse_full", "reverse_offload"):
+        plan = planfile.describe(load().call(name, graph), strategy=name, parameters={})
+        other = mlp(widths=[5, 4, 3], activation="tanh", batch=3, dtype="float32", loss="mse")
+        with pytest.raises(SimError, match="another model"):
+            planfile.schedule_in(plan, other.configured(wrt="parameters"))
+
+
+def test_the_digest_tells_shapes_apart_and_the_fingerprint_does_not() -> None:
+    one, other = (
+        planfile.describe(load().call("reverse_full", small(batch=batch)), strategy="", parameters={})
+        for batch in (3, 4)
+    )
+    assert one["fingerprint"] == other["fingerprint"]
+    assert one["graph_sha256"] != other["graph_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "no plan of `sim plan`"),
+        ("[]", "no plan of `sim plan`"),
+        ('{"fingerprint": "x", "order": [], "version": 99}', "got version 99 of a plan, expected 1"),
+    ],
+)
+def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(SimError, match=expected):
+        planfile.read(path)
+    with pytest.raises(SimError, match="cannot be read"):
+        planfile.read(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"kind": "forward", "node": "nobody"}],
+        [{"kind": "dance", "node": "layer1.linear"}],
+        [{"kind": "forward", "node": "x"}],
+        [{"kind": "forward"}],
+        [{"kind": "repeat", "times": 0, "actions": []}],
+        ["forward"],
+        "forward",
+    ],
+)
+def test_what_is_no_action_is_refused_with_its_place(items: object) -> None:
+    with pytest.raises(SimError, match="schedule"):
+        compact.expand(items, small())  # type: ignore[arg-type]
+
+
+def test_kept_are_the_checkpoints_and_recomputed_what_lies_between() -> None:
+    # 4 layers whose VJPs read their input; two segments: the second is kept from the forward sweep, with
+    # the checkpoint between; of the first, l1's output alone is evaluated again (l2's is the checkpoint)
+    graph = chain(length=4, activation_bytes=1)
+    names = [n.name for n in graph.nodes]
+    schedule = load().call("reverse_checkpointed", graph, schedule="uniform", segments=2)
+    assert set(planfile.kept(schedule)["device"]["activation"]) == {names[1], names[2], names[3]} - (
+        set() if _reads_output(graph) else {names[3]}
+    )
+    assert set(planfile.recomputed(schedule)) <= {names[0], names[1]}
+    assert planfile.recomputed(schedule)[names[0]] == 1
+    assert planfile.recomputed(load().call("reverse_full", graph)) == {}
+
+
+def _reads_output(graph: Graph) -> bool:
+    return bool(graph.columns.needs[-1] & 2)
+
+
+def test_the_chosen_plan_is_the_cheapest_of_those_that_fit() -> None:
+    text = CHAIN.replace("[reverse_full]", "[reverse_full, {reverse_checkpointed: {schedule: binomial, slots: 3}}]")
+    full = scheduled(text, budget_bytes=10**6)
+    assert full.chosen.wanted.strategy == "reverse_full"  # type: ignore[attr-defined]
+    assert full.cheaper is None  # type: ignore[attr-defined]
+    most = full.chosen.peak_bytes - 1  # type: ignore[attr-defined]
+    less = scheduled(text, budget_bytes=most)
+    assert less.chosen.peak_bytes <= most < less.cheaper.peak_bytes  # type: ignore[attr-defined]
+    assert less.cheaper.flops < less.chosen.flops  # type: ignore[attr-defined]
+    assert less.smaller.peak_bytes < less.chosen.peak_bytes  # type: ignore[attr-defined]
+    assert less.smaller.flops >= less.chosen.flops  # type: ignore[attr-defined]
+
+
+def test_an_overhead_of_nothing_is_full_store_and_of_much_is_the_smallest_peak() -> None:
+    from fractions import Fraction
+
+    none = scheduled(CHAIN, max_overhead=Fraction(0))
+    assert none.chosen.flops == none.full_store.flops  # type: ignore[attr-defined]
+    much = scheduled(CHAIN, max_overhead=Fraction(1000))
+    assert much.smaller is None  # type: ignore[attr-defined]
+    assert much.chosen.peak_bytes < none.chosen.peak_bytes  # type: ignore[attr-defined]
+    some = scheduled(CHAIN, max_overhead=Fraction(1, 5))
+    assert some.chosen.flops * 5 <= some.full_store.flops * 6  # type: ignore[attr-defined]
+
+
+def test_without_a_device_copying_comes_last_and_with_one_seconds_decide() -> None:
+    offload = CHAIN.replace("[reverse_full]", "[reverse_full, reverse_offload]")
+    full = scheduled(offload, budget_bytes=10**6).full_store.peak_bytes  # type: ignore[attr-defined]
+    least = scheduled(offload, budget_bytes=full - 1)
+    assert not least.chosen.copied_bytes  # type: ignore[attr-defined]
+    free = "device: {flops: 1, bandwidth: 1 TB/s, to_host: 1 TB/s, from_host: 1 TB/s, overhead: 0, copy_latency: 0}\n"
+    text = offload.replace("strategies", f"{free}strategies")
+    scenario = from_document(parse(text, name="s.yaml"))
+    fast = choose(scenario, scenario.build_graph(), budget_bytes=full - 1, device=scenario.device)
+    assert fast.chosen.copied_bytes
+
+
+def test_ranges_join_neighbours_in_the_graph_or_within_an_op() -> None:
+    graph = mlp(widths=[4] * 6, activation="relu", batch=2, dtype="float32", loss="sum")
+    names = [n.name for n in graph.nodes]
+    assert ranges(names[:3], graph) == f"{names[0]} … {names[2]} (3)"
+    relus = [n.name for n in graph.nodes if n.op == "relu"]
+    assert ranges(relus, graph) == f"{relus[0]} … {relus[-1]} ({len(relus)})"
+    assert ranges([names[1]], graph) == names[1]
+
+
+def run(*arguments: object, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = cli.main([str(a) for a in arguments])
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err
+    return code, out, err
+
+
+@pytest.fixture
+def scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "chained.yaml"
+    path.write_text(CHAIN)
+    return path
+
+
+def test_plan_prints_what_it_keeps_and_writes_the_file(scenario: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run("plan", scenario, "--budget", "700", capfd=capfd)
+    assert code == 0
+    assert err == "wrote plan.json\n"
+    heads = [line.split("  ")[0] for line in out.splitlines()[2:]]
+    assert [h for h in heads if h] == [
+        "peak", "price", "full store", "kept", "recomputed", "next cheaper", "next smaller",
+    ]  # fmt: skip
+    plan = json.loads(Path("plan.json").read_text())
+    assert plan["peak_bytes"] <= 700 == plan["budget_bytes"]
+    assert plan["kept"]["device"]["activation"]
+    code, out, _ = run("plan", scenario, "--budget", "700", "--format", "json", "-o", "sub/p.json", capfd=capfd)
+    assert (code, out) == (0, Path("sub/p.json").read_text())
+
+
+def test_a_budget_below_every_peak_exits_with_3_and_names_the_smallest(
+    scenario: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run("plan", scenario, "--budget", "10", capfd=capfd)
+    assert (code, out) == (3, "")
+    assert "nothing fits the budget of 10 B; the smallest peak is " in err
+    assert not Path("plan.json").exists()
+    smallest = int(err.split("(")[1].split(" bytes")[0])
+    assert run("plan", scenario, "--budget", smallest, capfd=capfd)[0] == 0
+    assert run("plan", scenario, "--budget", smallest - 1, capfd=capfd)[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--budget", "8 apples"], "--budget: got '8 apples', expected a size such as 80 GB or 64 GiB"),
+        (["--max-overhead", "20"], "--max-overhead: got '20', expected a percentage such as 20%"),
+        (["--device", "h10-sxm"], "unknown device 'h10-sxm'; did you mean 'h100-sxm'?"),
+        (["--device", "gone.yaml"], "gone.yaml: there is no such file"),
+        ([], "names neither a budget nor a device with a memory"),
+    ],
+)
+def test_wrong_limits_exit_with_2(
+    scenario: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    code, out, err = run("plan", scenario, *arguments, capfd=capfd)
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert not Path("plan.json").exists()
+
+
+def test_the_budget_of_the_scenario_or_the_memory_of_its_device_stand_in(
+    scenario: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scenario.write_text(CHAIN.replace("strategies", "budget: 650\nstrategies"))
+    run("plan", scenario, capfd=capfd)
+    assert json.loads(Path("plan.json").read_text())["budget_bytes"] == 650
+    run("plan", scenario, "--device", "v100", capfd=capfd)
+    assert json.loads(Path("plan.json").read_text())["budget_bytes"] == parse_bytes("32 GB")
