@@ -245,7 +245,7 @@ def test_a_factory_of_the_current_folder_gives_function_and_parameters(module: s
         ("jax_factories:absent", "jax_factories has no 'absent'"),
         ("jax_factories:NUMBER", "is 3, expected a function"),
         ("no_such_module:f", "there is no module 'no_such_module'"),
-        ("jax_factories:linear", "the function raised TypeError"),
+        ("jax_factories:linear", "the function raised TypeError.*'y'"),
     ],
 )
 def test_a_factory_at_fault_is_named(module: str, factory: str, message: str) -> None:
@@ -258,6 +258,8 @@ def test_bad_parameters_are_refused_before_any_code_runs(module: str) -> None:
         importers.call("jax", factory="no colon", inputs={"x": {"shape": [8, 4]}})
     with pytest.raises(ParameterError, match="at least 1"):
         importers.call("jax", factory=f"{module}:bare", inputs={"x": {"shape": [0]}})
+    with pytest.raises(GraphError, match="inputs: the function has the arguments x, got z"):
+        importers.call("jax", factory=f"{module}:bare", inputs={"z": {"shape": [8, 4]}})
     with pytest.raises(GraphError, match="inputs: x: unknown dtype 'flaot32'; did you mean 'float32'"):
         importers.call("jax", factory=f"{module}:bare", inputs={"x": {"shape": [1], "dtype": "flaot32"}})
 

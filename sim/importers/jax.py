@@ -45,13 +45,13 @@ def jax(
         str,
         Field(pattern=r"^[\w.]+:[\w.]+$", description="module:function that returns a function and its parameters."),
     ],
-    inputs: Annotated[dict[str, Input], Field(min_length=1, description="In the order of the function's arguments.")],
+    inputs: Annotated[dict[str, Input], Field(min_length=1, description="By the names of the function's arguments.")],
     arguments: Annotated[dict[str, Any] | None, Field(description="Keyword arguments of the factory.")] = None,
     batch: Annotated[Count | None, Field(description="Samples; the first dimension of the first input.")] = None,
 ) -> Graph:
     """A JAX function from Python code of yours, with what JAX would save of it.
 
-    The factory returns `(f, params)`, and `f(params, *inputs)` is imported; `params` is a pytree of
+    The factory returns `(f, params)`, and `f(params, …)` of the inputs, by name, is imported; `params` is a pytree of
     arrays or shapes, or a function without arguments that makes it, which then takes no memory. A
     factory that returns `f` alone gives a function of the inputs, without parameters. To plan
     training, let `f` return the loss. Running this imports the code of the module.
@@ -63,15 +63,19 @@ def jax(
     """
     (numpy_jax, library) = extra("jax", "jax.numpy", "jax")
     f, params = made(factory, arguments or {})
+    names = argument_names(f, len(inputs) + 1)[1:]
     args = []
-    for name, given in inputs.items():
+    for name in names:
+        if name not in inputs:
+            raise GraphError(f"inputs: the function has the arguments {', '.join(names)}, got {', '.join(inputs)}")
+        given = inputs[name]
         try:
             args.append(library.ShapeDtypeStruct(tuple(given.shape), numpy_jax.dtype(given.dtype)))
         except TypeError:
             known = [*ITEMSIZE, "uint32", "int16"]
             raise GraphError(f"inputs: {name}: unknown dtype '{given.dtype}'{suggest(given.dtype, known)}") from None
-    found = _Imported(f, params, args, constant=[n for n, i in inputs.items() if i.constant], names=list(inputs))
-    return found.graph(factory.rpartition(":")[2], batch)
+    constant = [n for n, i in inputs.items() if i.constant]
+    return Imported(f, params, args, names=names, constant=constant).graph(factory.rpartition(":")[2], batch)
 
 
 def from_function(
@@ -100,35 +104,38 @@ def from_function(
     GraphError
         If `f` raises, depends on values, or uses a primitive without a rule; the message names it.
     """
-    found = _Imported(f, params, args, constant=constant)
+    found = Imported(f, params, args, names=argument_names(f, len(args) + 1)[1:], constant=constant)
     return found.graph(name or str(getattr(f, "__name__", "function")), batch, wrt)
 
 
-class _Imported:
-    """A traced function; `program` and `graph` number nodes alike."""
+class Imported:
+    """A traced `f(params, *args)`; the nodes of `graph` are the pieces of `program`, in order.
+
+    `names` are those of the arguments; `out_tree` is how the outputs hang together.
+    """
 
     def __init__(
-        self, f: Callable[..., Any], params: Any, args: Sequence[Any], *, constant: Collection[str] = (),
-        names: Sequence[str] | None = None,
+        self, f: Callable[..., Any], params: Any, args: Sequence[Any], *, names: Sequence[str],
+        constant: Collection[str] = (),
     ) -> None:  # fmt: skip
         (library,) = extra("jax", "jax")
         tree = library.tree_util
         leaves, _ = tree.tree_flatten(params)
-        roots = list(names) if names is not None else _argument_names(f, len(args))
-        unknown = set(constant) - set(roots)
+        unknown = set(constant) - set(names)
         if unknown:
             word = min(unknown)
-            raise GraphError(f"constant: the function has no argument '{word}'{suggest(word, roots)}")
+            raise GraphError(f"constant: the function has no argument '{word}'{suggest(word, names)}")
         self.input_names: list[str] = []
         numbers = []
-        for root, arg in zip(roots, args, strict=True):
+        for root, arg in zip(names, args, strict=True):
             for path, _ in tree.tree_flatten_with_path(arg)[0]:
                 if root in constant:
                     numbers.append(len(self.input_names))
                 self.input_names.append(root + tree.keystr(path))
         self.constant = frozenset(numbers)
-        self.closed, self.out_shape = trace(f, params, *args)
-        self.program: Program = program(self.closed, leaves=len(leaves), constant=self.constant)
+        closed, shape = trace(f, params, *args)
+        self.out_tree = tree.tree_structure(shape)
+        self.program: Program = program(closed, leaves=len(leaves), constant=self.constant)
 
     def graph(self, name: str, batch: int | None = None, wrt: Wrt | None = None) -> Graph:
         """The graph, with a node for each piece of the program."""
@@ -184,10 +191,10 @@ class _Imported:
         )
 
 
-def _argument_names(f: Callable[..., Any], count: int) -> list[str]:
-    """The names of the arguments after the parameters; arg0, arg1, … where they have none."""
+def argument_names(f: Callable[..., Any], count: int) -> list[str]:
+    """The names of the first `count` arguments of a function; arg0, arg1, … where they have none."""
     try:
-        found = list(inspect.signature(f).parameters.values())[1:]
+        found = list(inspect.signature(f).parameters.values())
     except (TypeError, ValueError):
         found = []
     positional = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

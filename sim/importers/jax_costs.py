@@ -134,7 +134,9 @@ class Pricing:
         for var, k in zip(written, active, strict=True):
             if not is_literal(var):
                 names.setdefault(var, piece.writes[k])
-        return _Linearized(program_flops(closed), program_flops(backward), _sources(closed.jaxpr, kept, names))
+        found = zip(sources(closed.jaxpr, kept, names), kept, strict=True)
+        by_source = {source: v.aval for source, v in found if source is not None}
+        return _Linearized(program_flops(closed), program_flops(backward), by_source)
 
     def _tangent_flops(self, piece: Piece, data: Sequence[int], forward: int) -> int:
         (jax,) = extra("jax", "jax")
@@ -183,17 +185,20 @@ class _Linearized:
     kept: Mapping[Any, Any]
 
 
-def _sources(jaxpr: Any, kept: Sequence[Any], names: Mapping[Any, int]) -> dict[Any, Any]:
-    """The kept values, by what they are views of, without constants, which XLA folds."""
+def sources(jaxpr: Any, kept: Sequence[Any], names: Mapping[Any, Any]) -> list[Any]:
+    """For each kept variable of a jaxpr what it is: a name where it is a view of a named variable, else a variable.
+
+    `None` for what depends on no input, such as the zeros of a mask, which XLA folds instead of keeping.
+    """
     made = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
-    variable: dict[Any, bool] = {}
+    known: dict[Any, bool] = {}
 
     def varies(atom: Any) -> bool:
         if is_literal(atom) or atom in jaxpr.constvars:
             return False
-        if atom not in variable:
-            variable[atom] = atom not in made or any(varies(v) for v in made[atom].invars)
-        return variable[atom]
+        if atom not in known:
+            known[atom] = atom not in made or any(varies(v) for v in made[atom].invars)
+        return known[atom]
 
     def viewed(eqn: Any) -> bool:
         one = not is_literal(eqn.invars[0])
@@ -204,4 +209,4 @@ def _sources(jaxpr: Any, kept: Sequence[Any], names: Mapping[Any, int]) -> dict[
             var = made[var].invars[0]
         return names.get(var, var)
 
-    return {source(v): v.aval for v in kept if varies(v)}
+    return [source(v) if varies(v) else None for v in kept]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +32,7 @@ def made(factory: str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any]
     except Exception as error:
         raise GraphError(f"{where} raised {type(error).__name__}: {first_line(error)}") from error
     if callable(result):
-        return lambda _, *inputs: result(*inputs), ()
+        return without_parameters(result), ()
     if not isinstance(result, tuple) or len(result) != 2 or not callable(result[0]):
         raise GraphError(f"{where} returned {_shown(result)}, expected (f, params) or f")
     f, params = result
@@ -42,6 +43,22 @@ def made(factory: str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any]
         except Exception as error:
             raise GraphError(f"{where}: making the parameters raised {first_line(error)}") from error
     return f, params
+
+
+def without_parameters(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with parameters, which are ignored, before its own arguments."""
+
+    def ignoring(_: Any, *args: Any) -> Any:
+        return f(*args)
+
+    try:
+        own = inspect.signature(f)
+        first = inspect.Parameter("_", inspect.Parameter.POSITIONAL_ONLY)
+        ignoring.__signature__ = own.replace(parameters=[first, *own.parameters.values()])  # type: ignore[attr-defined]
+    except (TypeError, ValueError):  # a function without a signature, or one with a "_" of its own
+        pass
+    ignoring.__name__ = getattr(f, "__name__", "function")
+    return ignoring
 
 
 def _found(factory: str) -> Callable[..., Any]:
