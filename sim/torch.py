@@ -85,11 +85,16 @@ class _Plan:
         for name, t in given.items():
             if t.requires_grad:
                 raise NotApplicable(f"input '{name}' requires a gradient; a planned module gives those of parameters")
-        runner = self.runner(module, bound, given)
+        others = {k: v for k, v in bound.arguments.items() if k not in given}
+        if any(isinstance(v, torch.Tensor) for v in pytree.tree_leaves(others)):
+            raise NotApplicable("a tensor inside a list, tuple or mapping is among the arguments; pass it by itself")
+        training = tuple(m.training for m in module.modules())
         parameters = dict(module.named_parameters())
         names = [n for n, p in parameters.items() if p.requires_grad]
         if not names:
             raise NotApplicable("no parameter of the module requires a gradient")
+        layouts = tuple((k, tuple(t.shape), t.stride(), t.dtype, t.device) for k, t in given.items())
+        runner = self._runner((layouts, training, tuple(names), repr(others)), module, bound, given)
         sweep = self._swept(runner, module, parameters, names, given)
         flat = _Outputs.apply(sweep, _Gradients.apply(sweep, *(parameters[n] for n in names)))
         return _returned(runner.program, flat)
@@ -104,11 +109,7 @@ class _Plan:
         watched = [*parameters.values(), *(t for value in run.values.values() for t in value if t is not None)]
         return _Sweep(runner, run, names, outputs, [(t, t._version) for t in watched])
 
-    def runner(self, module: nn.Module, bound: inspect.BoundArguments, given: Mapping[str, Any]) -> Runner:
-        others = {k: v for k, v in bound.arguments.items() if k not in given}
-        layouts = tuple((k, tuple(t.shape), t.stride(), t.dtype, t.device) for k, t in given.items())
-        frozen = tuple(p.requires_grad for p in module.parameters())
-        key = (layouts, tuple(m.training for m in module.modules()), frozen, repr(others))
+    def _runner(self, key: Any, module: nn.Module, bound: inspect.BoundArguments, given: Mapping[str, Any]) -> Runner:
         if key not in self.runners:
             self._check_size(given)
             self.runners[key] = self._traced(module, bound, given)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.1
 import models  # noqa: E402
 
 import sim.torch  # noqa: E402
-from sim.errors import NotApplicable  # noqa: E402
+from sim.errors import GraphError, NotApplicable  # noqa: E402
 from sim.execute.torch_memory import LiveBytes  # noqa: E402
 from sim.plan import plan_of  # noqa: E402
 from sim.schedule import replay  # noqa: E402
@@ -183,3 +183,44 @@ def test_plans_are_read_from_files(tmp_path):
     path.write_text(json.dumps(_plan(module, {"input": x}, loss="sum")))
     sim.torch.apply(module, path)(x).sum().backward()
     assert module[0].weight.grad is not None
+
+
+class _Listed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, x, others=()):
+        return self.linear(x) + sum(others)
+
+
+def test_tensors_inside_lists_are_refused_because_their_values_would_be_frozen():
+    module, x = _Listed(), torch.randn(2, 4)
+    sim.torch.apply(module, _plan(module, {"x": x}, loss="sum"))
+    with pytest.raises(NotApplicable, match="inside a list"):
+        module(x, [x])
+
+
+class _Constants(torch.nn.Module):
+    """Reads tensors that are made in its forward, and perhaps one that is a plain attribute."""
+
+    def __init__(self, scale=None):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.scale = scale
+
+    def forward(self, x):
+        shift = torch.tensor([5.0, 6.0, 7.0, 8.0])
+        return self.linear(x if self.scale is None else x * self.scale) + shift * torch.arange(4)
+
+
+def test_constants_of_the_forward_have_their_values():
+    torch.manual_seed(0)
+    plain, x = _Constants(), torch.randn(2, 4)
+    planned = sim.torch.apply(copy.deepcopy(plain), _plan(plain, {"x": x}, loss="sum"))
+    assert torch.equal(planned(x), plain(x))
+
+
+def test_a_tensor_that_is_no_buffer_is_refused_because_its_values_would_be_frozen():
+    with pytest.raises(GraphError, match="register it as a buffer"):
+        _plan(_Constants(torch.ones(4)), {"x": torch.randn(2, 4)}, loss="sum")

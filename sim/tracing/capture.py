@@ -38,7 +38,7 @@ def capture(
     GraphError
         Naming the submodule, for whatever cannot be recorded truthfully.
     """
-    mode = mode or _mode_of(module) or FakeTensorMode()
+    mode = mode or _mode_of(module) or FakeTensorMode(allow_non_fake_inputs=True)
     parameters = dict(module.named_parameters())
     buffers = dict(module.named_buffers())
     _check_module(module, parameters)
@@ -205,6 +205,12 @@ def _captured(
         dict(zip(placeholders[split[1] :], names, strict=True)),
     ]
     constants = {n: _attribute(traced, n.target) for n in order if n.op == "get_attr"}
+    for n in constants:
+        if any("lift_fresh" not in str(user.target) for user in n.users):
+            raise GraphError(
+                f"the model reads a tensor of {tuple(value(n).shape)} that is neither parameter nor buffer; "
+                "register it as a buffer (register_buffer), because a recording would freeze its values"
+            )
     owners = {storage(value(n)): n for n in [*placeholders, *constants] if isinstance(value(n), torch.Tensor)}
     renamed: dict[torch.fx.Node, torch.fx.Node] = {}
     ops: list[Op] = []

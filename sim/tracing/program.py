@@ -220,7 +220,7 @@ def _with_costs(steps: Sequence[Step], details: Sequence[dict[str, Any]], builde
                 name=step.name, inputs=tuple(dict.fromkeys(read)), output_shape=tuple(out.shape), op=detail["op"],
                 dtype=dtype, forward_flops=joint.forward_flops, vjp_flops=total - own_share,
                 param_vjp_flops=own_share, param_size=math.ceil(param_bytes / itemsize),
-                residual_bytes=joint.residual_bytes if taped else None, needs=_needs(step, builder.active[i]),
+                residual_bytes=joint.residual_bytes if taped else None, needs=_needs(step, len(builder.resident) - len(builder.pieces.constants), builder.active[i]),
                 activation_bytes=joint.output_bytes,
                 vjp_broadcasts=bool(joint.expanded) and len(piece.reads) == 1,
                 tied_to=None if i not in tied else steps[tied[i]].name,
@@ -339,11 +339,13 @@ def _weight_share(node: torch.fx.Node) -> int:
     return 0
 
 
-def _needs(step: Step, active: bool) -> Needs:
+def _needs(step: Step, n_inputs: int, active: bool) -> Needs:
+    """Which activations the gradient reads; the module's inputs count where it reads no other, constants never."""
     if not active:
         return "none"
     sources = [r for r, many in zip(step.reads, step.read_tensors, strict=True) for _ in range(many)]
-    inputs = any(r >= 0 and k in step.joint.read for k, r in enumerate(sources))
+    read = [sources[k] for k in step.joint.read if k < len(sources)]
+    inputs = any(r >= 0 for r in read) or (all(r < 0 for r in sources) and any(~r < n_inputs for r in read))
     if step.joint.reads_outputs:
         return "both" if inputs else "output"
     return "input" if inputs else "none"

@@ -1,0 +1,236 @@
+"""PyTorch modules as graphs: what is saved, what it costs, and what is refused with its reason."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import textwrap
+import time
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.13.0")
+
+import models  # noqa: E402
+from torch import nn  # noqa: E402
+
+from sim import counts  # noqa: E402
+from sim.errors import GraphError  # noqa: E402
+from sim.families.mlp import mlp  # noqa: E402
+from sim.importers import importers  # noqa: E402
+from sim.importers.torch import Input, from_module, load  # noqa: E402
+
+torch.set_num_threads(1)
+GRANULARITIES = ("ops", "modules", "blocks")
+
+
+def _saved_by_autograd(module, inputs) -> int:
+    """Bytes of the distinct storages that plain autograd holds for backward, parameters and buffers left out."""
+    own = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+    seen: dict[int, object] = {}
+
+    def pack(t):
+        if t.untyped_storage()._cdata not in own:
+            seen[t.untyped_storage()._cdata] = t
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = module(**inputs)
+    assert out is not None
+    return sum(t.untyped_storage().nbytes() for t in seen.values())
+
+
+def test_a_multilayer_perceptron_is_that_of_the_family():
+    """Two independent sources of one graph: op rules on paper, and PyTorch's own recording."""
+    family = mlp(widths=[32, 64, 64, 8], batch=16, loss="cross_entropy").columns
+    layers = [nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)]
+    inputs = {"input": torch.randn(16, 32), "labels": torch.zeros(16, dtype=torch.long)}
+    traced = from_module(nn.Sequential(*layers), inputs, loss="cross_entropy").columns
+    for column in ("activation_bytes", "param_size", "needs", "residual_bytes"):
+        assert getattr(traced, column).tolist() == getattr(family, column).tolist(), column
+    # The loss's flops are counted call by call, the family's by its formula.
+    assert traced.forward_flops[:-1].tolist() == family.forward_flops[:-1].tolist()
+    assert traced.vjp_flops[1:-1].tolist() == family.vjp_flops[1:-1].tolist()
+    assert traced.param_vjp_flops[:-1].tolist() == family.param_vjp_flops[:-1].tolist()
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_full_store_of_a_residual_network_saves_what_autograd_does(granularity):
+    module, inputs = models.resnet18(classes=10), {"x": torch.randn(2, 3, 64, 64)}
+    graph = from_module(module, inputs, granularity=granularity)
+    assert counts.saved_bytes(graph) == _saved_by_autograd(module, inputs)
+
+
+def test_resnet50_has_its_published_parameters_and_flops():
+    """REFERENCE section 9: 25.6 M parameters, 8.1784 GFLOP in convolutions and the linear layer, 82.13 MiB saved."""
+    with torch.device("meta"):
+        module, x = models.resnet50(), torch.randn(1, 3, 224, 224)
+    graph = from_module(module, {"x": x})
+    assert graph.parameter_count == 25_557_032
+    products = sum(node.attributes["contraction_flops"][0] for node in graph.nodes)
+    assert round(products / 1e9, 4) == 8.1784
+    assert round(counts.saved_bytes(graph) / 2**20, 2) == 82.13
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_costs_do_not_depend_on_how_finely_a_model_is_cut(granularity):
+    inputs = {"ids": torch.zeros(2, 32, dtype=torch.long)}
+    graph, finest = (from_module(models.GPT(), inputs, granularity=g) for g in (granularity, "ops"))
+    for column in ("forward_flops", "param_vjp_flops", "param_size"):
+        assert getattr(graph.columns, column).sum() == getattr(finest.columns, column).sum(), column
+    # Within a node, adding up the gradients of two branches counts, a flop a scalar: here once each for
+    # attention and MLP of 3 blocks.
+    inside = 3 * 2 * 2 * 32 * 64 if granularity == "blocks" else 0
+    assert graph.columns.vjp_flops.sum() == finest.columns.vjp_flops.sum() + inside
+
+
+def test_nodes_carry_the_names_of_the_model():
+    graph = from_module(models.resnet18(), {"x": torch.randn(2, 3, 32, 32)}, granularity="blocks")
+    names = [node.name for node in graph.nodes]
+    assert names[:6] == ["conv1", "bn1", "relu", "maxpool", "layer1.0", "layer1.1"]
+    assert names[-2:] == ["avgpool", "fc"]
+
+
+def test_a_tied_head_adds_no_parameters():
+    inputs = {"ids": torch.zeros(2, 32, dtype=torch.long)}
+    tied, untied = (from_module(models.GPT(tied=t), inputs) for t in (True, False))
+    assert untied.parameter_count - tied.parameter_count == 101 * 64
+    assert tied.nodes[-1].tied_to == "tokens"
+
+
+def test_billions_of_parameters_import_in_seconds_without_memory():
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    arguments = {"vocab": 50257, "hidden": 4096, "heads": 32, "layers": 28, "context": 2048, "tied": False}
+    ids = {"ids": Input(shape=[1, 2048], dtype="int64")}
+    traced = load("models:GPT", ids, granularity="blocks", loss="cross_entropy", arguments=arguments)
+    assert traced.graph.parameter_count > 6e9
+    assert time.process_time() - start < 10
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2**30
+
+
+def test_a_scenario_names_a_factory(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        textwrap.dedent("""
+            from torch import nn
+
+            def small(width=4):
+                return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
+        """)
+    )
+    monkeypatch.chdir(tmp_path)
+    graph = importers.call(
+        "torch", factory="mine:small", inputs={"input": {"shape": [5, 3]}}, loss="cross_entropy", arguments={"width": 7}
+    )
+    assert [node.output_shape for node in graph.nodes] == [(5, 7), (5, 7), (5, 2), ()]
+    assert [i.name for i in graph.inputs] == ["input", "labels"]
+    sys.modules.pop("mine")
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("nowhere:f", "cannot import 'nowhere'"),
+        ("models:nothing", "'models' has no 'nothing'"),
+        ("models:math.pi", "is float, expected a function"),
+        ("models:math.factorial", "factory models:math.factorial raised TypeError"),
+        ("builtins:dict", "returned dict, expected an nn.Module"),
+    ],
+)
+def test_a_factory_that_makes_no_module_is_refused(factory, message):
+    with pytest.raises(GraphError, match=message):
+        load(factory, {"x": Input(shape=[2, 3])})
+
+
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+class _Part(nn.Module):
+    """A module whose inner part does what a test asks for."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.inner = _Inner(act)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class _Inner(nn.Module):
+    def __init__(self, act):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("count", torch.zeros(3))
+        self.act = act
+
+    def forward(self, x):
+        return self.act(self, self.linear(x))
+
+
+def _branch(m, x):
+    return x if x.sum() > 0 else -x
+
+
+def _shape(m, x):
+    return x[x > 0]
+
+
+def _hooked(m, x):
+    x.register_hook(lambda g: 2 * g)
+    return x
+
+
+def _into_view(m, x):
+    x[:, 0] = 1
+    return x
+
+
+def _into_parameter(m, x):
+    with torch.no_grad():
+        m.linear.weight.mul_(0.9)
+    return x
+
+
+def _read_after_update(m, x):
+    m.count += 1
+    return x + m.count
+
+
+def _later_view(m, x):
+    y = x.view(-1)
+    x.mul_(2)
+    return y
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (_branch, r"module 'inner' \(_Inner\) depends on the values of tensors"),
+        (_shape, r"module 'inner' \(_Inner\) depends on the values of tensors"),
+        (lambda m, x: _Straight.apply(x), "custom gradient _Straight"),
+        (_hooked, "gradient hook"),
+        (_into_view, "writes into a view"),
+        (_into_parameter, "writes into parameter 'inner.linear.weight'"),
+        (_read_after_update, "reads .*which the forward updates|reads a buffer that it has updated"),
+        (_later_view, "read later through a view"),
+        (lambda m, x: torch.fft.fft(x).real, "complex64"),
+        (lambda m, x: 1 / 0, r"module 'inner' \(_Inner\) raised ZeroDivisionError"),
+    ],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_what_cannot_be_traced_truthfully_is_refused(act, message):
+    with pytest.raises(GraphError, match=message):
+        from_module(_Part(act), {"x": torch.randn(4, 3)}, loss="sum")
+
+
+def test_backward_hooks_are_refused():
+    module = models.mlp(4, 2)
+    module[1].register_full_backward_hook(lambda *_: None)
+    with pytest.raises(GraphError, match="module '1' has backward hooks"):
+        from_module(module, {"input": torch.randn(2, 4)})
