@@ -33,7 +33,7 @@ class Front:
 
     `cost` is total flops, or picoseconds of all forwards and VJPs where seconds are minimised.
     `lower_bound[i]` is a cost that no schedule with fewer bytes than the next point has can come below
-    (of reverse mode with all cotangents at once). `exact` says that the points are all breakpoints of
+    (of reverse mode on one device). `exact` says that the points are all breakpoints of
     the class, at most 1 + `tolerance` above it; on graphs that are no chains they are replayed estimates.
     """
 
@@ -92,8 +92,9 @@ def optimal(
     """Least flops for a budget on heterogeneous chains, all breakpoints exact; near it on other graphs.
 
     Without a budget it is the schedule with the smallest peak, or point `point` of `points` spread over
-    the front (see `optimal_front`). All cotangents are carried at once. The class of schedules is that
-    of `sim.planners.recurrence`; it contains every other schedule of this registry.
+    the front (see `optimal_front`). The class of schedules is that of `sim.planners.recurrence`, with all
+    cotangents at once; on chains it contains the fixed schedules. Full store in smaller chunks of
+    cotangents is considered as well.
 
     Raises
     ------
@@ -160,6 +161,7 @@ Candidate = tuple[int, int, Callable[[], Schedule]]
 def _make_front(graph: Graph, tolerance: float, costs: tuple[Ints, Ints] | None) -> Front:
     from sim.planners.blocks import planned, spread
     from sim.planners.bounds import lower_bound
+    from sim.planners.stages import stages_of
 
     width = graph.output_scalars
     stairs = planned(graph, width=width, tolerance=tolerance, costs=None if costs is None else costs[0])
@@ -181,13 +183,16 @@ def _make_front(graph: Graph, tolerance: float, costs: tuple[Ints, Ints] | None)
     else:
         chosen = spread(stairs.cost, MOST_REPLAYS)
         candidates += _replayed((maker(i) for i in chosen), flops)
-    if not stairs.stages.exact or width > 1:
+    if not stairs.stages.exact:
         candidates += _replayed(_fixed(graph), flops)
+    if width > 1 and costs is None:
+        candidates += _replayed(_in_chunks(graph, width), flops)
     kept = front([(peak, cost) for peak, cost, _ in candidates])
     unique = [i for k, i in enumerate(kept) if not k or candidates[i][:2] != candidates[kept[k - 1]][:2]]
     peaks = tuple(candidates[i][0] for i in unique)
     working = np.array([*peaks[1:], peaks[-1] + 1], dtype=np.int64) - 1 - graph.resident_bytes
-    below = lower_bound(stairs.stages, working)
+    one = stairs.stages if width == 1 else stages_of(graph, costs=None if costs is None else costs[0])
+    below = lower_bound(one, working)
     return Front(
         graph=graph,
         peak_bytes=peaks,
@@ -219,6 +224,13 @@ def _replayed(makers: Iterator[Callable[[], Schedule]], flops: tuple[Ints, Ints]
             total = dot(flops[0], counts[:n]) + dot(flops[1], counts[n:])
         out.append((cost.peak_bytes, total, make))
     return out
+
+
+def _in_chunks(graph: Graph, width: int) -> Iterator[Callable[[], Schedule]]:
+    """Full store with fewer cotangents at once: 1, 2, 4, …"""
+    for power in range(width.bit_length()):
+        if 2**power < width:
+            yield lambda chunk=2**power: reverse_full(graph, chunk=chunk)  # type: ignore[misc]
 
 
 def _fixed(graph: Graph) -> Iterator[Callable[[], Schedule]]:
