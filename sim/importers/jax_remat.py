@@ -43,7 +43,8 @@ def evaluate(
             for inner in (*region.inner, None):
                 for k in range(at, region.stop if inner is None else inner.start):
                     piece = program.pieces[k]
-                    values = _named(piece, names[k], inside, differentiated=differentiated[k])
+                    moves = differentiated[k] and bool(program.active.intersection(piece.writes))
+                    values = _named(piece, names[k], inside, differentiated=moves)
                     inside.update(zip(piece.writes, values, strict=True))
                 if inner is not None:
                     of_region(inner, inside)
