@@ -17,6 +17,7 @@ from sim.execute.torch_memory import LiveBytes  # noqa: E402
 from sim.schedule import Builder, replay  # noqa: E402
 from sim.strategies.checkpointing import uniform  # noqa: E402
 from sim.strategies.forward import forward_recompute  # noqa: E402
+from sim.strategies.optimal import optimal_front  # noqa: E402
 from sim.strategies.reverse import reverse_full, reverse_offload  # noqa: E402
 from sim.tracing.program import program  # noqa: E402
 
@@ -97,6 +98,68 @@ def test_every_schedule_gives_the_bits_of_plain_autograd_and_the_predicted_peak(
         predicted = replay(schedule).working_bytes
         # The clone of the loss and the seed of its cotangent are the measurement's own.
         assert predicted * 0.99 <= peak <= predicted + 8
+
+
+@pytest.mark.parametrize("granularity", ["modules", "blocks"])
+@pytest.mark.parametrize("name", CASES)
+def test_optimal_schedules_stay_within_their_budgets(name, granularity):
+    module, inputs, loss = _case(name)
+    traced = program(module, inputs, granularity=granularity, loss=loss)
+    front = optimal_front(traced.graph)
+    least = replay(front.schedule(0)).peak_bytes
+    most = replay(reverse_full(traced.graph)).peak_bytes
+    plain = copy.deepcopy(module)
+    _plain(plain, inputs, loss)
+    for budget in (least, (2 * least + most) // 3, (least + 2 * most) // 3):
+        schedule = front.schedule(front.within(budget))
+        _, gradients, peak = _measured(traced, schedule, copy.deepcopy(module), inputs)
+        predicted = replay(schedule)
+        assert predicted.peak_bytes <= budget
+        assert predicted.working_bytes * 0.99 <= peak <= predicted.working_bytes + 8
+        for key, p in plain.named_parameters():
+            assert torch.equal(p.grad, gradients[key]), key
+
+
+class _Odd(torch.nn.Module):
+    """What models do besides layers in a row."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(6, 6)
+        self.again = torch.nn.Linear(6, 6)
+        self.normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(6, 6))
+        self.scale = torch.nn.Parameter(torch.ones(6))
+        self.register_buffer("table", torch.arange(6.0))
+
+    def forward(self, x):
+        x = self.first(x)
+        with torch.no_grad():
+            norm = x.norm(dim=-1, keepdim=True)
+        y = self.again(self.again(x / norm))
+        y = y + x.detach() * self.scale + self.table.view(1, 6)
+        a, b, c = y.chunk(3, dim=-1)
+        z = torch.cat([c * a, b.sigmoid(), torch.where(a > 0, a, b * 0.5)], -1)
+        z = self.normed(z) + z.t().contiguous().t()
+        noise = torch.rand_like(z)
+        z = z * noise
+        z += y
+        largest, _ = z.topk(2, dim=-1)
+        return torch.nn.functional.dropout(z, 0.5).sum(-1) + largest.prod(-1) + z[:, 1:3].mean(-1)
+
+
+@pytest.mark.parametrize("granularity", ["ops", "modules", "blocks"])
+def test_odd_operations_keep_the_gradient_of_autograd(granularity):
+    torch.manual_seed(0)
+    module, inputs = _Odd(), {"x": torch.randn(5, 6)}
+    plain = copy.deepcopy(module)
+    expected = _plain(plain, inputs, "sum")
+    traced = program(module, inputs, granularity=granularity, loss="sum")
+    for schedule in (reverse_full(traced.graph), *(uniform(traced.graph, segments=k) for k in (2, 3, 7))):
+        value, gradients, peak = _measured(traced, schedule, copy.deepcopy(module), inputs)
+        assert torch.equal(value, expected)
+        for key, p in plain.named_parameters():
+            assert torch.allclose(p.grad, gradients[key], rtol=1e-5, atol=1e-6), key
+        assert peak <= replay(schedule).working_bytes + 8
 
 
 def test_the_mlp_of_the_reference_takes_its_measured_bytes_and_flops():

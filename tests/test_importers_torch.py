@@ -202,6 +202,16 @@ def _read_after_update(m, x):
     return x + m.count
 
 
+def _inference(m, x):
+    with torch.inference_mode():
+        return x * 2
+
+
+def _autocast(m, x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return m.linear(x)
+
+
 def _later_view(m, x):
     y = x.view(-1)
     x.mul_(2)
@@ -218,6 +228,8 @@ def _later_view(m, x):
         (_into_view, "writes into a view"),
         (_into_parameter, "writes into parameter 'inner.linear.weight'"),
         (_read_after_update, "reads .*which the forward updates|reads a buffer that it has updated"),
+        (_inference, "inference_mode"),
+        (_autocast, "enters autocast"),
         (_later_view, "read later through a view"),
         (lambda m, x: torch.fft.fft(x).real, "complex64"),
         (lambda m, x: 1 / 0, r"module 'inner' \(_Inner\) raised ZeroDivisionError"),

@@ -7,9 +7,12 @@ that depend on values, custom gradients, gradient hooks, writes into inputs or p
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -137,9 +140,7 @@ class _Trail:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Refuse what a recording would lose: gradients written by hand, and hooks on gradients."""
-    function, tensor = torch.autograd.Function, torch.Tensor
-    apply, register = function.__dict__.get("apply"), tensor.register_hook
+    """Refuse what a recording would lose: gradients written by hand, hooks on them, and two modes."""
 
     def refuse_function(cls: type, *_: Any, **__: Any) -> Any:
         raise GraphError(
@@ -150,13 +151,25 @@ def _refusing() -> Iterator[None]:
     def refuse_hook(*_: Any, **__: Any) -> Any:
         raise GraphError("the forward registers a gradient hook on a tensor (register_hook), which would be lost")
 
-    function.apply = classmethod(refuse_function)
-    tensor.register_hook = refuse_hook
-    try:
+    enter = torch.inference_mode.__enter__
+
+    def refuse_inference(mode: Any) -> Any:
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):  # PyTorch's own use of it
+            return enter(mode)
+        raise GraphError("the forward enters torch.inference_mode, which cannot be traced; use torch.no_grad")
+
+    def refuse_autocast(*_: Any) -> Any:
+        raise GraphError("the forward enters autocast, which cannot be traced; convert tensors with .to(dtype)")
+
+    with ExitStack() as stack:
+        for owner, name, refusal in (
+            (torch.autograd.Function, "apply", classmethod(refuse_function)),
+            (torch.Tensor, "register_hook", refuse_hook),
+            (torch.inference_mode, "__enter__", refuse_inference),
+            (torch.autocast, "__enter__", refuse_autocast),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, refusal))
         yield
-    finally:
-        function.apply = apply
-        tensor.register_hook = register
 
 
 def _check_module(module: nn.Module, parameters: Mapping[str, Any]) -> None:
@@ -224,6 +237,8 @@ def _captured(
         if node.target is torch._C._set_grad_enabled:
             grad = bool(node.args[0])
             continue
+        if not isinstance(node.target, torch._ops.OpOverload) and node.target is not operator.getitem:
+            raise GraphError(f"the model calls {getattr(node.target, '__name__', node.target)}, which is not supported")
         path = tuple(n for n, _ in stack)
         leaf = bool(path) and path[-1] in trail.leaves
         op = Op(node, path, stack[-1][1] if stack else 0, grad, leaf)

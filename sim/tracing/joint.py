@@ -207,11 +207,13 @@ def take_apart(piece: Piece, wanted: Sequence[bool], layouts: Sequence[Layout], 
         reached[:] = [t.requires_grad for t in flat]
         asked = [t for s, w in zip(slots, wanted, strict=True) if w for t in pytree.tree_leaves(s)]
         pairs = [(t, c) for t, c in zip(flat, cotangents, strict=True) if t.requires_grad]
-        if not pairs or not asked:
+        leaves = [t for t in asked if t.requires_grad]
+        if not pairs or not leaves:
             return [outputs, [None for _ in asked]]
         out, seeds = zip(*pairs, strict=True)
         with torch.enable_grad():
-            return [outputs, list(torch.autograd.grad(out, asked, seeds, allow_unused=True))]
+            found = iter(torch.autograd.grad(out, leaves, seeds, allow_unused=True))
+        return [outputs, [next(found) if t.requires_grad else None for t in asked]]
 
     outputs = [t for n in piece.outputs for t in tensors_of(n)]
     seeds = [_fresh(t, wanted=False, stride=stride) for t, stride in zip(outputs, layouts, strict=True)]

@@ -202,6 +202,7 @@ class _Builder:
 
 def _with_costs(steps: Sequence[Step], details: Sequence[dict[str, Any]], builder: _Builder) -> list[Node]:
     owners, tied = _owners(steps, builder)
+    n_inputs = len(builder.resident) - len(builder.pieces.constants)
     nodes = []
     names = builder.names
     for i, (step, detail) in enumerate(zip(steps, details, strict=True)):
@@ -220,7 +221,7 @@ def _with_costs(steps: Sequence[Step], details: Sequence[dict[str, Any]], builde
                 name=step.name, inputs=tuple(dict.fromkeys(read)), output_shape=tuple(out.shape), op=detail["op"],
                 dtype=dtype, forward_flops=joint.forward_flops, vjp_flops=total - own_share,
                 param_vjp_flops=own_share, param_size=math.ceil(param_bytes / itemsize),
-                residual_bytes=joint.residual_bytes if taped else None, needs=_needs(step, len(builder.resident) - len(builder.pieces.constants), builder.active[i]),
+                residual_bytes=joint.residual_bytes if taped else None, needs=_needs(step, n_inputs, builder.active[i]),
                 activation_bytes=joint.output_bytes,
                 vjp_broadcasts=bool(joint.expanded) and len(piece.reads) == 1,
                 tied_to=None if i not in tied else steps[tied[i]].name,
