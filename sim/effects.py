@@ -217,7 +217,7 @@ class Table:
         scaled = self.scaled[self.value]
 
         def of_rows(sizes: Ints) -> Ints:
-            up_to = np.concatenate([[0], np.cumsum(sizes)])
+            up_to: Ints = np.concatenate([[0], np.cumsum(sizes)])
             return up_to[self.ptr[1:]] - up_to[self.ptr[:-1]]
 
         fixed, per_width = of_rows(np.where(scaled, 0, size)), of_rows(np.where(scaled, size, 0))

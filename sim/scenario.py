@@ -113,14 +113,18 @@ class Scenario:
         budget = data["budget"] if "budget" in (x.key, y.key) else self.budget_bytes
         return replace(self, graph_parameters=parameters, budget_bytes=budget, regimes=None)
 
-    def check(self) -> Graph:
+    def check(self) -> Graph | None:
         """The graph, once the strategy of each line has been tried on it with its first values.
+
+        `None` for a graph that only the user's own code can make, which is not run here.
 
         Raises
         ------
         DocumentError
             If the graph cannot be built, or strategies do not work on it: at their places in the file.
         """
+        if self.graph_kind in USER_CODE:
+            return None
         graph = self.build_graph()
         found = []
         for point in {p.path: p for p in reversed(self.points)}.values():
@@ -152,6 +156,10 @@ class Scenario:
                 return ("graph", "layers", i)
         first = str(error).partition(":")[0]
         return ("graph", first) if first in graph else ("graph",)
+
+
+USER_CODE = frozenset({"torch", "jax"})
+"""Kinds of graphs whose making imports a module that the scenario names."""
 
 
 def graph_kinds() -> Mapping[str, Entry[Graph]]:

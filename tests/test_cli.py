@@ -397,3 +397,16 @@ def test_figures_are_drawn_from_the_results_alone(scenario: Path, sim: Run, monk
     monkeypatch.setattr(plots, "draw_all", lambda results, folder: seen.append(results) or [])
     sim("run", scenario)
     assert seen == [json.loads(Path("outputs/demo/results.json").read_text())]
+
+
+def test_validate_never_runs_the_code_that_a_scenario_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    scenario = tmp_path / "s.yaml"
+    inputs = "{x: {shape: [2, 3], dtype: float32}}"
+    for kind in ("torch", "jax"):
+        scenario.write_text(
+            f'version: 1\nname: s\ngraph: {{kind: {kind}, factory: "mine:make", inputs: {inputs}}}\n'
+            "strategies: [reverse_full]\n"
+        )
+        assert cli.main(["validate", str(scenario)]) == 0
+        assert not (tmp_path / "ran").exists()

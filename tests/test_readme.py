@@ -79,3 +79,40 @@ def test_every_command_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     listed = re.findall(r"^  (\w+)  +\S", capsys.readouterr().out.split("Commands:")[1], flags=re.MULTILINE)
     assert listed
     assert [c for c in listed if f"sim {c}" not in README] == []
+
+
+CLAIMS = [
+    ("resnet50", "reverse_full", {}, "2.76 GB", None),
+    ("resnet50", "reverse_checkpointed", {"schedule": "sqrt"}, "1.36 GB", "0.89 F"),
+    ("resnet50", "reverse_checkpointed", {"schedule": "optimal", "budget": 1_220_000_000}, "891 MB", "0.33 F"),
+    ("vgg19", "reverse_checkpointed", {"schedule": "sqrt"}, "2.22 GB", "0.95 F"),
+    ("vgg19", "reverse_checkpointed", {"schedule": "optimal"}, "1.81 GB", "0.10 F"),
+    ("unet", "reverse_full", {}, "992 MB", None),
+    ("unet", "reverse_checkpointed", {"schedule": "sqrt"}, "558 MB", "0.76 F"),
+    ("unet", "reverse_checkpointed", {"schedule": "optimal", "budget": 819_000_000}, "441 MB", "0.57 F"),
+    ("transformer", "reverse_checkpointed", {"schedule": "sqrt"}, "4.48 GB", "0.62 F"),
+    ("transformer", "reverse_checkpointed", {"schedule": "optimal", "budget": 5_570_000_000}, "4.07 GB", "0.44 F"),
+    ("time_stepper", "reverse_full", {}, "3.20 TB", None),
+    ("time_stepper", "reverse_checkpointed", {"schedule": "binomial", "slots": 5}, "80.0 MB", None),
+    ("fan_out", "forward_cached", {}, "89.6 MFLOP", None),
+    ("fan_out", "reverse_full", {}, "18.4 GFLOP", None),
+    ("hourglass", "forward_cached", {}, "2.19 GFLOP", None),
+    ("hourglass", "jacobian_chain", {"order": "optimal"}, "92.6 MFLOP", None),
+]
+
+
+@pytest.mark.parametrize(("name", "strategy", "parameters", "amount", "redone"), CLAIMS)
+def test_the_numbers_of_the_table_are_those_of_the_scenarios(
+    name: str, strategy: str, parameters: dict[str, object], amount: str, redone: str | None
+) -> None:
+    import sim
+    from sim.units import format_bytes, format_flops
+
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{name}.yaml`")]
+    graph = sim.load(ROOT / "scenarios" / f"{name}.yaml").build_graph()
+    cost = replay(sim.schedule(graph, strategy, **parameters))
+    assert amount in row
+    assert amount in (format_bytes(cost.working_bytes), format_flops(cost.flops.total))
+    if redone is not None:
+        assert redone in row
+        assert f"{cost.flops.recompute / graph.forward_flops:.2f} F" == redone

@@ -26,5 +26,6 @@ def validate(paths: Sequence[Path], *, quiet: bool) -> int:
             continue
         if not quiet:
             count = len(wanted.points)
-            emit(f"{path}: valid: {wanted.name}, {len(graph)} nodes, {count} point{'s' if count != 1 else ''}\n")
+            size = "a model that is not built here" if graph is None else f"{len(graph)} nodes"
+            emit(f"{path}: valid: {wanted.name}, {size}, {count} point{'s' if count != 1 else ''}\n")
     return code

@@ -131,4 +131,5 @@ def node_rows(graph: Graph, plan: Plan) -> NDArray[np.int32]:
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     forward = np.repeat(plan >= 0, lengths)
     first, last = np.repeat(starts[step], lengths), np.repeat(starts[step + 1] - 1, lengths)
-    return np.where(forward, first + within, n * VJP + last - within).astype(np.int32)
+    rows: NDArray[np.int32] = np.where(forward, first + within, n * VJP + last - within).astype(np.int32)
+    return rows  # noqa: RET504  # the name gives the type checker the dtype, which np.where loses
