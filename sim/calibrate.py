@@ -23,7 +23,7 @@ from sim.strategies.reverse import reverse_full
 
 Dtype = Literal["float32", "float64"]
 
-MATRIX = 1024
+MATRIX = 2048
 """Rows and columns of the product: enough for full rate, little enough to take a fraction of a second."""
 STREAM_BYTES = 64_000_000
 """Of each array: more than caches hold."""
@@ -79,7 +79,7 @@ class Calibration:
         return "\n".join(lines) + "\n"
 
 
-def calibrate(*, repeats: int = 7, matrix: int = MATRIX, stream_bytes: int = STREAM_BYTES) -> Calibration:
+def calibrate(*, repeats: int = 5, matrix: int = MATRIX, stream_bytes: int = STREAM_BYTES) -> Calibration:
     """The rates of this machine, each the best of `repeats` runs."""
     bandwidth, copies = _stream_rates(stream_bytes, repeats)
     return Calibration(

@@ -88,6 +88,9 @@ class Verifier:
         If an op of the graph cannot be executed.
     """
 
+    engine = "NumPy"
+    slopes = True
+
     def __init__(
         self, graph: Graph, *, device: Device | None, limit_s: float, memory_bytes: int, seed: int = 0
     ) -> None:
@@ -228,9 +231,9 @@ def _flops(schedule: Schedule, result: Execution) -> Check:
 
 def _rough_device(dtype: str) -> Device:
     """A device a little slower than this machine, measured in some milliseconds."""
-    size = 256
+    size = 512
     a = np.ones((size, size), dtype="float64" if dtype == "float64" else "float32")
-    rate = ROUGH_EFFICIENCY * 2.0 * size**3 / shortest(lambda: a @ a, 20)
+    rate = ROUGH_EFFICIENCY * 2.0 * size**3 / shortest(lambda: a @ a, 10)
     return Device(
         name="rough", flops_per_s=rate, bandwidth_bytes_per_s=ROUGH_BANDWIDTH, memory_bytes=None,
         to_host_bytes_per_s=ROUGH_BANDWIDTH, from_host_bytes_per_s=ROUGH_BANDWIDTH,

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sim import verification
 from sim.commands.output import emit, note
@@ -18,6 +18,11 @@ from sim.registry import Problem
 from sim.scenario import Scenario, graph_kinds, load, named_device
 from sim.units import format_bytes, format_flops, format_seconds
 from sim.verification import Check, Verified, Verifier
+
+if TYPE_CHECKING:
+    from sim.verification_torch import TorchVerifier
+
+AnyVerifier: TypeAlias = "Verifier | TorchVerifier"
 
 OFF = 1
 ABSTRACT = ("chain",)
@@ -41,13 +46,13 @@ def verify(file: Path, *, device: str | None, batch: int | None, max_seconds: fl
     if batch is not None:
         scenario = _with_batch(scenario, batch)
     _check_executable(scenario)
-    graph = scenario.build_graph()
     try:
-        verifier = Verifier(graph, device=machine, limit_s=max_seconds, memory_bytes=verification.free_memory())
+        verifier = _verifier(scenario, machine, max_seconds)
     except (NotApplicable, GraphError) as error:
         raise scenario.error(("graph",), str(error)) from None
     if verifier.impossible:
-        raise NotApplicable(f"{file}: too large to be run here: {verifier.impossible}{_advice(graph, scenario)}")
+        advice = _advice(verifier.graph, scenario)
+        raise NotApplicable(f"{file}: too large to be run here: {verifier.impossible}{advice}")
     points, problems = [], []
     for wanted in scenario.points:
         try:
@@ -59,6 +64,15 @@ def verify(file: Path, *, device: str | None, batch: int | None, max_seconds: fl
     _tell(points, quiet=quiet)
     emit(_json(scenario, verifier, points) if format == "json" else _table(scenario, verifier, points))
     return 0 if all(p.ok for p in points) else OFF
+
+
+def _verifier(scenario: Scenario, machine: Device | None, max_seconds: float) -> AnyVerifier:
+    memory_bytes = verification.free_memory()
+    if scenario.graph_kind == "torch":
+        from sim.verification_torch import TorchVerifier
+
+        return TorchVerifier(scenario.graph_parameters, device=machine, limit_s=max_seconds, memory_bytes=memory_bytes)
+    return Verifier(scenario.build_graph(), device=machine, limit_s=max_seconds, memory_bytes=memory_bytes)
 
 
 def _with_batch(scenario: Scenario, batch: int) -> Scenario:
@@ -104,11 +118,11 @@ def _how_far(c: Check) -> str:
     return f"{c.predicted} predicted, {c.measured} measured; {expected}"
 
 
-def _json(scenario: Scenario, verifier: Verifier, points: Sequence[Verified]) -> str:
+def _json(scenario: Scenario, verifier: AnyVerifier, points: Sequence[Verified]) -> str:
     data: dict[str, Any] = {
         "scenario": {"name": scenario.name, "sha256": scenario.document.sha256},
         "graph": {"name": verifier.graph.name, "nodes": len(verifier.graph), "batch": verifier.graph.batch},
-        "engine": "numpy",
+        "engine": verifier.engine,
         "dtype": verifier.dtype,
         "device": dataclasses.asdict(verifier.device) if verifier.device else None,
         "points": [
@@ -129,14 +143,14 @@ def _finite(error: float) -> float | None:
     return error if error < float("inf") else None
 
 
-def _table(scenario: Scenario, verifier: Verifier, points: Sequence[Verified]) -> str:
+def _table(scenario: Scenario, verifier: AnyVerifier, points: Sequence[Verified]) -> str:
     device: Device | None = verifier.device
     heads = ["strategy", "peak", "measured", "flops", "counted", "gradient", "slopes"]
     heads += ["time", "measured"] if device else []
     rows = [_row(p, timed=device is not None) for p in points]
     graph, dtype = verifier.graph, verifier.dtype
-    first = f"{scenario.name}: {len(graph)} nodes, batch {graph.batch}, {dtype}, run on NumPy"
-    return "\n".join([first, "", *_aligned([[*heads, "holds"], *rows]), "", *_legend(dtype, device), ""])
+    first = f"{scenario.name}: {len(graph)} nodes, batch {graph.batch}, {dtype}, run on {verifier.engine}"
+    return "\n".join([first, "", *_aligned([[*heads, "holds"], *rows]), "", *_legend(verifier), ""])
 
 
 def _row(p: Verified, *, timed: bool) -> list[str]:
@@ -146,11 +160,14 @@ def _row(p: Verified, *, timed: bool) -> list[str]:
     for quantity, shown in (("peak bytes", format_bytes), ("flops", format_flops)):
         c = p.check(quantity)
         assert c is not None
-        cells += [shown(int(c.predicted or 0)), "the same" if c.ok else shown(int(c.measured or 0))]
+        same = c.predicted == c.measured
+        cells += [
+            shown(int(c.predicted or 0)),
+            "the same" if same else f"{int(c.measured or 0) - int(c.predicted or 0):+}",
+        ]
     for quantity in ("gradient", "slopes"):
         c = p.check(quantity)
-        assert c is not None
-        cells.append(f"{c.error:.1e}")
+        cells.append("-" if c is None else f"{c.error:.1e}")
     if timed:
         c = p.check("seconds")
         assert c is not None
@@ -170,17 +187,26 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _legend(dtype: str, device: Device | None) -> list[str]:
-    lines = [
-        "peak: bytes held at every action, exact; flops: counted from the shapes of the arrays, exact",
-        f"gradient: off full store by at most {verification.GRADIENT_TOLERANCE[dtype]:g} of its largest entry; slopes: "
-        f"off central",
-        f"differences in float64, along {verification.DIRECTIONS} directions, by at most "
-        f"{verification.DIFFERENCE_TOLERANCE[dtype]:g} of their size",
-    ]
-    if device:
+def _legend(verifier: AnyVerifier) -> list[str]:
+    dtype, device = verifier.dtype, verifier.device
+    gradient = verification.GRADIENT_TOLERANCE.get(dtype, verification.GRADIENT_TOLERANCE["float16"])
+    if verifier.slopes:
+        lines = [
+            "peak: bytes held at every action, exact; flops: counted from the shapes of the arrays, exact",
+            f"gradient: off full store by at most {gradient:g} of its largest entry; slopes: off central",
+            f"differences in float64, along {verification.DIRECTIONS} directions, by at most "
+            f"{verification.DIFFERENCE_TOLERANCE[dtype]:g} of their size",
+        ]
+    else:
+        lines = [
+            "peak: bytes of all storages alive beside parameters and inputs, within 1 %; flops: of matrix products,",
+            f"exact; gradient: off plain autograd by at most {gradient:g} of its largest entry",
+        ]
+    if device and verifier.slopes:
         lines.append(
             f"time: on {device.name}, within {verification.SECONDS_TOLERANCE:.0%}; * not judged, because products take "
             f"less than {verification.COMPUTE_BOUND:.0%} of it"
         )
+    elif device:
+        lines.append(f"time: on {device.name}; * not judged, because it was measured with NumPy")
     return lines
