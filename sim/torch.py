@@ -88,23 +88,27 @@ class _Plan:
         others = {k: v for k, v in bound.arguments.items() if k not in given}
         if any(isinstance(v, torch.Tensor) for v in pytree.tree_leaves(others)):
             raise NotApplicable("a tensor inside a list, tuple or mapping is among the arguments; pass it by itself")
-        training = tuple(m.training for m in module.modules())
-        parameters = dict(module.named_parameters())
+        training, parameters, buffers = _state(module)
         names = [n for n, p in parameters.items() if p.requires_grad]
         if not names:
             raise NotApplicable("no parameter of the module requires a gradient")
         layouts = tuple((k, tuple(t.shape), t.stride(), t.dtype, t.device) for k, t in given.items())
         runner = self._runner((layouts, training, tuple(names), repr(others)), module, bound, given)
-        sweep = self._swept(runner, module, parameters, names, given)
+        sweep = self._swept(runner, parameters, buffers, names, given)
         flat = _Outputs.apply(sweep, _Gradients.apply(sweep, *(parameters[n] for n in names)))
         return _returned(runner.program, flat)
 
     def _swept(
-        self, runner: Runner, module: nn.Module, parameters: Mapping[str, Any], names: Sequence[str], given: Any
+        self,
+        runner: Runner,
+        parameters: Mapping[str, Any],
+        buffers: Mapping[str, Any],
+        names: Sequence[str],
+        given: Any,
     ) -> _Sweep:
         """The actions before the first VJP, done."""
         with torch.no_grad():
-            run = runner.start({n: p.detach() for n, p in parameters.items()}, dict(module.named_buffers()), given)
+            run = runner.start({n: p.detach() for n, p in parameters.items()}, buffers, given)
             outputs = [[t.detach() for t in made] for made in runner.forward(run)]
         watched = [*parameters.values(), *(t for value in run.values.values() for t in value if t is not None)]
         return _Sweep(runner, run, names, outputs, [(t, t._version) for t in watched])
@@ -136,6 +140,21 @@ class _Plan:
             self.tracing = False
         _check_outputs(traced)
         return Runner(traced, schedule_of(traced.graph, self.plan))
+
+
+def _state(module: nn.Module) -> tuple[tuple[bool, ...], dict[str, Any], dict[str, Any]]:
+    """Which submodules train, and what `named_parameters` and `named_buffers` list, in one walk."""
+    training: list[bool] = []
+    found: tuple[dict[Any, str], dict[Any, str]] = ({}, {})
+    for path, part in module.named_modules():
+        training.append(part.training)
+        prefix = f"{path}." if path else ""
+        for names, tensors in zip(found, (part._parameters, part._buffers), strict=True):
+            for key, t in tensors.items():
+                if t is not None:
+                    names.setdefault(t, prefix + key)
+    parameters, buffers = ({name: t for t, name in names.items()} for names in found)
+    return tuple(training), parameters, buffers
 
 
 def _numel(shape: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.1
 import models  # noqa: E402
 from torch import nn  # noqa: E402
 
-from sim import counts  # noqa: E402
+from sim import counts, plan  # noqa: E402
 from sim.errors import GraphError  # noqa: E402
 from sim.families.mlp import mlp  # noqa: E402
 from sim.importers import importers  # noqa: E402
@@ -82,6 +82,12 @@ def test_costs_do_not_depend_on_how_finely_a_model_is_cut(granularity):
     # attention and MLP of 3 blocks.
     inside = 3 * 2 * 2 * 32 * 64 if granularity == "blocks" else 0
     assert graph.columns.vjp_flops.sum() == finest.columns.vjp_flops.sum() + inside
+
+
+def test_inputs_may_be_given_by_name_by_place_or_alone():
+    module, x = models.mlp(4, 2), torch.randn(3, 4)
+    graphs = [from_module(module, given) for given in ({"input": x}, (x,), x)]
+    assert len({plan.fingerprint(graph) for graph in graphs}) == 1
 
 
 def test_nodes_carry_the_names_of_the_model():

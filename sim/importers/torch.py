@@ -7,6 +7,7 @@ seconds and hardly any memory.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -104,9 +105,9 @@ def load(
 
 
 def from_module(
-    module: Any, example_inputs: Mapping[str, Any], *, granularity: Granularity = "modules", loss: Loss = "none"
+    module: Any, example_inputs: Any, *, granularity: Granularity = "modules", loss: Loss = "none"
 ) -> Graph:
-    """The graph of a module in training on inputs like these, by the names of its forward's arguments.
+    """The graph of a module on inputs like these: a mapping by the forward's arguments, a tuple of them, or one tensor.
 
     Tensors are looked at for shape, stride, dtype and device alone; they and the module may be on the
     device `meta` or fake. `cross_entropy` reads one more input, `labels`, and `mse` `target`.
@@ -119,6 +120,9 @@ def from_module(
     extra("torch", "torch")
     from sim.tracing.program import program
 
+    if not isinstance(example_inputs, Mapping):
+        given = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        example_inputs = inspect.signature(module.forward).bind(*given).arguments
     return program(module, example_inputs, granularity=granularity, loss=loss).graph
 
 

@@ -138,10 +138,11 @@ def function(body: Body) -> Callable[..., list[Any]]:
     for r in body.rebuilt:
         base, target = tensors_of(r.base)[0], tensors_of(r.node)[0]
         offset = target.storage_offset() - base.storage_offset()
-        lines.append(
-            f"    {name(r.node)} = {name(r.base)}.as_strided({tuple(target.shape)}, {tuple(target.stride())}, "
-            f"{name(r.base)}.storage_offset() + {offset})"
+        same = target.shape == base.shape and target.stride() == base.stride() and not offset
+        view = (
+            f".as_strided({tuple(target.shape)}, {tuple(target.stride())}, {name(r.base)}.storage_offset() + {offset})"
         )
+        lines.append(f"    {name(r.node)} = {name(r.base)}{'' if same else view}")
     unused = [name(n) for n in body.owned if n not in used]
     if unused:
         lines.append(f"    del {', '.join(unused)}")
