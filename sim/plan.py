@@ -72,7 +72,7 @@ def schedule_of(graph: Graph, plan: Mapping[str, Any]) -> Schedule:
     Raises
     ------
     NotApplicable
-        If the plan was made for another model or by another version.
+        If the plan was made for another model or by another version, or copies values or loops.
     """
     if plan.get("version") != VERSION:
         raise NotApplicable(f"the plan is of version {plan.get('version')}, expected {VERSION}")
@@ -81,6 +81,11 @@ def schedule_of(graph: Graph, plan: Mapping[str, Any]) -> Schedule:
         raise NotApplicable(
             f"the plan was made for another model: its fingerprint is {plan['fingerprint']} ({plan['model']}), "
             f"that of this one is {own} ({graph.name})"
+        )
+    if "order" not in plan:
+        raise NotApplicable(
+            f"the plan is no single sweep of reverse mode on the device ({plan.get('strategy', 'it copies or loops')}); "
+            "plan without --device, or with a scenario of checkpointing strategies alone"
         )
     n, model = len(graph), len(_model_nodes(graph))
     active = graph.active[len(graph.inputs) :]

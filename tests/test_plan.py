@@ -11,10 +11,11 @@ from execution import schedules_of
 from sim import cli, compact, planfile
 from sim.choice import choose
 from sim.commands.plan import ranges
-from sim.errors import SimError
+from sim.errors import NotApplicable, SimError
 from sim.families.chain import chain
 from sim.families.mlp import mlp
 from sim.graph import Graph
+from sim.plan import schedule_of
 from sim.scenario import from_document
 from sim.schedule import replay
 from sim.strategies import load
@@ -258,3 +259,11 @@ def test_the_budget_of_the_scenario_or_the_memory_of_its_device_stand_in(
     assert json.loads(Path("plan.json").read_text())["budget_bytes"] == 650
     run("plan", scenario, "--device", "v100", capfd=capfd)
     assert json.loads(Path("plan.json").read_text())["budget_bytes"] == parse_bytes("32 GB")
+
+
+def test_a_plan_that_copies_is_no_order_to_train_by() -> None:
+    graph = mlp(widths=[3, 4, 4, 2], batch=2, loss="sum")
+    schedule = load().call("reverse_offload", graph)
+    plan = planfile.describe(schedule, strategy="reverse_offload", parameters={})
+    with pytest.raises(NotApplicable, match="no single sweep of reverse mode on the device"):
+        schedule_of(graph, plan)

@@ -132,4 +132,4 @@ def node_rows(graph: Graph, plan: Plan) -> NDArray[np.int32]:
     forward = np.repeat(plan >= 0, lengths)
     first, last = np.repeat(starts[step], lengths), np.repeat(starts[step + 1] - 1, lengths)
     rows: NDArray[np.int32] = np.where(forward, first + within, n * VJP + last - within).astype(np.int32)
-    return rows  # noqa: RET504  # the name gives the type checker the dtype, which np.where loses
+    return rows
