@@ -227,13 +227,17 @@ def chain_graph(chain: ChainColumns, *, name: str = "chain") -> Graph:
         raise CountOverflow(f"the chain's values take about {together:.3g} bytes together, more than 4 EiB")
     zeros = _constant(0, length)
     positions = np.arange(length + 1, dtype=np.int64)
-    before = np.concatenate([[chain.input_bytes], chain.activation_bytes[:-1]])
+    activation = chain.activation_bytes
+    if activation.strides == (0,) and activation[0] == chain.input_bytes:  # one value for all, the input included
+        moved = _constant(2 * chain.input_bytes, length)
+    else:
+        moved = np.concatenate([[chain.input_bytes], activation[:-1]]) + activation
     positions = np.arange(length + 1, dtype=np.int64)
     columns = Columns(
         activation_bytes=chain.activation_bytes,
         scalars=chain.sizes[1:],
         forward_flops=chain.forward_flops,
-        forward_bytes=before + chain.activation_bytes,
+        forward_bytes=moved,
         jvp_flops=chain.jvp_flops,
         vjp_flops=chain.vjp_flops,
         param_vjp_flops=zeros,
