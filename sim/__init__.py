@@ -112,6 +112,10 @@ def run(scenario: Scenario) -> Results:
     return ran(scenario)
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class _Face(ModuleType):
     """This package, whose functions keep their names when submodules of the same name are imported."""
 

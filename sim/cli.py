@@ -207,7 +207,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's usage errors, whichever click it has
             error.show()
             return int(error.exit_code)
-        return _failure(error)
+        return _fail("interrupted", INTERRUPTED) if _was_interrupted(error) else _failure(error)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error, such as that of an import or a callback which it broke off."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _failure(error: Exception) -> int:

@@ -183,6 +183,8 @@ def _results(
                 "parameters": graph.parameter_count,
                 "forward_flops": graph.forward_flops,
                 "wrt": graph.wrt,
+                "inputs": graph.input_scalars,
+                "outputs": graph.output_scalars,
             },
             "device": dataclasses.asdict(scenario.device) if scenario.device else None,
             "budget_bytes": scenario.budget_bytes,

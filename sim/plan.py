@@ -84,7 +84,7 @@ def schedule_of(graph: Graph, plan: Mapping[str, Any]) -> Schedule:
         )
     if "order" not in plan:
         raise NotApplicable(
-            f"the plan is no single sweep of reverse mode on the device ({plan.get('strategy', 'it copies or loops')}); "
+            f"the plan ({plan.get('strategy', 'it copies or loops')}) is no single reverse sweep on the device; "
             "plan without --device, or with a scenario of checkpointing strategies alone"
         )
     n, model = len(graph), len(_model_nodes(graph))

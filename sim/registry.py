@@ -73,7 +73,7 @@ class Entry(Generic[R]):
             model = self.model.model_validate(dict(values))
         except ValidationError as error:
             return {}, problems(error, self.model)
-        return {key: getattr(model, key) for key in model.model_fields_set}, []
+        return {key: getattr(model, key) for key in self.model.model_fields if key in model.model_fields_set}, []
 
 
 class Registry(Mapping[str, Entry[R]]):
@@ -177,6 +177,9 @@ def _expected(error: Any) -> str:
         "bool_type": "true or false",
         "list_type": "a list",
         "dict_type": "a mapping of keys to values",
+        "model_type": "a mapping of keys to values",
+        "model_attributes_type": "a mapping of keys to values",
+        "dataclass_type": "a mapping of keys to values",
         "literal_error": f"one of {context.get('expected', '')}".replace(" or ", ", "),
         "greater_than_equal": f"at least {context.get('ge')}",
         "greater_than": f"more than {context.get('gt')}",
@@ -185,4 +188,4 @@ def _expected(error: Any) -> str:
         "too_short": f"a list of {context.get('min_length')} or more",
         "too_long": f"a list of {context.get('max_length')} or fewer",
     }
-    return known.get(error["type"]) or str(error["msg"]).removeprefix("Input should be ")
+    return known.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")

@@ -46,6 +46,7 @@ def run(file: Path, *, output: Path | None, format: str, quiet: bool, strict: bo
                 return code
         written = results.write(folder)
         _print(results, format)
+        _warn_of_many_gradients(results, quiet=quiet)
         if code == 0:
             chrome = experiment.traces(wanted, results)
             if chrome is not None:
@@ -68,6 +69,16 @@ def _print(results: Results, format: str) -> None:
         emit(results.to_csv())
     else:
         emit(table(results, colour=colours()))
+
+
+def _warn_of_many_gradients(results: Results, *, quiet: bool) -> None:
+    graph = results.scenario["graph"]
+    if graph["wrt"] == "parameters" and graph["outputs"] > 1:
+        note(
+            f"each parameter has {graph['outputs']:,} gradients, one for each output of a sample; "
+            "a `loss:` in the graph makes it the one of training",
+            quiet=quiet,
+        )
 
 
 def _draw(results: Results, folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sim.plots import style
 from sim.plots.spots import short_label
-from sim.units import format_bytes
+from sim.units import format_bytes, format_flops, format_seconds
 
 Floats = NDArray[np.float64]
 XUnit = Literal["seconds", "flops", "actions", "percent"]
@@ -205,7 +205,7 @@ def _fill(figure: Figure, axes: Axes, profile: Profile, kinds: Mapping[str, str]
     x, layers = _thinned(profile, kinds)
     scale = style.linear_scale(0.0, end or 1.0, UNITS[profile.x_unit], most_ticks=6)
     scale.apply(axes.xaxis)
-    axes.set_xlabel(TITLES[profile.x_unit], fontsize=9)
+    axes.set_xlabel(TITLES[profile.x_unit] + _in_all(profile), fontsize=9)
     axes.grid(visible=False, axis="x")
     base = np.zeros(len(x) - 1)
     # Not axes.stairs, which walks along every step to find limits that are known here.
@@ -220,6 +220,16 @@ def _fill(figure: Figure, axes: Axes, profile: Profile, kinds: Mapping[str, str]
         _loop(axes, loop)
     _peak(figure, axes, profile)
     axes.set_title(profile.label, loc="left", fontsize=10.5, fontweight="bold", pad=8)
+
+
+def _in_all(profile: Profile) -> str:
+    """What all turns of the loops take together, where the axis shows one turn for many."""
+    if not profile.loops:
+        return ""
+    whole = profile.x[-1] + sum((loop.times - 1) * (loop.end - loop.start) for loop in profile.loops)
+    if profile.x_unit == "seconds":
+        return f", {format_seconds(whole)} in all"
+    return f", {format_flops(round(whole))} in all" if profile.x_unit == "flops" else ""
 
 
 def _thinned(profile: Profile, kinds: Mapping[str, str]) -> tuple[Floats, Floats]:
