@@ -268,7 +268,152 @@ def test_ctrl_c_at_a_real_process_is_one_line(scenario: Path) -> None:
 def test_an_internal_error_is_one_line_and_debug_shows_where(
     scenario: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    error = SystemError("x")
+    def broken(*_: object, **__: object) -> object:
+        raise ZeroDivisionError("all is lost")
+
+    monkeypatch.setattr(experiment, "run", broken)
+    monkeypatch.delenv("SIM_DEBUG", raising=False)
+    assert cli.main(["run", str(scenario)]) == 1
+    assert capfd.readouterr().err == (
+        "internal error: ZeroDivisionError: all is lost (--debug shows where; please report it)\n"
+    )
+    monkeypatch.setenv("SIM_DEBUG", "1")
+    assert cli.main(["run", str(scenario)]) == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_list_shows_every_registered_name(sim: Run) -> None:
+    code, out, _ = sim("list")
+    assert code == 0
+    registry = strategies.load()
+    names = {*registry, "chain", "mlp", "cnn", "transformer", "layers", "h100-sxm", "v100"}
+    names |= {f"{s.variants[0]}={n}" for s in registry.values() if s.variants for n in s.variants[1]}
+    assert names <= set(out.split())
+    for topic in cli.Topic:
+        assert sim("list", topic.value)[0] == 0
+
+
+def test_list_scenarios_shows_their_descriptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sim: Run) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("scenarios").mkdir()
+    Path("scenarios/good.yaml").write_text("description: What it shows.\n")
+    Path("scenarios/bad.yaml").write_text("a: [")
+    code, out, _ = sim("list", "scenarios")
+    assert code == 0
+    assert out.splitlines() == [
+        "scenarios/bad.yaml   (not YAML: `sim validate` says why)",
+        "scenarios/good.yaml  What it shows.",
+    ]
+
+
+def test_schema_prints_json(sim: Run) -> None:
+    code, out, _ = sim("schema")
+    assert code == 0
+    assert json.loads(out)["required"] == ["version", "name", "graph", "strategies"]
+
+
+def test_init_writes_a_scenario_that_runs_and_never_overwrites_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sim: Run
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sim("init", "mine")[0] == 0
+    code, out, _ = sim("run", "mine.yaml", "--strict", "--format", "json", "--no-plots")
+    assert code == 0
+    assert {p["fits"] for p in json.loads(out)["points"]} == {True, False}
+    Path("mine.yaml").write_text("precious")
+    code, _, err = sim("init", "mine.yaml")
+    assert code == 2
+    assert err == "error: mine.yaml: this file is there already; --force overwrites it\n"
+    assert Path("mine.yaml").read_text() == "precious"
+    assert sim("init", "mine.yaml", "--force")[0] == 0
+    assert sim("validate", "mine.yaml")[0] == 0
+    assert sim("init", "a b.yaml")[0] == 2
+
+
+def test_version_is_the_package_version(sim: Run) -> None:
+    from importlib.metadata import version
+
+    assert sim("--version") == (0, f"sim {version('ad-tradeoff-sim')}\n", "")
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    heavy = "{'numpy', 'numba', 'pydantic', 'yaml', 'matplotlib', 'simpy', 'rich', 'quantiphy'}"
+    code = f"import sys; from sim.cli import main; main(['--help']); print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *text, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    for command in ("run", "plan", "verify", "calibrate", "validate", "list", "schema", "init"):
+        assert any(line.split()[:1] == [command] for line in text)
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What a person sees who runs a command line in a terminal."""
+    import pty
+
+    seen = bytearray()
+
+    def read(fd: int) -> bytes:
+        data = os.read(fd, 1024)
+        seen.extend(data)
+        return data
+
+    saved = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        with open(os.devnull, "w") as quiet:
+            stdout = os.dup(1)
+            os.dup2(quiet.fileno(), 1)
+            try:
+                pty.spawn([sys.executable, "-m", "sim", *arguments], read, lambda _: b"")
+            finally:
+                os.dup2(stdout, 1)
+                os.close(stdout)
+    finally:
+        for name, value in saved.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    return seen.decode()
+
+
+def test_a_terminal_shows_progress_and_colour_unless_told_otherwise(scenario: Path) -> None:
+    shown = on_a_terminal("run", str(scenario), "--no-plots", NO_COLOR="", TERM="xterm")
+    assert "computing" in shown
+    assert "\x1b[1m" in shown
+    plain = on_a_terminal("run", str(scenario), "--no-plots", "-q", NO_COLOR="1", TERM="xterm")
+    assert "computing" not in plain
+    assert "\x1b[" not in plain
+    assert "reverse_full" in plain
+
+
+def test_the_trace_has_a_named_process_for_each_point_in_it(scenario: Path, sim: Run) -> None:
+    sim("run", scenario, "--no-plots")
+    events = json.loads(Path("outputs/demo/trace.json").read_text())["traceEvents"]
+    names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert {e["pid"] for e in events} == set(names)
+    assert "binomial slots=1" in names.values()  # the smallest peak is always on the front
+
+
+def test_figures_are_drawn_from_the_results_alone(scenario: Path, sim: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(plots, "draw_all", lambda results, folder: seen.append(results) or [])
+    sim("run", scenario)
+    assert seen == [json.loads(Path("outputs/demo/results.json").read_text())]
+
+
+def test_validate_never_runs_the_code_that_a_scenario_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    scenario = tmp_path / "s.yaml"
+    inputs = "{x: {shape: [2, 3], dtype: float32}}"
+    for kind in ("torch", "jax"):
+        scenario.write_text(
+            f'version: 1\nname: s\ngraph: {{kind: {kind}, factory: "mine:make", inputs: {inputs}}}\n'
+            "strategies: [reverse_full]\n"
+        )
+        assert cli.main(["validate", str(scenario)]) == 0
+        assert not (tmp_path / "ran").exists()
+
+
+def test_an_error_that_ctrl_c_caused_is_an_interruption() -> None:
+    error = SystemError("returned a result with an exception set")
+    assert not cli._was_interrupted(error)
     error.__context__ = KeyboardInterrupt()
     assert cli._was_interrupted(error)
-    assert not cli._was_interrupted(SystemError("x"))
