@@ -43,11 +43,23 @@ def test_the_scenario_is_valid(tmp_path: Path) -> None:
 
 def test_the_library_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    (example,) = [b for b in blocks("python") if "import sim\n" in b]
+    (example,) = [b for b in blocks("python") if "sim.load(" in b]
     exec(compile(example, "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == re.search(r"# (\d+ \d+)", example)[1]  # type: ignore[index]
     assert "('jacobian_chain forward', 44000), ('jacobian_chain reverse', 8800)" in printed[2]
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_training_under_a_plan_is_training(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(framework, reason=f"needs the extra {framework}")
+    (example,) = [b for b in blocks("python") if f"import sim.{framework}\n" in b]
+    exec(compile(example, "README.md", "exec", dont_inherit=True), {"__name__": "readme"})
+    printed = capsys.readouterr().out.split()
+    assert printed[-1] == "True"
+    if framework == "torch":
+        full, planned = map(int, printed[:2])
+        assert planned <= 0.8 * full
 
 
 def test_the_strategy_to_add_works_as_it_stands() -> None:
