@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sim.cost import Cost
     from sim.device import Device
     from sim.graph import Graph
     from sim.results import Results
     from sim.scenario import Scenario
-    from sim.schedule import Cost, Schedule
+    from sim.schedule import Schedule
     from sim.trace import Trace
 
 __all__ = [

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from sim.cost import Cost
 from sim.device import Device
 from sim.errors import Deadlock, OutOfMemory
 from sim.fronts import curves, stand_ins
@@ -20,7 +21,7 @@ from sim.regimes import regimes
 from sim.registry import Problem
 from sim.results import Point, Results
 from sim.scenario import Scenario
-from sim.schedule import Cost, Schedule, replay
+from sim.schedule import Schedule, replay
 from sim.simulate import simulate, timed
 from sim.units import format_bytes
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from sim.cost import BREAKDOWN_KINDS
 from sim.device import Device
 from sim.graph import Graph
 from sim.pareto import Number, landmarks
 from sim.points import StrategyPoint
 from sim.results import Point
-from sim.schedule import BREAKDOWN_KINDS, Schedule, profile
+from sim.schedule import Schedule, profile
 from sim.simulate import simulate
 from sim.trace import Trace
 

@@ -27,6 +27,7 @@ from sim.actions import (
     VJP,
     Action,
 )
+from sim.cost import BREAKDOWN_KINDS, Cost, Flops, PeakAt, dot
 from sim.effects import Table
 from sim.errors import CountOverflow, InvalidSchedule
 from sim.extras import Extras
@@ -37,9 +38,6 @@ TURNS = 3
 
 Every turn is alike, so memory is the same in each turn but the first (what is left from before may
 not be there yet) and the last (what only the next turn reads is gone)."""
-
-FLOP_KINDS = ("primal", "recompute", "tangent", "adjoint", "jacobian", "product")
-BREAKDOWN_KINDS = (*VALUE_KINDS, "workspace", "resident")
 
 
 class Loop(NamedTuple):
@@ -251,48 +249,6 @@ def pruned(schedule: Schedule) -> Schedule:
     return Schedule(t, schedule.rows[keep], widths, notes=schedule.notes)
 
 
-@dataclass(frozen=True, slots=True)
-class Flops:
-    """Flops by kind, as exact integers."""
-
-    primal: int
-    recompute: int
-    tangent: int
-    adjoint: int
-    jacobian: int
-    product: int
-
-    @property
-    def total(self) -> int:
-        return self.primal + self.recompute + self.tangent + self.adjoint + self.jacobian + self.product
-
-
-class PeakAt(NamedTuple):
-    """The action during which the peak is first reached (a number in the schedule)."""
-
-    action: int
-    kind: str
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a schedule takes, exactly. Bytes are of the device unless a name says otherwise."""
-
-    working_bytes: int
-    resident_bytes: int
-    peak_at: PeakAt
-    peak_breakdown: dict[str, int]
-    flops: Flops
-    actions: dict[str, int]
-    copied_bytes: dict[str, int]
-    tier_peak_bytes: dict[str, int]
-
-    @property
-    def peak_bytes(self) -> int:
-        return self.working_bytes + self.resident_bytes
-
-
 class Walk(NamedTuple):
     """What one pass of the ledger kernel returns."""
 
@@ -406,14 +362,6 @@ def _flops(t: Table, done: Walk) -> Flops:
         by_kind[extra.opcode] += extra.flops * widths
     primal = dot(t.graph.columns.forward_flops, done.evaluated)
     return Flops(primal, by_kind[0] - primal, by_kind[2], by_kind[1], by_kind[3], by_kind[4])
-
-
-def dot(costs: Ints, counts: NDArray[np.int64] | NDArray[np.bool_]) -> int:
-    """Σ costs·counts as an exact Python integer, whatever its size."""
-    if int(costs.max(initial=0)) * int(counts.sum()) < LARGEST:
-        return int(np.dot(costs, counts))
-    used = np.flatnonzero(counts)
-    return sum(a * b for a, b in zip(costs[used].tolist(), counts[used].tolist(), strict=True))
 
 
 def _copied(schedule: Schedule, done: Walk) -> dict[str, int]:

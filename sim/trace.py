@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.actions import KINDS, TIERS
+from sim.cost import Flops, dot
 from sim.device import Device
 from sim.engine import Floats, Memory, Run
 from sim.lives import COMPUTE, STREAMS
-from sim.schedule import Flops, Schedule, dot
+from sim.schedule import Schedule
 
 MOST_EVENTS = 200_000
 """Events that an exported trace has at most; longer ones are merged."""

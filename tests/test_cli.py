@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -350,27 +351,15 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     """What a person sees who runs a command line in a terminal."""
     import pty
 
-    seen = bytearray()
-
-    def read(fd: int) -> bytes:
-        data = os.read(fd, 1024)
-        seen.extend(data)
-        return data
-
-    saved = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        with open(os.devnull, "w") as quiet:
-            stdout = os.dup(1)
-            os.dup2(quiet.fileno(), 1)
-            try:
-                pty.spawn([sys.executable, "-m", "sim", *arguments], read, lambda _: b"")
-            finally:
-                os.dup2(stdout, 1)
-                os.close(stdout)
-    finally:
-        for name, value in saved.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "sim", *arguments]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | environment):
+        os.close(theirs)
+        seen = bytearray()
+        with contextlib.suppress(OSError):  # the terminal goes away with the process
+            while data := os.read(ours, 1024):
+                seen.extend(data)
+    os.close(ours)
     return seen.decode()
 
 

@@ -9,10 +9,11 @@ from checkpoint_schedules import EndReverse, Forward, MixedCheckpointSchedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.cost import Cost
 from sim.errors import CountOverflow, NotApplicable
 from sim.families.chain import chain
 from sim.planners.mixed import forward_count, mixed_plan
-from sim.schedule import Cost, replay
+from sim.schedule import replay
 from sim.strategies import load
 
 

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.actions import Action
+from sim.cost import Cost
 from sim.device import Device, device
 from sim.errors import NotApplicable, ParameterError
 from sim.extras import effects
@@ -27,7 +28,7 @@ from sim.families.chain import chain
 from sim.graph import Graph, Node
 from sim.node import GraphInput
 from sim.planners.multilevel import Level, multilevel_cost, multilevel_plan
-from sim.schedule import Cost, Schedule, replay
+from sim.schedule import Schedule, replay
 from sim.simulate import simulate
 from sim.strategies import load
 from sim.strategies.multilevel import crossings, link_costs

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twins import PlainGraph, plain_replay, unrolled
 
+from sim.cost import BREAKDOWN_KINDS, dot
 from sim.errors import CountOverflow, InvalidSchedule, NotApplicable
 from sim.extras import effects
 from sim.families.chain import chain
 from sim.graph import ITEMSIZE, Graph, GraphInput, Node
-from sim.schedule import BREAKDOWN_KINDS, Builder, Schedule, dot, profile, replay, walk
+from sim.schedule import Builder, Schedule, profile, replay, walk
 from sim.strategies import load
 
 STRATEGIES = load()

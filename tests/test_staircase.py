@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_oracles import least_cost, persistent_cost
 
+from sim.cost import Cost
 from sim.errors import CountOverflow
 from sim.families.chain import chain
 from sim.graph import Graph
 from sim.planners.binomial import forward_count
 from sim.planners.stages import stages_of
 from sim.planners.staircase import Staircase, full_store_bytes, largest_ratio, staircase
-from sim.schedule import Builder, Cost, replay
+from sim.schedule import Builder, replay
 from sim.strategies.reverse import reverse_full
 
 NEEDS = ["none", "input", "output", "both"]

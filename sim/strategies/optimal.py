@@ -10,12 +10,13 @@ import numpy as np
 from pydantic import Field
 
 from sim.actions import VJP
+from sim.cost import dot
 from sim.effects import base_table
 from sim.errors import NotApplicable, ParameterError
 from sim.graph import Graph, Ints
 from sim.pareto import front
 from sim.registry import Count
-from sim.schedule import Builder, Schedule, dot, replay
+from sim.schedule import Builder, Schedule, replay
 from sim.strategies.checkpointing import schedules
 from sim.strategies.reverse import reverse_full
 from sim.units import Bytes, format_bytes
