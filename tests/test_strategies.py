@@ -18,6 +18,7 @@ from sim.errors import NotApplicable, ParameterError
 from sim.graph import Graph, GraphInput, Node
 from sim.planners.binomial import binomial_plan, forward_count
 from sim.schedule import Schedule, replay, walk
+from sim.strategies.checkpointing import from_plan, segmented
 
 CHUNKS = st.integers(1, 5)
 REVERSE = [
@@ -268,3 +269,20 @@ def test_each_chunk_of_cotangents_costs_the_same_evaluations(
     parts = replay(sim.schedule(graph, call[0], **call[1], chunk=chunk))
     assert parts.actions["forward"] == ceil(graph.output_scalars / chunk) * whole.actions["forward"]
     assert parts.flops.adjoint == whole.flops.adjoint
+
+
+@pytest.mark.parametrize(("layers", "mebibytes"), [(None, 69.002), (4, 36.023), (2, 42.004), (1, 69.002)])
+def test_an_mlp_takes_what_pytorch_was_measured_to_take(layers: int | None, mebibytes: float) -> None:
+    """REFERENCE section 9: 16 × (Linear 512→512, ReLU), batch 2048, gradient of the sum; every segment checkpointed."""
+    graph = sim.mlp(widths=[512] * 17, batch=2048, activate_output=True, loss="sum")
+    if layers is None:
+        cost = replay(sim.schedule(graph, "reverse_full"))
+    else:
+        # the segments are those of the 32 nodes, with the loss (one flop a scalar) behind the last
+        starts = [*range(0, 32, 2 * layers), 33]
+        cost = replay(from_plan(graph, segmented(np.array(starts), keep_last=False), None))
+    assert cost.working_bytes / 2**20 == pytest.approx(mebibytes, abs=6e-4)
+    products = 2 * 2048 * 512 * 512
+    evaluations = round((cost.flops.primal + cost.flops.recompute) / products)
+    adjoints = round(cost.flops.adjoint / products)
+    assert (evaluations + adjoints) * products / 1e9 == pytest.approx(50.4659 if layers is None else 67.6457, abs=1e-4)

@@ -7,6 +7,7 @@ a function with `schedules.register`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated, Any
 
@@ -40,17 +41,19 @@ def uniform(
     graph: Graph,
     *,
     segments: Annotated[Count, Field(description="number of segments, as equal in steps as possible")],
+    keep_last: Annotated[bool, Field(description="whether the last segment is kept from the forward sweep")] = True,
     chunk: Cotangents = None,
 ) -> Schedule:
     """Segments of equal length, each computed again from its first activation before its adjoint.
 
-    The last segment is kept from the forward sweep, so the flops are at most 2·ΣF + n_out·ΣB. More
-    segments than steps mean one segment a step.
+    The last segment is kept from the forward sweep unless `keep_last` is false, which is what a
+    framework does that wraps every segment in a checkpoint. The flops are at most 2·ΣF + n_out·ΣB.
+    More segments than steps mean one segment a step.
     """
     steps = len(graph.step_starts) - 1
     segments = min(segments, steps)
     starts = (np.arange(segments + 1, dtype=np.int64) * steps) // segments
-    return from_plan(graph, _segmented(starts), chunk)
+    return from_plan(graph, segmented(starts, keep_last=keep_last), chunk)
 
 
 @schedules.register("sqrt")
@@ -69,7 +72,7 @@ def periodic(
 ) -> Schedule:
     """A checkpoint every so many steps; the last segment, which may be shorter, is kept."""
     steps = len(graph.step_starts) - 1
-    return from_plan(graph, _segmented(np.append(np.arange(0, steps, every), steps)), chunk)
+    return from_plan(graph, segmented(np.append(np.arange(0, steps, every), steps)), chunk)
 
 
 @schedules.register("binomial")
@@ -87,12 +90,14 @@ def binomial(
     return from_plan(graph, binomial_plan(len(graph.step_starts) - 1, slots), chunk)
 
 
-def _segmented(starts: NDArray[np.int64]) -> Plan:
-    """A forward sweep, the last segment's adjoint, then each earlier segment computed again."""
+def segmented(starts: NDArray[np.int64], *, keep_last: bool = True) -> Plan:
+    """A forward sweep, then the segments from the last to the first: each computed again, then its adjoint."""
     steps = int(starts[-1])
-    plan = [np.arange(steps), ~np.arange(steps - 1, int(starts[-2]) - 1, -1)]
-    for start, stop in zip(starts[-3::-1].tolist(), starts[-2:0:-1].tolist(), strict=True):
-        plan += [np.arange(start, stop), ~np.arange(stop - 1, start - 1, -1)]
+    plan = [np.arange(steps)]
+    for start, stop in reversed(list(itertools.pairwise(starts.tolist()))):
+        if stop < steps or not keep_last:
+            plan.append(np.arange(start, stop))
+        plan.append(~np.arange(stop - 1, start - 1, -1))
     return np.concatenate(plan).astype(np.int32)
 
 
