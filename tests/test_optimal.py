@@ -17,7 +17,7 @@ from sim.families.chain import chain
 from sim.families.cnn import cnn
 from sim.families.mlp import mlp
 from sim.families.transformer import transformer
-from sim.graph import Graph
+from sim.graph import Graph, GraphInput, Node
 from sim.planners.blocks import spread
 from sim.planners.bounds import lower_bound
 from sim.planners.stages import stages_of
@@ -67,6 +67,22 @@ def test_every_point_of_the_front_is_its_replay(graph: Graph) -> None:
         assert cost.actions["vjp"] % int(graph.active[len(graph.inputs) :].sum()) == 0
     assert all(np.diff(found.peak_bytes) > 0)
     assert all(a > b for a, b in zip(found.cost, found.cost[1:], strict=False))
+
+
+def test_three_cotangents_in_chunks_of_two_cost_no_more_than_three() -> None:
+    """All at once and in chunks, every cotangent passes each VJP once: 3 times the one flop of the last."""
+    sizes = [1, 6, 1, 1]
+    nodes = [
+        Node(
+            name=f"n{i}", inputs=("x",) if i == 0 else (f"n{i - 1}",), output_shape=(2, 3 if i == 3 else 1),
+            param_size=int(i == 0), param_vjp_flops=int(i == 3), needs="input" if i == 3 else "none",
+            activation_bytes=size,
+        )
+        for i, size in enumerate(sizes)
+    ]  # fmt: skip
+    graph = Graph.from_nodes(nodes, [GraphInput(name="x", shape=(2, 1))], batch=2, wrt="parameters")
+    assert graph.output_scalars == 3
+    assert set(optimal_front(graph).cost) == {3}
 
 
 @settings(deadline=None, max_examples=60)

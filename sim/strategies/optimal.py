@@ -183,11 +183,11 @@ def _make_front(graph: Graph, tolerance: float, costs: tuple[Ints, Ints] | None)
         ]
     else:
         chosen = spread(stairs.cost, MOST_REPLAYS)
-        candidates += _replayed((maker(i) for i in chosen), flops)
+        candidates += _replayed((maker(i) for i in chosen), costs)
     if not stairs.stages.exact:
-        candidates += _replayed(_fixed(graph), flops)
+        candidates += _replayed(_fixed(graph), costs)
     if width > 1 and costs is None:
-        candidates += _replayed(_in_chunks(graph, width), flops)
+        candidates += _replayed(_in_chunks(graph, width), None)
     kept = front([(peak, cost) for peak, cost, _ in candidates])
     unique = [i for k, i in enumerate(kept) if not k or candidates[i][:2] != candidates[kept[k - 1]][:2]]
     peaks = tuple(candidates[i][0] for i in unique)
@@ -211,18 +211,18 @@ def _schedule(graph: Graph, rows: Any, width: int, *, prune: bool) -> Schedule:
     return builder.build(prune=prune)
 
 
-def _replayed(makers: Iterator[Callable[[], Schedule]], flops: tuple[Ints, Ints]) -> list[Candidate]:
-    """Candidates as replay sees them, with the given costs of forwards and VJPs."""
+def _replayed(makers: Iterator[Callable[[], Schedule]], costs: tuple[Ints, Ints] | None) -> list[Candidate]:
+    """Candidates as replay sees them, with the costs of forwards and of VJPs of all cotangents if not flops."""
     out: list[Candidate] = []
-    n = len(flops[0])
     for make in makers:
         schedule = make()
         cost = replay(schedule)
-        if schedule.loops:
+        if costs is None or schedule.loops:
             total = cost.flops.total
         else:
+            n = len(costs[0])
             counts = np.bincount(schedule.rows, minlength=2 * n)[: 2 * n]
-            total = dot(flops[0], counts[:n]) + dot(flops[1], counts[n:])
+            total = dot(costs[0], counts[:n]) + dot(costs[1], counts[n:])
         out.append((cost.peak_bytes, total, make))
     return out
 
