@@ -2,8 +2,8 @@
 
 A staircase is rising breakpoints of memory with falling costs. That of a state is the lower envelope
 of its ways, each the sum of two staircases moved and clamped. A coarse look decides first which ways
-can matter where: memory is cut into CELLS equal cells, and a way whose cost at the end of a cell is no
-less than what some way has at its start adds nothing inside. Only the rest is merged, exactly.
+can matter where: memory is cut into cells of 2^shift bytes, and a way whose cost at the end of a cell is
+no less than what some way has at its start adds nothing inside. Only the rest is merged, exactly.
 """
 
 from __future__ import annotations
@@ -45,11 +45,14 @@ def staircases(
     (with `own_cost` of the stages, which no plan changes) is within a factor 1 + spacing of an earlier
     one are left out; with LOWER the earlier ones take the last one's cost, which bounds the optimum
     from below. The whole problem's own staircase is never thinned. `room` is how many breakpoints
-    may be kept in all; where more are needed, `sizes` comes back empty.
+    may be kept in all; where more are needed, `sizes` comes back empty. `cells` is the most there may be.
     """
     n = len(table)
     variants = 4 * (reach + 1)
-    width = max(1, -(-most // cells))
+    shift = 0
+    while (most >> shift) + 1 > cells:
+        shift += 1
+    cells = (most >> shift) + 1
     ids = np.empty((n, n), dtype=np.int32)
     distinct = 0
     for t in range(n):
@@ -57,23 +60,32 @@ def staircases(
             if same[s, t] == s:
                 ids[s, t] = distinct
                 distinct += 1
+    rows = 1
+    for t in range(n):
+        for s in range(t + 1):
+            for v in range(variants if same[s, t] == s else 0):
+                rows += exists(table, s, t, v)
     nothing = distinct * variants  # stands in where a way has fewer than two states: no bytes, no cost
     starts = np.zeros(nothing + 1, dtype=np.int64)
     sizes = np.zeros(nothing + 1, dtype=np.int32)
-    coarse = np.full((nothing + 1, cells + 1), INFINITE, dtype=np.int64)  # cost at multiples of the width
-    upto = np.ones((nothing + 1, cells + 2), dtype=np.int32)  # breakpoints up to there
+    row = np.zeros(nothing + 1, dtype=np.int32)  # of the state in the next two; 0 is that of `nothing`
+    coarse = np.full((rows, cells + 1), INFINITE, dtype=np.int64)  # cost at the ends of cells
+    upto = np.ones((rows, cells + 2), dtype=np.int32)  # breakpoints up to there
     # usually enough; pages are committed when they are first written to
     capacity = min(room, 4096 + 16 * n * n * n)
     memory = np.empty(capacity, dtype=np.int64)
     cost = np.empty(capacity, dtype=np.int64)
     memory[0] = cost[0] = 0
     sizes[nothing] = 1
-    coarse[nothing] = 0
-    used = 1
+    coarse[0] = 0
+    used = rows = 1
     ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
     number = np.empty((len(ways), 2), dtype=np.int64)
     lowest = np.empty(cells, dtype=np.int64)
-    matters = np.empty((len(ways), cells), dtype=np.bool_)
+    matters = np.empty((cells, len(ways)), dtype=np.int32)
+    at_best = np.empty((cells, len(ways)), dtype=np.int64)
+    mattering = np.empty(cells, dtype=np.int64)
+    flags = np.zeros(cells + 8, dtype=np.bool_)
     result = np.empty((2, 1024), dtype=np.int64)
     leaf = np.empty((2, 1024), dtype=np.int64)
     todo = np.empty((4 * len(ways), 5), dtype=np.int64)
@@ -93,17 +105,17 @@ def staircases(
                         number[j, 0] = ids[ways[j, S1], ways[j, T1]] * variants + ways[j, V1]
                     if ways[j, S2] >= 0:
                         number[j, 1] = ids[ways[j, S2], ways[j, T2]] * variants + ways[j, V2]
-                _lowest(ways, number, count, coarse, width, lowest)
+                _lowest(ways, number, count, row, coarse, shift, lowest)
                 found = -1
-                if width == 1:  # every memory is looked at
+                if shift == 0:  # every memory is looked at
                     while cells > result.shape[1]:
                         result = np.empty((2, cells), dtype=np.int64)
                     found = _steps(lowest, result)
                 else:
-                    _which_matter(ways, number, count, coarse, width, lowest, matters)
+                    _which_matter(ways, number, count, row, coarse, shift, lowest, flags, matters, at_best, mattering)
                 while found < 0:
                     found = _envelope(
-                        ways, number, count, matters, starts, upto, memory, cost, width, cells, most,
+                        ways, number, matters, at_best, mattering, starts, row, upto, memory, cost, shift,
                         result, tasks, todo, leaf,
                     )  # fmt: skip
                     if found < 0:
@@ -120,17 +132,19 @@ def staircases(
                     memory = _grown(memory, used, capacity)
                     cost = _grown(cost, used, capacity)
                 starts[here], sizes[here] = used, found
+                row[here] = rows
                 p = 0
                 for i in range(found):
                     memory[used + i] = result[0, i]
                     cost[used + i] = result[1, i]
                 for c in range(cells + 1):
-                    while p < found and result[0, p] <= c * width:
+                    while p < found and result[0, p] <= c << shift:
                         p += 1
-                    upto[here, c] = p
+                    upto[rows, c] = p
                     if p:
-                        coarse[here, c] = result[1, p - 1]
-                upto[here, cells + 1] = found
+                        coarse[rows, c] = result[1, p - 1]
+                upto[rows, cells + 1] = found
+                rows += 1
                 used += found
     return ids, starts, sizes, memory[:used], cost[:used]
 
@@ -143,21 +157,21 @@ def _grown(array: Any, used: Any, capacity: Any) -> Any:
 
 
 @compiled
-def _lowest(ways: Any, number: Any, count: Any, coarse: Any, width: Any, lowest: Any) -> None:
-    """Fills `lowest` with a cost that some way has at each multiple of the width: the least, if it is 1.
+def _lowest(ways: Any, number: Any, count: Any, row: Any, coarse: Any, shift: Any, lowest: Any) -> None:
+    """Fills `lowest` with a cost that some way has at the start of each cell: the least, if cells are points.
 
     Loops run over slices from 0, which is what lets the compiler use vector instructions.
     """
     cells = len(lowest)
     lowest[:] = INFINITE
     for j in range(count):
-        from1 = -(-ways[j, OFFSET1] // width)
-        from2 = -(-ways[j, OFFSET2] // width)
-        first = max(-(-ways[j, LOW] // width), from1, from2)
+        from1 = -(-ways[j, OFFSET1] >> shift)
+        from2 = -(-ways[j, OFFSET2] >> shift)
+        first = max(-(-ways[j, LOW] >> shift), from1, from2)
         if first < cells:
             out = lowest[first:]
-            a = coarse[number[j, 0], first - from1 : first - from1 + len(out)]
-            b = coarse[number[j, 1], first - from2 : first - from2 + len(out)]
+            a = coarse[row[number[j, 0]], first - from1 : first - from1 + len(out)]
+            b = coarse[row[number[j, 1]], first - from2 : first - from2 + len(out)]
             price = ways[j, PRICE]
             for c in range(len(out)):
                 out[c] = min(out[c], price + a[c] + b[c])
@@ -176,27 +190,41 @@ def _steps(lowest: Any, out: Any) -> Any:
 
 
 @compiled
-def _which_matter(ways: Any, number: Any, count: Any, coarse: Any, width: Any, lowest: Any, matters: Any) -> None:
-    """Marks the (way, cell) pairs that can hold a breakpoint; cell c is memory in (c·width, (c+1)·width]."""
+def _which_matter(
+    ways: Any, number: Any, count: Any, row: Any, coarse: Any, shift: Any, lowest: Any, flags: Any,
+    matters: Any, at_best: Any, mattering: Any,
+) -> None:  # fmt: skip
+    """Lists the ways that can have a breakpoint in each cell, and what they cost there `at_best`.
+
+    Cell c is memory in (c, c + 1] · 2^shift.
+    """
     cells = len(lowest)
+    mattering[:] = 0
+    eights = flags[: len(flags) // 8 * 8].view(np.int64)
     for j in range(count):
-        to1 = 1 - ways[j, OFFSET1] // width
-        to2 = 1 - ways[j, OFFSET2] // width
-        first = max(0, -(-ways[j, LOW] // width) - 1, -to1, -to2)
-        matters[j] = False
+        to1 = 1 - (ways[j, OFFSET1] >> shift)
+        to2 = 1 - (ways[j, OFFSET2] >> shift)
+        first = max(0, -(-ways[j, LOW] >> shift) - 1, -to1, -to2)
         if first < cells:
-            row, bound = matters[j, first:], lowest[first:]
-            a = coarse[number[j, 0], first + to1 : first + to1 + len(row)]
-            b = coarse[number[j, 1], first + to2 : first + to2 + len(row)]
+            here, bound = flags[first:cells], lowest[first:]
+            a = coarse[row[number[j, 0]], first + to1 : first + to1 + len(here)]
+            b = coarse[row[number[j, 1]], first + to2 : first + to2 + len(here)]
             price = ways[j, PRICE]
-            for c in range(len(row)):
-                row[c] = price + a[c] + b[c] < bound[c]
+            for c in range(len(here)):
+                here[c] = price + a[c] + b[c] < bound[c]
+            for e in range(first >> 3, (cells + 7) >> 3):
+                if eights[e]:
+                    for c in range(max(first, 8 * e), min(cells, 8 * e + 8)):
+                        if flags[c]:
+                            matters[c, mattering[c]] = j
+                            at_best[c, mattering[c]] = price + a[c - first] + b[c - first]
+                            mattering[c] += 1
 
 
 @compiled
 def _envelope(
-    ways: Any, number: Any, count: Any, matters: Any, starts: Any, upto: Any, memory: Any, cost: Any,
-    width: Any, cells: Any, most: Any, out: Any, tasks: Any, todo: Any, leaf: Any,
+    ways: Any, number: Any, matters: Any, at_best: Any, mattering: Any, starts: Any, row: Any, upto: Any,
+    memory: Any, cost: Any, shift: Any, out: Any, tasks: Any, todo: Any, leaf: Any,
 ) -> Any:  # fmt: skip
     """The size of the lower envelope of the ways, in `out`; -1 if a buffer is too small.
 
@@ -208,46 +236,37 @@ def _envelope(
     """
     size = 0
     best = INFINITE  # the envelope so far, at its right end
-    for c in range(cells):
-        low = c * width if c else -1
-        high = min((c + 1) * width, most)
+    for c in range(len(mattering)):
+        low = c << shift if c else -1
+        high = (c + 1) << shift
         stop = 0
-        for j in range(count):
-            if not matters[j, c] or ways[j, LOW] > high:
+        for r in range(mattering[c]):
+            if at_best[c, r] >= best:
                 continue
+            j = matters[c, r]
             value = ways[j, PRICE]
             for side in range(2):
                 state = number[j, side]
                 limit = high - ways[j, OFFSET1 + side]
-                start = starts[state]
-                i, k = start, start
+                i = starts[state] - 1
                 if limit >= 0:
-                    i, k = start + upto[state, limit // width], start + upto[state, limit // width + 1]
-                while i < k:
-                    middle = (i + k) >> 1
-                    if memory[middle] <= limit:
-                        i = middle + 1
-                    else:
-                        k = middle
-                todo[stop, 2 + 2 * side] = i - 1
-                value += cost[i - 1] if i > start else INFINITE
+                    k = i + upto[row[state], (limit >> shift) + 1]
+                    i += upto[row[state], limit >> shift]
+                    while i < k and memory[i + 1] <= limit:
+                        i += 1
+                todo[stop, 2 + 2 * side] = i
+                value += cost[i] if i >= starts[state] else INFINITE
             if value >= best:
                 continue
             todo[stop, 0] = j
+            before = max(low, ways[j, LOW] - 1)
             for side in range(2):
-                state = number[j, side]
-                limit = max(low, ways[j, LOW] - 1) - ways[j, OFFSET1 + side]
-                start = starts[state]
-                i, k = start, start
-                if limit >= 0:
-                    i, k = start + upto[state, limit // width], start + upto[state, limit // width + 1]
-                while i < k:
-                    middle = (i + k) >> 1
-                    if memory[middle] <= limit:
-                        i = middle + 1
-                    else:
-                        k = middle
-                todo[stop, 1 + 2 * side] = i - 1
+                start = starts[number[j, side]]
+                limit = before - ways[j, OFFSET1 + side]
+                i = todo[stop, 2 + 2 * side]
+                while i >= start and memory[i] > limit:
+                    i -= 1
+                todo[stop, 1 + 2 * side] = i
             stop += 1
         tasks[0, 0], tasks[0, 1], tasks[0, 2], tasks[0, 3] = low, high, 0, stop
         top = 1 if stop else 0

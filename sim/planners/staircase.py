@@ -43,9 +43,13 @@ from sim.planners.recurrence import (
 )
 from sim.planners.stages import COST, GRADIENTS, READS, READS_OUTPUT, RESIDUAL, SAVING, SIZES, VJP_PEAK, Stages
 
-CELLS = 128
+CELLS, CELLS_PER_STAGE = (128, 512), 5
+"""How finely memory is cut for a coarse look: fastest as measured, more cells where staircases are longer."""
+COARSE_BYTES = 5 * 10**8
 DENSE_WORK, DENSE_BYTES = 10**10, 4 * 10**8
-"""What looking at every memory, in units that divide all sizes, may take instead of CELLS."""
+"""What looking at every memory, in units that divide all sizes, may take instead of cells."""
+LONGEST_EXACT = 200
+"""Stages up to which no tolerance makes a planner faster: exact staircases take less than two rounded ones."""
 MOST_BREAKPOINTS = 100_000_000
 """Breakpoints kept for all states together: 1.6 GB."""
 
@@ -83,6 +87,7 @@ def staircase(
     tolerance: float = 0.0,
     certified: bool = True,
     most_breakpoints: int = MOST_BREAKPOINTS,
+    longest_exact: int = LONGEST_EXACT,
 ) -> Staircase:
     """All breakpoints of the best plans, or with `tolerance` enough of them to be within it everywhere.
 
@@ -90,7 +95,8 @@ def staircase(
     dropped. Time grows with its square; 0 is what long chains can pay for. With a tolerance ε the cost
     with that of all VJPs' own forwards (one evaluation of each node) is at most 1 + ε times the best of
     the class at every memory, by the lower staircase that is computed beside it (unless not `certified`:
-    then staircases are thinned by ε at once, and nothing is known of the optimum).
+    then staircases are thinned by ε at once, and nothing is known of the optimum). Up to `longest_exact`
+    stages a certified tolerance is met by the exact staircase, which is found sooner.
 
     Raises
     ------
@@ -106,7 +112,7 @@ def staircase(
     gradients_before = np.concatenate([[0], np.cumsum(table[:, GRADIENTS])])
     same = equal_stages(_signatures(stages), reach)
     most = full_store_bytes(stages) // unit
-    cells = most + 1 if _is_dense(same, reach, most) else CELLS
+    cells = most + 1 if _is_dense(same, reach, most) else _cells(same, reach)
 
     def solved(rounding: int, spacing: float) -> tuple[Any, ...]:
         done = merging.staircases(
@@ -129,7 +135,7 @@ def staircase(
     def tables(done: tuple[Any, ...]) -> tuple[Any, ...]:
         return (unit, table, crossing, cost_before, gradients_before, *done)
 
-    if tolerance == 0:
+    if tolerance == 0 or (certified and n <= longest_exact):
         done = solved(merging.EXACT, 0.0)
         memory, cost = root(done)
         return Staircase(stages, reach, memory, cost, (memory, cost), tables(done))
@@ -138,7 +144,7 @@ def staircase(
         done = solved(merging.UPPER, tolerance)
         memory, cost = root(done)
         return Staircase(stages, reach, memory, cost, (memory[:0], cost[:0]), tables(done))
-    spacing = tolerance / 10  # errors add up over the levels of a plan
+    spacing = tolerance / max(10, n / 10)  # errors add up over the levels of a plan
     while True:
         lower = root(solved(merging.LOWER, spacing))
         done = solved(merging.UPPER, spacing)
@@ -175,6 +181,12 @@ def full_store_bytes(stages: Stages) -> int:
             for h in (0, 1)
         ]
     return peaks[0]
+
+
+def _cells(same: NDArray[np.int32], reach: int) -> int:
+    states = 4 * (reach + 1) * int(np.triu(same == np.arange(len(same))[:, None]).sum())
+    fewest, most = CELLS
+    return max(fewest, min(most, CELLS_PER_STAGE * len(same), COARSE_BYTES // (12 * states)))
 
 
 def _is_dense(same: NDArray[np.int32], reach: int, most: int) -> bool:
