@@ -14,7 +14,7 @@ from typing import Any
 from sim.device import Device
 from sim.errors import NotApplicable
 from sim.importers import extra
-from sim.importers.torch import _factory as factory_of
+from sim.importers.factory import find
 from sim.points import StrategyPoint
 from sim.schedule import Schedule, replay
 from sim.simulate import simulate
@@ -59,7 +59,7 @@ class TorchVerifier:
                 f"{format_bytes(memory_bytes)} that are free"
             )
         self._torch.manual_seed(0)
-        self._module = factory_of(parameters["factory"])(**(parameters.get("arguments") or {})).train()
+        self._module = find(parameters["factory"])(**(parameters.get("arguments") or {})).train()
         given = {i.name: (i.shape, i.dtype) for i in traced.graph.inputs}
         wanted = {**dict.fromkeys(parameters["inputs"]), **{n: None for n in ("labels", "target") if n in given}}
         self._inputs = {name: self._random(*given[name]) for name in wanted}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sim.errors import GraphError
 from sim.importers import extra
-from sim.importers.jax_program import first_line
+from sim.importers.factory import find, first_line
 
 
 def made(factory: str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any], Any]:
@@ -26,7 +24,7 @@ def made(factory: str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any]
     """
     where = f"factory: {factory}"
     try:
-        result = _found(factory)(**arguments)
+        result = find(factory)(**arguments)
     except GraphError:
         raise
     except Exception as error:
@@ -59,29 +57,6 @@ def without_parameters(f: Callable[..., Any]) -> Callable[..., Any]:
         pass
     ignoring.__name__ = getattr(f, "__name__", "function")
     return ignoring
-
-
-def _found(factory: str) -> Callable[..., Any]:
-    module_name, _, path = factory.partition(":")
-    before = list(sys.path)
-    sys.path.append("")  # the current folder, which the console script does not look in
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise GraphError(
-            f"factory: {factory}: there is no module '{error.name}' in this environment or in the current folder"
-        ) from None
-    finally:
-        sys.path[:] = before
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise GraphError(f"factory: {factory}: {module_name} has no '{path}'")
-        found = getattr(found, part)
-    if not callable(found):
-        raise GraphError(f"factory: {factory} is {_shown(found)}, expected a function")
-    return found  # type: ignore[no-any-return]
 
 
 def _shown(value: Any) -> str:

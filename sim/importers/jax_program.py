@@ -17,6 +17,7 @@ from sim.errors import GraphError
 from sim.families.ops.core import LARGEST_GRAPH
 from sim.graph import FLOATS
 from sim.importers import extra
+from sim.importers.factory import first_line
 from sim.importers.jax_flops import CALLS, CONTROL_FLOW, inner_programs, is_literal, is_view, opened
 
 CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
@@ -338,8 +339,3 @@ def trace(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     except Exception as error:
         raise GraphError(f"the function raised {type(error).__name__}: {first_line(error)}") from error
     return closed, shape
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a message."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

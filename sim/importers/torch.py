@@ -6,11 +6,8 @@ seconds and hardly any memory.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +16,7 @@ from sim.errors import GraphError
 from sim.families.ops import Loss
 from sim.graph import Graph
 from sim.importers import extra, importers
+from sim.importers.factory import find, first_line
 from sim.registry import Count
 
 if TYPE_CHECKING:
@@ -86,13 +84,13 @@ def load(
 
     from sim.tracing.program import program
 
-    make = _factory(factory)
+    make = find(factory)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with mode:
             module = make(**(arguments or {}))
     except Exception as error:
-        raise GraphError(f"factory {factory} raised {type(error).__name__}: {_first_line(error)}") from error
+        raise GraphError(f"factory {factory} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(module, pytorch.nn.Module):
         raise GraphError(f"factory {factory} returned {type(module).__name__}, expected an nn.Module")
     with mode:
@@ -126,37 +124,11 @@ def from_module(
     return program(module, example_inputs, granularity=granularity, loss=loss).graph
 
 
-def _factory(path: str) -> Callable[..., Any]:
-    name, _, attribute = path.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(name)
-    except ImportError as error:
-        raise GraphError(f"factory {path}: cannot import '{name}' ({_first_line(error)})") from None
-    except Exception as error:
-        raise GraphError(
-            f"factory {path}: importing '{name}' raised {type(error).__name__}: {_first_line(error)}"
-        ) from error
-    finally:
-        if added:
-            sys.path.remove(here)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise GraphError(f"factory {path}: '{name}' has no '{part}'")
-        found = getattr(found, part)
-    if not callable(found):
-        raise GraphError(f"factory {path} is {type(found).__name__}, expected a function or class")
-    return found  # type: ignore[no-any-return]
-
-
 def _result(module: Any, given: Mapping[str, Any]) -> Any:
     try:
         return module(**given)
     except Exception as error:
-        raise GraphError(f"the model raised {type(error).__name__}: {_first_line(error)}") from error
+        raise GraphError(f"the model raised {type(error).__name__}: {first_line(error)}") from error
 
 
 def _labels(pytorch: Any, module: Any, given: Mapping[str, Any]) -> Any:
@@ -166,7 +138,3 @@ def _labels(pytorch: Any, module: Any, given: Mapping[str, Any]) -> Any:
     if shape is None or len(shape) < 2:
         raise GraphError("loss: cross_entropy reads one tensor (batch, …, classes), which the model does not return")
     return pytorch.empty(shape[:-1], dtype=pytorch.int64)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
