@@ -93,10 +93,10 @@ def staircase(
 
     `reach` widens the class: how many stages beyond a checkpoint may be left for later when it is
     dropped. Time grows with its square; 0 is what long chains can pay for. With a tolerance ε the cost
-    with that of all VJPs' own forwards (one evaluation of each node) is at most 1 + ε times the best of
-    the class at every memory, by the lower staircase that is computed beside it (unless not `certified`:
-    then staircases are thinned by ε at once, and nothing is known of the optimum). Up to `longest_exact`
-    stages a certified tolerance is met by the exact staircase, which is found sooner.
+    is at most 1 + ε times the best of the class at every memory, by the lower staircase that is computed
+    beside it (unless not `certified`: then staircases are thinned by ε at once, and nothing is known of
+    the optimum). Up to `longest_exact` stages a certified tolerance is met by the exact staircase, which
+    is found sooner.
 
     Raises
     ------
@@ -139,7 +139,6 @@ def staircase(
         done = solved(merging.EXACT, 0.0)
         memory, cost = root(done)
         return Staircase(stages, reach, memory, cost, (memory, cost), tables(done))
-    own = int(cost_before[-1])
     if not certified:
         done = solved(merging.UPPER, tolerance)
         memory, cost = root(done)
@@ -149,7 +148,7 @@ def staircase(
         lower = root(solved(merging.LOWER, spacing))
         done = solved(merging.UPPER, spacing)
         memory, cost = root(done)
-        if largest_ratio(memory, cost + own, lower[0], lower[1] + own) <= 1 + tolerance:
+        if largest_ratio(memory, cost, *lower) <= 1 + tolerance:
             return Staircase(stages, reach, memory, cost, lower, tables(done))
         spacing /= 2
 
