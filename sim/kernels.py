@@ -23,8 +23,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """`function`, compiled without bounds checks and kept on disk for the next process."""
+    """`function`, compiled without bounds checks and kept on disk for the next process.
+
+    Compiled functions copy and fill arrays in loops: slice assignments pull in numba's own machinery,
+    which takes longer to compile than the function.
+    """
     return cast(F, numba.njit(cache=True, nogil=True)(function))
+
+
+@compiled
+def put(stack: Any, at: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+    """Writes a row of four numbers; assigning a tuple takes long to compile."""
+    stack[at, 0], stack[at, 1], stack[at, 2], stack[at, 3] = a, b, c, d
 
 
 @compiled
@@ -94,7 +104,9 @@ def ledger(
     run_widths = np.zeros(len(ptr) - 1 if len(widths) > 1 else 0, dtype=np.int64)
     evaluated = np.zeros(n, dtype=np.bool_)
     n_buckets = len(buckets)
-    bucket_level = np.full(n_buckets, -1, dtype=np.int64)
+    bucket_level = np.empty(n_buckets, dtype=np.int64)
+    for b in range(n_buckets):
+        bucket_level[b] = -1
     peak, peak_action = np.int64(-1), -1
     fault, fault_action, fault_value = OK, -1, -1
     width = widths[0]
@@ -148,7 +160,8 @@ def ledger(
         now = level[0] + extra
         if now > peak:
             peak, peak_action = now, k
-            breakdown[:VALUE_KINDS] = by_kind[0]
+            for kind in range(VALUE_KINDS):
+                breakdown[kind] = by_kind[0, kind]
             breakdown[WORKSPACE] = extra
         for tier in range(1, 3):
             tier_peaks[tier] = max(tier_peaks[tier], level[tier])
@@ -156,7 +169,8 @@ def ledger(
             b = k * n_buckets // len(rows)
             if now > bucket_level[b]:
                 bucket_level[b] = now
-                buckets[b, :VALUE_KINDS] = by_kind[0]
+                for kind in range(VALUE_KINDS):
+                    buckets[b, kind] = by_kind[0, kind]
                 buckets[b, WORKSPACE] = extra
         if len(during):
             during[k] = now

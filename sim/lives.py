@@ -107,11 +107,11 @@ def _csr(keys: Ints, values: Ints, length: int) -> tuple[Ints, Ints]:
 
 
 @compiled
-def _saves(access: Any, flags: Any) -> Any:
-    """Whether an action that touches values so saves a residual."""
+def _saves(access: Any, flags: Any, start: Any, stop: Any, e: Any) -> Any:
+    """Whether an action saves a residual: its touches are start … stop-1, their flags begin at e."""
     saves = False
-    for t in range(len(access)):
-        saves = saves or (access[t] == SAVE and flags[t] != SKIP)
+    for t in range(start, stop):
+        saves = saves or (access[t] == SAVE and flags[e + t - start] != SKIP)
     return saves
 
 
@@ -128,9 +128,7 @@ def _allocations(
     for k in range(len(rows)):
         row = rows[k]
         start, stop = ptr[row], ptr[row + 1]
-        extra = workspace[
-            workspace_index(n, workspace[0], row, _saves(access[start:stop], flags[e : e + stop - start]))
-        ]
+        extra = workspace[workspace_index(n, workspace[0], row, _saves(access, flags, start, stop, e))]
         taken[k], freed[k] = extra, extra
         for t in range(start, stop):
             v = value[t]
@@ -163,12 +161,18 @@ def _lives(
     many, n_streams = len(rows), len(ends)
     width_of = np.zeros(len(value_bytes), dtype=np.int32)
     writer = np.zeros(len(value_bytes), dtype=np.int32)
-    last = np.full((len(value_bytes), n_streams), -1, dtype=np.int32)
+    last = np.empty((len(value_bytes), n_streams), dtype=np.int32)
+    for v in range(len(value_bytes)):
+        for other in range(n_streams):
+            last[v, other] = -1
     taken = np.zeros(many, dtype=np.int64)
     freed = np.zeros((2, many), dtype=np.int64)
     unmet = np.zeros(many, dtype=np.int64)
-    waited = np.full((n_streams, n_streams), -1, dtype=np.int64)  # what each stream has already waited for
-    need = np.full(n_streams, -1, dtype=np.int64)
+    waited = np.empty((n_streams, n_streams), dtype=np.int64)  # what each stream has already waited for
+    need = np.empty(n_streams, dtype=np.int64)
+    for one in range(n_streams):
+        for other in range(n_streams):
+            waited[one, other] = -1
     before = np.empty(many * (n_streams - 1), dtype=np.int64)
     after = np.empty(many * (n_streams - 1), dtype=np.int64)
     pairs = 0
@@ -182,13 +186,12 @@ def _lives(
     for k in range(many):
         row, stream = rows[k], streams[k]
         start, stop = ptr[row], ptr[row + 1]
-        need[:] = -1
+        for other in range(n_streams):
+            need[other] = -1
         extra = np.int64(0)
         if stream == 0:
             computed = k
-            extra = workspace[
-                workspace_index(n, workspace[0], row, _saves(access[start:stop], flags[e : e + stop - start]))
-            ]
+            extra = workspace[workspace_index(n, workspace[0], row, _saves(access, flags, start, stop, e))]
         else:
             need[0] = computed
         taken[k], freed[0, k] = extra, extra
@@ -198,7 +201,8 @@ def _lives(
                 continue
             if how >= ACCUMULATE and width_of[v] == 0:
                 width_of[v] = widths[k]
-                last[v, :] = -1
+                for other in range(n_streams):
+                    last[v, other] = -1
                 taken[k] += value_bytes[v] * (np.int64(widths[k]) if scaled[v] else 1)
             elif how <= CONSUME:
                 w = writer[v]

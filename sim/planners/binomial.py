@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.errors import CountOverflow
-from sim.kernels import compiled
+from sim.kernels import compiled, put
 
 MOST_ACTIONS = 2**31 - 1
 
@@ -68,7 +68,7 @@ def emit(length: Any, slots: Any, repetition: Any, reach: Any, actions: Any) -> 
     """
     plan = np.empty(actions, dtype=np.int32)
     stack = np.empty((slots + 4, 4), dtype=np.int64)
-    stack[0] = (0, length, slots, repetition)
+    put(stack, 0, 0, length, slots, repetition)
     top, out = 1, 0
     while top:
         top -= 1
@@ -92,7 +92,7 @@ def emit(length: Any, slots: Any, repetition: Any, reach: Any, actions: Any) -> 
             for j in range(a, a + k):
                 plan[out] = j
                 out += 1
-            stack[top] = (a, a + k, s, r)
-            stack[top + 1] = (a + k, b, s - 1, r)
+            put(stack, top, a, a + k, s, r)
+            put(stack, top + 1, a + k, b, s - 1, r)
             top += 2
     return plan[:out]

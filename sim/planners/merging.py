@@ -69,15 +69,21 @@ def staircases(
     starts = np.zeros(nothing + 1, dtype=np.int64)
     sizes = np.zeros(nothing + 1, dtype=np.int32)
     row = np.zeros(nothing + 1, dtype=np.int32)  # of the state in the next two; 0 is that of `nothing`
-    coarse = np.full((rows, cells + 1), INFINITE, dtype=np.int64)  # cost at the ends of cells
-    upto = np.ones((rows, cells + 2), dtype=np.int32)  # breakpoints up to there
+    coarse = np.empty((rows, cells + 1), dtype=np.int64)  # cost at the ends of cells
+    upto = np.empty((rows, cells + 2), dtype=np.int32)  # breakpoints up to there
+    for i in range(rows):
+        for cell in range(cells + 1):
+            coarse[i, cell] = INFINITE
+        for cell in range(cells + 2):
+            upto[i, cell] = 1
     # usually enough; pages are committed when they are first written to
     capacity = min(room, 4096 + 16 * n * n * n)
     memory = np.empty(capacity, dtype=np.int64)
     cost = np.empty(capacity, dtype=np.int64)
     memory[0] = cost[0] = 0
     sizes[nothing] = 1
-    coarse[0] = 0
+    for cell in range(cells + 1):
+        coarse[0, cell] = 0
     used = rows = 1
     ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
     number = np.empty((len(ways), 2), dtype=np.int64)
@@ -152,7 +158,8 @@ def staircases(
 @compiled
 def _grown(array: Any, used: Any, capacity: Any) -> Any:
     out = np.empty(capacity, dtype=np.int64)
-    out[:used] = array[:used]
+    for i in range(used):
+        out[i] = array[i]
     return out
 
 
@@ -163,7 +170,8 @@ def _lowest(ways: Any, number: Any, count: Any, row: Any, coarse: Any, shift: An
     Loops run over slices from 0, which is what lets the compiler use vector instructions.
     """
     cells = len(lowest)
-    lowest[:] = INFINITE
+    for i in range(len(lowest)):
+        lowest[i] = INFINITE
     for j in range(count):
         from1 = -(-ways[j, OFFSET1] >> shift)
         from2 = -(-ways[j, OFFSET2] >> shift)
@@ -199,7 +207,8 @@ def _which_matter(
     Cell c is memory in (c, c + 1] · 2^shift.
     """
     cells = len(lowest)
-    mattering[:] = 0
+    for i in range(len(mattering)):
+        mattering[i] = 0
     eights = flags[: len(flags) // 8 * 8].view(np.int64)
     for j in range(count):
         to1 = 1 - (ways[j, OFFSET1] >> shift)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.errors import CountOverflow
-from sim.kernels import compiled
+from sim.kernels import compiled, put
 from sim.planners import merging
 from sim.planners.recurrence import (
     BASE,
@@ -220,7 +220,7 @@ def _plan(
     rows = np.empty(4 * n + 16, dtype=np.int32)
     done = 0
     stack = np.empty((4 * n + 16, 4), dtype=np.int64)  # a state (s, t, v, memory), or (-1, i, ·, ·): VJP i
-    stack[0] = (0, n - 1, 0, limit)
+    put(stack, 0, 0, n - 1, 0, limit)
     top = 1
     ways = np.empty((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
     while top:
@@ -228,7 +228,8 @@ def _plan(
         s, t, v, limit = stack[top]
         if done + n + 4 > len(rows):
             bigger = np.empty(2 * len(rows), dtype=np.int32)
-            bigger[:done] = rows[:done]
+            for i in range(done):
+                bigger[i] = rows[i]
             rows = bigger
         if s < 0:
             if table[t, VJP_PEAK] >= 0:
@@ -260,7 +261,7 @@ def _plan(
             if w[PRICE] or not (v >> 1) & 1:
                 rows[done] = s
                 done += 1
-            stack[top] = (-1, s, 0, 0)
+            put(stack, top, -1, s, 0, 0)
             top += 1
             continue
         if kind == NOW and table[t, VJP_PEAK] >= 0:
@@ -274,11 +275,11 @@ def _plan(
                 rows[done] = i
                 done += 1
         if kind == KEEP:
-            stack[top] = (-1, s, 0, 0)
+            put(stack, top, -1, s, 0, 0)
             top += 1
         if w[S2] >= 0:
-            stack[top] = (w[S2], w[T2], w[V2], limit - w[OFFSET2])
+            put(stack, top, w[S2], w[T2], w[V2], limit - w[OFFSET2])
             top += 1
-        stack[top] = (w[S1], w[T1], w[V1], limit - w[OFFSET1])
+        put(stack, top, w[S1], w[T1], w[V1], limit - w[OFFSET1])
         top += 1
     return rows[:done]
