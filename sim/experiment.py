@@ -22,7 +22,7 @@ from sim.registry import Problem
 from sim.results import Point, Results
 from sim.scenario import Scenario
 from sim.schedule import Schedule, replay
-from sim.simulate import simulate, timed
+from sim.simulate import simulate
 from sim.units import format_bytes
 
 TRACED_POINTS = 4
@@ -47,7 +47,7 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
     Interrupted
         On Ctrl-C, with what is finished.
     """
-    graph = _graph(scenario)
+    graph = scenario.build_graph()
     ran: list[StrategyPoint] = []
     points: list[Point] = []
     problems: list[Problem] = []
@@ -80,13 +80,6 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
     return _results(
         scenario, graph, points, complete=True, profiles=looks, pictures=drawn, regimes=mapped, curves=known
     )
-
-
-def _graph(scenario: Scenario) -> Graph:
-    """The graph, with the device's times of its nodes if a planner is to minimise them."""
-    graph = scenario.build_graph()
-    by_time = any(p.parameters.get("minimize") == "seconds" for p in scenario.points)
-    return timed(graph, scenario.device) if by_time and scenario.device else graph
 
 
 def measure(
@@ -135,7 +128,7 @@ def traces(scenario: Scenario, results: Results) -> dict[str, Any] | None:
     """
     if scenario.device is None:
         return None
-    graph = _graph(scenario)
+    graph = scenario.build_graph()
     device = _within(scenario.device, scenario.budget_bytes)
     finished = [p for p in results.points if p.seconds is not None]
     events: list[dict[str, Any]] = []

@@ -16,7 +16,7 @@ from sim.actions import ACCUMULATE, CONSUME, COTANGENT, GRADIENT, READ, SAVE, TA
 
 FREE, SKIP = 1, 2
 OK, MISSING, WRONG_WIDTH, INCOMPLETE = range(4)
-VALUE_KINDS = 6
+N_VALUE_KINDS = 6
 WORKSPACE = 6  # the column after the value kinds
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,10 +96,10 @@ def ledger(
     """
     width_of = np.zeros(len(value_bytes), dtype=np.int32)  # 0: not in memory
     added = np.zeros(n, dtype=np.int32)
-    by_kind = np.zeros((3, VALUE_KINDS), dtype=np.int64)
+    by_kind = np.zeros((3, N_VALUE_KINDS), dtype=np.int64)
     level = np.zeros(3, dtype=np.int64)
     tier_peaks = np.zeros(3, dtype=np.int64)
-    breakdown = np.zeros(VALUE_KINDS + 1, dtype=np.int64)
+    breakdown = np.zeros(N_VALUE_KINDS + 1, dtype=np.int64)
     runs = np.zeros(len(ptr) - 1, dtype=np.int64)
     run_widths = np.zeros(len(ptr) - 1 if len(widths) > 1 else 0, dtype=np.int64)
     evaluated = np.zeros(n, dtype=np.bool_)
@@ -160,7 +160,7 @@ def ledger(
         now = level[0] + extra
         if now > peak:
             peak, peak_action = now, k
-            for kind in range(VALUE_KINDS):
+            for kind in range(N_VALUE_KINDS):
                 breakdown[kind] = by_kind[0, kind]
             breakdown[WORKSPACE] = extra
         for tier in range(1, 3):
@@ -169,7 +169,7 @@ def ledger(
             b = k * n_buckets // len(rows)
             if now > bucket_level[b]:
                 bucket_level[b] = now
-                for kind in range(VALUE_KINDS):
+                for kind in range(N_VALUE_KINDS):
                     buckets[b, kind] = by_kind[0, kind]
                 buckets[b, WORKSPACE] = extra
         if len(during):

@@ -18,6 +18,7 @@ from sim.errors import CountOverflow, GraphError, ParameterError, SimError, sugg
 from sim.graph import Graph, Optimizer, Wrt
 from sim.points import REFUSALS, StrategyPoint, expand
 from sim.registry import Entry, Problem, problems
+from sim.simulate import timed
 from sim.units import Bytes
 
 DEVICE_FILES = (".yaml", ".yml")
@@ -80,6 +81,8 @@ class Scenario:
     def build_graph(self) -> Graph:
         """The graph, with what is differentiated and the optimizer set.
 
+        If a planner is to minimise seconds, its nodes have the device's times.
+
         Raises
         ------
         DocumentError
@@ -91,11 +94,13 @@ class Scenario:
         except (GraphError, ParameterError, CountOverflow) as error:
             raise self.error(self._graph_place(error), str(error)) from None
         try:
-            return graph.configured(
+            graph = graph.configured(
                 wrt=self.wrt, optimizer=self.optimizer, preallocated_gradients=self.preallocated_gradients
             )
         except SimError as error:
             raise self.error(("wrt",) if self.wrt else ("graph",), str(error)) from None
+        by_time = any(p.parameters.get("minimize") == "seconds" for p in self.points)
+        return timed(graph, self.device) if by_time and self.device else graph
 
     @property
     def steps(self) -> int:
