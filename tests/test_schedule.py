@@ -214,3 +214,27 @@ def test_memory_traffic_is_exact_beyond_53_bits() -> None:
     (action,) = [a for a in STRATEGIES.call("reverse_full", graph) if a.kind == "vjp" and a.node == "layer2"]
     # reads its input, makes its seed, and adds to the cotangent of its input
     assert effects(graph, action).moved_bytes == (2**53 + 1) * (1 + 1 + 2)
+
+
+def test_the_turns_between_the_first_and_the_last_may_hold_the_peak() -> None:
+    def node(name: str, read: str, **costs: object) -> Node:
+        return Node(name=name, inputs=(read,), output_shape=(1,), **{"activation_bytes": 1, "needs": "none", **costs})
+
+    nodes = [
+        node("a", "x", activation_bytes=100),
+        node("b", "a", needs="input", param_size=10),
+        node("big", "x", workspace_bytes=1000),
+        node("d", "x", param_size=20),
+    ]
+    graph = Graph.from_nodes(nodes, [GraphInput("x", (1,))])
+    builder = Builder(graph)
+    builder.forward([0, 1, 3])
+    with builder.loop(5):
+        builder.vjp([1])  # reads the activation of a that the turn before has made
+        builder.forward([0, 2])
+        builder.vjp([3])
+    schedule = builder.build()
+    # during forward(big), in any turn but the first (no gradient of d yet) and the last (a is needed no more):
+    # a, both gradients (2 outputs, 4 bytes a scalar), its own output and workspace
+    assert replay(schedule).working_bytes == 100 + 2 * 4 * (10 + 20) + 1 + 1000
+    assert plain_replay(schedule).peak == 1341
