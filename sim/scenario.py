@@ -16,6 +16,7 @@ from sim.device import check as check_device
 from sim.document import Document, DocumentError, KeyPath
 from sim.errors import CountOverflow, GraphError, ParameterError, SimError, suggest
 from sim.graph import Graph, Optimizer, Wrt
+from sim.importers.factory import Factory
 from sim.points import REFUSALS, StrategyPoint, expand
 from sim.registry import Entry, Problem, problems
 from sim.simulate import timed
@@ -305,4 +306,11 @@ def _graph_parameters(graph: Any, folder: Path) -> tuple[dict[str, Any], list[Pr
     checked, wrong = entry.check({k: v for k, v in graph.items() if k != "kind"})
     if wrong:
         return {}, [Problem(("graph", *p.path), p.message, p.on_key) for p in wrong]
-    return {k: folder / v if isinstance(v, Path) else v for k, v in checked.items()}, []
+    return {k: _placed(v, folder) for k, v in checked.items()}, []
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    """A path or a factory as the scenario in this folder means it; anything else as it is."""
+    if isinstance(value, Factory):
+        return value.beside(folder)
+    return folder / value if isinstance(value, Path) else value

@@ -244,7 +244,7 @@ def test_a_factory_of_the_current_folder_gives_function_and_parameters(module: s
         ("jax_factories:odd", r"returned 3, expected \(f, params\) or f"),
         ("jax_factories:absent", "'jax_factories' has no 'absent'"),
         ("jax_factories:NUMBER", "is int, expected a function"),
-        ("no_such_module:f", "cannot import 'no_such_module'"),
+        ("no_such_module:f", "there is no module 'no_such_module'; looked in the current folder"),
         ("jax_factories:linear", "the function raised TypeError.*'y'"),
     ],
 )

@@ -135,10 +135,10 @@ def test_a_scenario_names_a_factory(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("nowhere:f", "cannot import 'nowhere'"),
+        ("nowhere:f", "there is no module 'nowhere'"),
         ("models:nothing", "'models' has no 'nothing'"),
         ("models:math.pi", "is float, expected a function"),
-        ("models:math.factorial", "factory models:math.factorial raised TypeError"),
+        ("models:math.factorial", "factory: models:math.factorial raised TypeError"),
         ("builtins:dict", "returned dict, expected an nn.Module"),
     ],
 )

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sim.errors import GraphError, suggest
 from sim.graph import FLOATS, ITEMSIZE, Graph, GraphInput, Node, Wrt
 from sim.importers import extra, importers
+from sim.importers.factory import NamedFactory
 from sim.importers.jax_costs import Pricing
 from sim.importers.jax_factory import made
 from sim.importers.jax_program import Piece, Program, program, trace
@@ -42,8 +43,11 @@ class Input(BaseModel):
 def jax(
     *,
     factory: Annotated[
-        str,
-        Field(pattern=r"^[\w.]+:[\w.]+$", description="module:function that returns a function and its parameters."),
+        NamedFactory,
+        Field(
+            description="module:function that returns a function and its parameters; "
+            "looked for beside the scenario file first."
+        ),
     ],
     inputs: Annotated[dict[str, Input], Field(min_length=1, description="By the names of the function's arguments.")],
     arguments: Annotated[dict[str, Any] | None, Field(description="Keyword arguments of the factory.")] = None,
@@ -75,7 +79,7 @@ def jax(
             known = [*ITEMSIZE, "uint32", "int16"]
             raise GraphError(f"inputs: {name}: unknown dtype '{given.dtype}'{suggest(given.dtype, known)}") from None
     constant = [n for n, i in inputs.items() if i.constant]
-    return Imported(f, params, args, names=names, constant=constant).graph(factory.rpartition(":")[2], batch)
+    return Imported(f, params, args, names=names, constant=constant).graph(factory.function, batch)
 
 
 def from_function(

@@ -8,14 +8,13 @@ from typing import Any
 
 from sim.errors import GraphError
 from sim.importers import extra
-from sim.importers.factory import find, first_line
+from sim.importers.factory import Factory, find, first_line
 
 
-def made(factory: str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any], Any]:
+def made(factory: Factory | str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any], Any]:
     """`(f, params)` of the factory named `module:function`, so that `f(params, *inputs)` can be called.
 
-    The module is looked for like any other, and in the current folder. Parameters that are given as a
-    function are made abstractly, without memory.
+    Parameters that are given as a function are made abstractly, without memory.
 
     Raises
     ------
@@ -23,12 +22,7 @@ def made(factory: str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any]
         If there is no such module or function, if it raises, or if it returns something else.
     """
     where = f"factory: {factory}"
-    try:
-        result = find(factory)(**arguments)
-    except GraphError:
-        raise
-    except Exception as error:
-        raise GraphError(f"{where} raised {type(error).__name__}: {first_line(error)}") from error
+    result = find(factory)(**arguments)
     if callable(result):
         return without_parameters(result), ()
     if not isinstance(result, tuple) or len(result) != 2 or not callable(result[0]):

@@ -16,7 +16,7 @@ from sim.errors import GraphError
 from sim.families.ops import Loss
 from sim.graph import Graph
 from sim.importers import extra, importers
-from sim.importers.factory import find, first_line
+from sim.importers.factory import Factory, NamedFactory, find, first_line
 from sim.registry import Count
 
 if TYPE_CHECKING:
@@ -35,13 +35,6 @@ class Input(BaseModel):
     dtype: DTYPES = Field(default="float32", description="float32 unless given.")
 
 
-Factory = Annotated[
-    str,
-    Field(
-        pattern=r"^[\w.]+:[\w.]+$",
-        description="module:function that returns the nn.Module; looked for in the working directory too.",
-    ),
-]
 Inputs = Annotated[
     dict[str, Input],
     Field(min_length=1, description="By the names of the forward's arguments: {x: {shape: [8, 3, 224, 224]}}."),
@@ -51,7 +44,10 @@ Inputs = Annotated[
 @importers.register("torch")
 def torch(
     *,
-    factory: Factory,
+    factory: Annotated[
+        NamedFactory,
+        Field(description="module:function that returns the nn.Module; looked for beside the scenario file first."),
+    ],
     inputs: Inputs,
     granularity: Annotated[
         Granularity, Field(description="What a node is: an operation, a leaf module, or an element of a container.")
@@ -71,7 +67,7 @@ def torch(
 
 
 def load(
-    factory: str,
+    factory: Factory | str,
     inputs: Mapping[str, Input],
     *,
     granularity: Granularity = "modules",
@@ -86,20 +82,17 @@ def load(
 
     make = find(factory)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    try:
-        with mode:
-            module = make(**(arguments or {}))
-    except Exception as error:
-        raise GraphError(f"factory {factory} raised {type(error).__name__}: {first_line(error)}") from error
+    with mode:
+        module = make(**(arguments or {}))
     if not isinstance(module, pytorch.nn.Module):
-        raise GraphError(f"factory {factory} returned {type(module).__name__}, expected an nn.Module")
+        raise GraphError(f"factory: {factory} returned {type(module).__name__}, expected an nn.Module")
     with mode:
         given = {k: pytorch.empty(i.shape, dtype=getattr(pytorch, i.dtype)) for k, i in inputs.items()}
         if loss == "cross_entropy" and "labels" not in given:
             given["labels"] = _labels(pytorch, module, given)
         elif loss == "mse" and "target" not in given:
             given["target"] = pytorch.empty_like(_result(module, given), requires_grad=False)
-    return program(module.train(), given, granularity=granularity, loss=loss, name=factory.partition(":")[2])
+    return program(module.train(), given, granularity=granularity, loss=loss, name=str(factory).partition(":")[2])
 
 
 def from_module(
