@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sim.errors import CountOverflow
 from sim.node import ITEMSIZE, LARGEST, NEEDS, STRUCTURES, GraphInput, Ints, Node
+from sim.reads import conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,9 @@ class Columns:
 
     `residual_bytes` is -1 where a node has no residual; `needs` is a bit mask (1 inputs, 2 output);
     `scalars` is the size of one sample's output; `input_ptr` and `input_index` are a CSR of distinct
-    inputs as *positions*: graph inputs first (0 … m-1), then node i at m + i. `tied` lists (node, the
-    node whose parameters it uses).
+    inputs as *positions*: graph inputs first (0 … m-1), then node i at m + i; `reads` says of each when
+    the derivative reads it (a bit mask of `sim.reads`; `None`: always, where `needs` has the inputs). `tied`
+    lists (node, the node whose parameters it uses).
     """
 
     activation_bytes: Ints
@@ -44,6 +46,7 @@ class Columns:
     tied: tuple[tuple[int, int], ...] = ()
     taping_workspace_bytes: Ints | None = None  # None: as workspace_bytes
     vjp_workspace_bytes: Ints | None = None  # None: as workspace_bytes
+    reads: NDArray[np.uint8] | None = None
     seconds: NDArray[np.float64] | None = None  # shape (n, 3): forward, JVP, VJP; NaN where not measured
 
 
@@ -105,6 +108,7 @@ def columns_of(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) 
         tied=tuple((i, position[n.tied_to] - m) for i, n in enumerate(nodes) if n.tied_to is not None),
         taping_workspace_bytes=_workspaces([n.taping_workspace_bytes for n in nodes], nodes),
         vjp_workspace_bytes=_workspaces([n.vjp_workspace_bytes for n in nodes], nodes),
+        reads=conditions(nodes),
         seconds=_seconds(nodes),
     )
 

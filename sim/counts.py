@@ -21,15 +21,14 @@ def saved_bytes(graph: Graph, *, inputs: bool = True) -> int:
     """Bytes that a full store keeps between the forward and the adjoint sweep.
 
     Counted once each: every activation that the derivative of an active node reads (what `needs`
-    says), and the residual of every active node. Graph inputs that are read count too, because a
-    framework holds on to them, unless `inputs` is false. Parameters, running averages of batch
-    normalizations and the labels of a cross entropy do not count.
+    and `reads` say), and the residual of every active node. Graph inputs that are read count too, because a
+    framework holds on to them, unless `inputs` is false. Parameters and running averages of batch
+    normalizations do not count.
     """
     m, c = len(graph.inputs), graph.columns
     active = graph.active[m:]
     read = np.zeros(m + len(graph), dtype=np.bool_)
-    reader = np.repeat(np.arange(len(graph)), np.diff(c.input_ptr))
-    read[c.input_index[active[reader] & ((c.needs[reader] & 1) > 0)]] = True
+    read[c.input_index[graph.derivative_reads]] = True
     read[m:] |= active & ((c.needs & 2) > 0)
     if not inputs:
         read[:m] = False

@@ -39,7 +39,7 @@ from sim.actions import (
     Effects,
     Value,
 )
-from sim.graph import STRUCTURES, Graph, Ints
+from sim.graph import NEEDS, STRUCTURES, Graph, Ints
 from sim.kernels import compiled, workspace_index
 
 Bytes8 = NDArray[np.uint8]
@@ -259,8 +259,9 @@ def _make_base(graph: Graph, *, jvp: bool) -> Table:
     kinds = 5 if jvp else 4 if parameters else 3
     sink = np.zeros(n, dtype=np.bool_)
     sink[graph.sinks] = True
+    reads_output = (c.needs & NEEDS.index("output")) > 0
     ptr, value, access, contributions = _touches(
-        n, m, 3 if jvp else 2, c.input_ptr, c.input_index, graph.active, sink, c.needs.astype(np.int8),
+        n, m, 3 if jvp else 2, c.input_ptr, c.input_index, graph.derivative_reads, graph.active, sink, reads_output,
         c.residual_bytes >= 0, graph.gradient_of if parameters else np.empty(0, dtype=np.int32), parameters,
     )  # fmt: skip
     value_bytes = np.zeros(kinds * n + (m if jvp else 0), dtype=np.int64)
@@ -280,8 +281,8 @@ def _make_base(graph: Graph, *, jvp: bool) -> Table:
 
 @compiled
 def _touches(
-    n: Any, m: Any, opcodes: Any, input_ptr: Any, input_index: Any, active: Any, sink: Any, needs: Any,
-    taped: Any, gradient_of: Any, parameters: Any,
+    n: Any, m: Any, opcodes: Any, input_ptr: Any, input_index: Any, reads: Any, active: Any, sink: Any,
+    reads_output: Any, taped: Any, gradient_of: Any, parameters: Any,
 ) -> Any:  # fmt: skip
     """The rules: what the forward, VJP and JVP of each node read, write and accumulate into.
 
@@ -337,13 +338,12 @@ def _touches(
                 if parameters or not sink[i]:  # by the input, the tangents of an output are the result
                     value[e], access[e] = TANGENT * n + i, WRITE
                     e += 1
-            if needs[i] & 1:
-                for t in range(start, stop):
-                    p = input_index[t]
-                    if p >= m:
-                        value[e], access[e] = p - m, READ
-                        e += 1
-            if needs[i] & 2:
+            for t in range(start, stop):
+                p = input_index[t]
+                if p >= m and reads[t]:
+                    value[e], access[e] = p - m, READ
+                    e += 1
+            if reads_output[i]:
                 value[e], access[e] = i, READ
                 e += 1
             if taped[i]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim import cuts
+from sim import cuts, reads
 from sim.columns import Columns, columns_of, per_sample
 from sim.errors import CountOverflow, GraphError
 from sim.node import (
@@ -25,6 +25,7 @@ from sim.node import (
     LARGEST,
     NEEDS,
     OPTIMIZER_STATES,
+    READS,
     STRUCTURES,
     GraphInput,
     Ints,
@@ -32,6 +33,7 @@ from sim.node import (
     Needs,
     Node,
     Optimizer,
+    Reads,
     Seconds,
     Structure,
     Wrt,
@@ -42,9 +44,9 @@ from sim.node import (
 )
 
 __all__ = [
-    "FLOATS", "ITEMSIZE", "LARGEST", "NEEDS", "OPTIMIZER_STATES", "STRUCTURES", "Columns", "Graph", "GraphInput",
-    "Ints", "LocalJacobian", "Needs", "Node", "NodeView", "Optimizer", "Seconds", "Structure", "Wrt",
-    "per_sample",
+    "FLOATS", "ITEMSIZE", "LARGEST", "NEEDS", "OPTIMIZER_STATES", "READS", "STRUCTURES", "Columns", "Graph",
+    "GraphInput", "Ints", "LocalJacobian", "Needs", "Node", "NodeView", "Optimizer", "Reads", "Seconds", "Structure",
+    "Wrt", "per_sample",
 ]  # fmt: skip
 
 
@@ -225,6 +227,11 @@ class Graph:
             return self.active[:-1]
         reader = np.repeat(np.arange(len(self)), np.diff(c.input_ptr))
         return np.bincount(reader, weights=self.active[c.input_index], minlength=len(self)) > 0
+
+    @cached_property
+    def derivative_reads(self) -> NDArray[np.bool_]:
+        """For each edge of `columns.input_index`, whether the derivative of the node that it leads to reads it."""
+        return reads.derivative_reads(self)
 
     @cached_property
     def input_scalars(self) -> int:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from sim.errors import GraphError, suggest
 
 Needs = Literal["none", "input", "output", "both"]
+Reads = Literal["never", "always", "others", "parameters"]
 Wrt = Literal["input", "parameters"]
 Optimizer = Literal["none", "sgd", "momentum", "adam"]
 Structure = Literal["dense", "diagonal", "constant"]
 Ints = NDArray[np.int64]
 
 NEEDS: tuple[Needs, ...] = get_args(Needs)  # the index is a bit mask: 1 reads inputs, 2 reads the output
+READS: tuple[Reads, ...] = get_args(Reads)
 STRUCTURES: tuple[Structure, ...] = get_args(Structure)
 OPTIMIZER_STATES: Mapping[str, int] = MappingProxyType({"none": 0, "sgd": 0, "momentum": 1, "adam": 2})
 ITEMSIZE: Mapping[str, int] = MappingProxyType(
@@ -83,7 +85,10 @@ class Seconds:
 class Node:
     """One layer or operation, with everything the simulation needs to know about it.
 
-    `inputs` names nodes or graph inputs. `needs` says which activations the derivative reads.
+    `inputs` names nodes or graph inputs. `needs` says which activations the derivative reads, and
+    `reads` for each of `inputs`, where `needs` has the inputs, when that is so (`None`: always, of all):
+    `never`, `always`, or only where something is differentiated: `others` another input (each factor of
+    a product), `parameters` the node's own (the input of a linear map). A JVP reads what a VJP does.
     `residual_bytes` is what the derivative needs beyond activations; `None` means that there is
     nothing (a VJP then never asks for an evaluation of its own node), while 0 means an empty tape
     that a forward evaluation must still have written, as in the checkpointing literature.
@@ -111,6 +116,7 @@ class Node:
     param_size: int = 0
     residual_bytes: int | None = None
     needs: Needs = "input"
+    reads: tuple[Reads, ...] | None = None
     workspace_bytes: int = 0
     taping_workspace_bytes: int | None = None
     vjp_workspace_bytes: int | None = None
@@ -199,6 +205,8 @@ def check_node(node: Node) -> None:
         raise GraphError(f"node '{node.name}': unknown dtype '{node.dtype}'{suggest(node.dtype, ITEMSIZE)}")
     if node.needs not in NEEDS:
         raise GraphError(f"node '{node.name}': unknown needs '{node.needs}'{suggest(node.needs, NEEDS)}")
+    if node.reads is not None:
+        _check_reads(node, node.reads)
     if any(d < 1 for d in node.output_shape):
         raise GraphError(f"node '{node.name}': output shape {node.output_shape} has a dimension below 1")
     for key in (
@@ -212,3 +220,17 @@ def check_node(node: Node) -> None:
         value = getattr(node, key)
         if value is not None and not -LARGEST < value < LARGEST:
             raise GraphError(f"node '{node.name}': {key} is {value}, expected -2^62 … 2^62")
+
+
+def _check_reads(node: Node, reads: Sequence[str]) -> None:
+    for word in reads:
+        if word not in READS:
+            raise GraphError(f"node '{node.name}': unknown reads '{word}'{suggest(word, READS)}")
+    if len(reads) != len(node.inputs):
+        raise GraphError(
+            f"node '{node.name}': got reads of {len(reads)} inputs, expected one for each of {len(node.inputs)}"
+        )
+    if node.needs not in ("input", "both"):
+        raise GraphError(
+            f"node '{node.name}': reads says which inputs the derivative reads, but needs is '{node.needs}'"
+        )

@@ -147,7 +147,7 @@ def graph_sha256(graph: Graph) -> str:
     nodes = [
         (
             n.name, n.op, n.inputs, n.output_shape, n.dtype, n.activation_bytes, n.forward_flops, n.jvp_flops,
-            n.vjp_flops, n.param_vjp_flops, n.param_size, n.residual_bytes, n.needs, n.workspace_bytes,
+            n.vjp_flops, n.param_vjp_flops, n.param_size, n.residual_bytes, n.needs, n.reads, n.workspace_bytes,
             n.taping_workspace_bytes, n.vjp_workspace_bytes, n.vjp_broadcasts, n.tied_to,
         )
         for n in graph.nodes

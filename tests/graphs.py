@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
-from sim.graph import Graph, GraphInput, Node
+from sim.graph import NEEDS, READS, Graph, GraphInput, Node
 
 small = st.integers(0, 9)
 
@@ -16,6 +18,8 @@ def nodes(draw: st.DrawFn, number: int, earlier: list[str], *, chain: bool) -> N
     else:
         recent = earlier[-4:]
         inputs = draw(st.lists(st.sampled_from(recent), min_size=1, max_size=3))
+    needs = draw(st.sampled_from(NEEDS))
+    words = st.tuples(*[st.sampled_from(READS) for _ in inputs])
     return Node(
         name=f"n{number}",
         inputs=tuple(inputs),
@@ -26,7 +30,8 @@ def nodes(draw: st.DrawFn, number: int, earlier: list[str], *, chain: bool) -> N
         param_vjp_flops=draw(small),
         param_size=draw(st.sampled_from([0, 0, 1, 3])),
         residual_bytes=draw(st.one_of(st.none(), small)),
-        needs=draw(st.sampled_from(["none", "input", "output", "both"])),
+        needs=needs,
+        reads=draw(st.one_of(st.none(), words)) if needs in ("input", "both") else None,
         workspace_bytes=draw(st.sampled_from([0, 0, 5])),
         activation_bytes=draw(st.integers(1, 9)),
         vjp_broadcasts=draw(st.sampled_from([False, False, False, True])),
@@ -56,7 +61,7 @@ def graphs(
         names.append(made[-1].name)
     # every graph can answer both questions: the first node reads x and has a parameter
     first = made[0]
-    made[0] = Node(**{**{f: getattr(first, f) for f in Node.__slots__}, "inputs": ("x",), "param_size": 1})
+    made[0] = replace(first, inputs=("x",), reads=first.reads and first.reads[:1], param_size=1)
     return Graph.from_nodes(made, inputs, batch=2).configured(
         wrt=wanted, preallocated_gradients=draw(st.booleans()), optimizer="adam"
     )

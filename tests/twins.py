@@ -69,12 +69,23 @@ class PlainGraph:
         node = self.nodes[name]
         reads: set[Key] = set()
         if node.needs in ("input", "both"):
-            reads |= {("activation", i) for i in node.inputs if i in self.nodes}
+            for k, i in enumerate(node.inputs):
+                if i in self.nodes and self.reads_position(node, k):
+                    reads.add(("activation", i))
         if node.needs in ("output", "both"):
             reads.add(("activation", name))
         if node.residual_bytes is not None:
             reads.add(("residual", name))
         return reads
+
+    def reads_position(self, node: Node, k: int) -> bool:
+        """Whether the derivative reads the input at a position, in a node whose `needs` has the inputs."""
+        word = "always" if node.reads is None else node.reads[k]
+        if word == "others":
+            return any(i in self.active for j, i in enumerate(node.inputs) if j != k)
+        if word == "parameters":
+            return self.graph.wrt == "parameters" and bool(self.gradient_of(node))
+        return word == "always"
 
     def read_bytes(self, key: Key, width: int) -> int:
         """The bytes of a value that an action of some width reads."""

@@ -26,7 +26,7 @@ class At:
     """Where a rule is applied: a node with what is in memory there.
 
     `p` are its parameters, `x` its inputs, `y` its output, `residual` what its forward saved. In a
-    derivative, what the node's `needs` do not name is `None`.
+    derivative, what the node's `needs` and `reads` do not name is `None`.
     """
 
     node: Node
@@ -59,7 +59,8 @@ class Rule:
     """How an op is evaluated and differentiated.
 
     forward(at) -> (output, residual or None); jvp(at, tangents of the inputs, `None` where there is
-    none) -> tangent; vjp(at, cotangent) -> a cotangent for each input (`None` for integers);
+    none) -> tangent; vjp(at, cotangent) -> a cotangent for each input (`None` for integers, and
+    where nobody asks for it);
     parameters(at) -> shapes; parameter_jvp(at, tangents as tuple) -> tangent; parameter_vjp(at,
     cotangent) -> tuple. A rule that `reduces` the batch has JVPs of shape (width, batch): the share
     of each sample, to be summed. One that `couples` samples has no Jacobian for each sample.
@@ -126,17 +127,20 @@ def bilinear(
     to_left: Callable[[At, Array, Array], Array],
     to_right: Callable[[At, Array, Array], Array],
 ) -> Rule:
-    """y = f(a, b), linear in each: `to_left(at, g, b)` and `to_right(at, g, a)` are the transposes."""
+    """y = f(a, b), linear in each: `to_left(at, g, b)` and `to_right(at, g, a)` are the transposes.
+
+    A factor is read for the derivative by the other; where it is `None`, nobody asks for that.
+    """
 
     def jvp(at: At, dx: Sequence[Any]) -> Array:
         terms = [apply(at, dx[0], at.x[1])] if dx[0] is not None else []
         return total(terms + ([apply(at, at.x[0], dx[1])] if dx[1] is not None else []))
 
-    return Rule(
-        forward=lambda at: (apply(at, at.x[0], at.x[1]), None),
-        jvp=jvp,
-        vjp=lambda at, g: (to_left(at, g, at.x[1]), to_right(at, g, at.x[0])),
-    )
+    def vjp(at: At, g: Array) -> tuple[Array | None, Array | None]:
+        a, b = at.x
+        return None if b is None else to_left(at, g, b), None if a is None else to_right(at, g, a)
+
+    return Rule(forward=lambda at: (apply(at, at.x[0], at.x[1]), None), jvp=jvp, vjp=vjp)
 
 
 def selfadjoint(forward: Callable[[At], tuple[Array, Array | None]], apply: Callable[[At, Array], Array]) -> Rule:

@@ -12,7 +12,7 @@ from sim.errors import GraphError, suggest
 from sim.families import families
 from sim.families.ops import GraphBuilder, Tensor, apply, ops
 from sim.families.ops.core import Dtype
-from sim.graph import ITEMSIZE, Graph, GraphInput, LocalJacobian, Needs, Node, Seconds, Structure
+from sim.graph import ITEMSIZE, Graph, GraphInput, LocalJacobian, Needs, Node, Reads, Seconds, Structure
 from sim.node import check_names, sorted_nodes
 from sim.registry import Count, Problem, Size, problems
 
@@ -68,6 +68,7 @@ class Costs(BaseModel):
     residual_bytes: Size | None = None
     workspace_bytes: Size | None = None
     needs: Needs | None = None
+    reads: list[Reads] | None = None
     vjp_broadcasts: bool | None = None
     jacobian: JacobianCosts | None = None
     seconds: MeasuredSeconds | None = None
@@ -77,6 +78,10 @@ class Costs(BaseModel):
         values: dict[str, Any] = {k: getattr(self, k) for k in self.model_fields_set if getattr(self, k) is not None}
         if self.output_shape is not None:
             values["output_shape"] = tuple(self.output_shape)
+        if self.reads is not None:
+            values["reads"] = tuple(self.reads)
+        elif self.needs is not None:
+            values["reads"] = None
         if self.jacobian is not None:
             values["jacobian"] = LocalJacobian(self.jacobian.structure, self.jacobian.flops)
         if self.seconds is not None:

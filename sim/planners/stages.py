@@ -71,8 +71,8 @@ def stages_of(graph: Graph, *, width: int = 1, costs: Ints | None = None) -> Sta
     table[:, READS_OUTPUT] = active & ((c.needs & 2) > 0)
     table[:, OUTPUT] = table[:, READS_OUTPUT] * c.activation_bytes
     table[:, FREE] = ~taped & (table[:, READS_OUTPUT] == 0)
-    table[:, READS] = _read_bytes(graph, active)
-    table[:, READS_INPUT] = _reads_inputs(graph, active)
+    table[:, READS] = _read_bytes(graph)
+    table[:, READS_INPUT] = _reads_inputs(graph)
     _cotangents(graph, effects, width, table)
     last = n - 1
     table[last, FREE] = 0  # its one evaluation is always done right before its VJP
@@ -97,20 +97,19 @@ def _edges(graph: Graph) -> tuple[Ints, Ints]:
     return reader[inner], c.input_index[inner] - m
 
 
-def _read_bytes(graph: Graph, active: NDArray[np.bool_]) -> Ints:
+def _read_bytes(graph: Graph) -> Ints:
     reader, source = _edges(graph)
-    used = active[reader] & ((graph.columns.needs[reader] & 1) > 0)
+    used = graph.derivative_reads[graph.columns.input_index >= len(graph.inputs)]
     out = np.zeros(len(graph), dtype=np.int64)
     np.add.at(out, reader[used], graph.columns.activation_bytes[source[used]])
     return out
 
 
-def _reads_inputs(graph: Graph, active: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _reads_inputs(graph: Graph) -> NDArray[np.bool_]:
     reader, _ = _edges(graph)
     reads = np.zeros(len(graph), dtype=np.bool_)
-    reads[reader] = True
-    out: NDArray[np.bool_] = reads & active & ((graph.columns.needs & 1) > 0)
-    return out
+    reads[reader[graph.derivative_reads[graph.columns.input_index >= len(graph.inputs)]]] = True
+    return reads
 
 
 def _cotangents(graph: Graph, effects: Table, width: int, table: Ints) -> None:

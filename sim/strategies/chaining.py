@@ -161,12 +161,14 @@ class Chain:
     def memory(self) -> ChainMemory:
         """The bytes of the chain; of a block of several nodes an estimate, all of them held together."""
         c, blocks = self.graph.columns, [self.nodes(e) for e in range(len(self))]
-        nodes = [self.position(cut) - len(self.graph.inputs) for cut in range(len(self) + 1)]
+        m = len(self.graph.inputs)
+        nodes = [self.position(cut) - m for cut in range(len(self) + 1)]
+        read = set(c.input_index[self.graph.derivative_reads].tolist())
         return ChainMemory(
             activation=np.array([0, *c.activation_bytes[nodes[1:]]], dtype=np.int64),
             residual=np.array([self._tape(b) for b in blocks], dtype=np.int64),
             workspace=np.array([int(c.workspace_bytes[b].max()) for b in blocks], dtype=np.int64),
-            reads_input=np.array([int((c.needs[b[0]] & 1) > 0) for b in blocks], dtype=np.int64),
+            reads_input=np.array([int(i + m in read) for i in nodes[:-1]], dtype=np.int64),
             reads_output=np.array([int((c.needs[b[-1]] & 2) > 0) for b in blocks], dtype=np.int64),
             itemsize=np.array([0, *c.itemsize[nodes[1:]]], dtype=np.int64),
         )

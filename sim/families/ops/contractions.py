@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from sim.families.ops.core import Dtype, Margin, Pair, Tensor, check_rank, fail, make_node, ops, pair
+from sim.families.ops.core import FACTORS, Dtype, Margin, Pair, Tensor, check_rank, fail, make_node, ops, pair
 from sim.graph import LocalJacobian, Node
 from sim.registry import Count, Size
 
@@ -125,7 +125,7 @@ def _image(name: str, x: Tensor) -> tuple[int, int, int, int]:
 def matmul(name: str, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Node:
     """The batched product of (…, m, k) and (…, k, n): 2·B·m·k·n flops, twice that per JVP and per VJP.
 
-    A JVP is da·b + a·db, a VJP makes both cotangents; both read a and b.
+    A JVP is da·b + a·db, a VJP makes both cotangents; each factor is read for the derivative by the other.
     """
     check_rank(name, a, at_least=3, what="(batch, …, m, k)")
     n, inner = (b.shape[-2:] if transpose_b else b.shape[:-3:-1]) if len(b.shape) >= 2 else (0, 0)
@@ -134,7 +134,8 @@ def matmul(name: str, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Nod
     work = 2 * a.size * n
     return make_node(
         "matmul", name, [a, b], (*a.shape[:-1], n),
-        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, transpose_b=transpose_b,
+        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, reads=FACTORS,
+        transpose_b=transpose_b,
     )  # fmt: skip
 
 
@@ -150,7 +151,7 @@ def attention_scores(name: str, q: Tensor, k: Tensor, *, heads: Count) -> Node:
     shape = (batch, heads, sequence, sequence)
     return make_node(
         "attention_scores", name, [q, k], shape,
-        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, heads=heads,
+        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, reads=FACTORS, heads=heads,
     )  # fmt: skip
 
 
@@ -165,7 +166,7 @@ def attention_context(name: str, weights: Tensor, v: Tensor) -> Node:
     work = 2 * batch * sequence**2 * hidden
     return make_node(
         "attention_context", name, [weights, v], v.shape,
-        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, heads=heads,
+        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, reads=FACTORS, heads=heads,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import PlainValidator, WithJsonSchema
 
 from sim.errors import GraphError, ParameterError
-from sim.graph import FLOATS, ITEMSIZE, LARGEST, Graph, GraphInput, LocalJacobian, Needs, Node, Wrt
+from sim.graph import FLOATS, ITEMSIZE, LARGEST, Graph, GraphInput, LocalJacobian, Needs, Node, Reads, Wrt
 from sim.registry import Registry
 
 ops: Registry[Node] = Registry("op")
@@ -20,6 +20,8 @@ ops: Registry[Node] = Registry("op")
 Shape = tuple[int, ...]
 LARGEST_GRAPH = 1_000_000
 DENSE = LocalJacobian("dense")
+FACTORS: tuple[Reads, ...] = ("others", "others")
+"""What the derivative of a product of two activations reads: for the one factor the other."""
 Dtype = Literal["float64", "float32", "float16", "bfloat16"]
 
 
@@ -70,6 +72,7 @@ def make_node(
     param_size: int = 0,
     residual_bytes: int | None = None,
     needs: Needs = "input",
+    reads: tuple[Reads, ...] | None = None,
     jacobian: LocalJacobian = DENSE,
     vjp_broadcasts: bool = False,
     tied_to: str | None = None,
@@ -95,6 +98,7 @@ def make_node(
         param_size=param_size,
         residual_bytes=residual_bytes,
         needs=needs,
+        reads=reads,
         jacobian=jacobian,
         vjp_broadcasts=vjp_broadcasts,
         tied_to=tied_to,

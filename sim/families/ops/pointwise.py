@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sim.families.ops.core import Tensor, fail, make_node, ops
+from sim.families.ops.core import FACTORS, Tensor, fail, make_node, ops
 from sim.graph import LocalJacobian, Needs, Node
 
 
@@ -50,11 +50,15 @@ def add(name: str, x: Tensor, y: Tensor, *others: Tensor) -> Node:
 
 @ops.register("mul")
 def mul(name: str, x: Tensor, y: Tensor) -> Node:
-    """The product of two equal shapes: 1 flop a scalar, 3 per tangent (dx·y + x·dy), 2 per cotangent."""
+    """The product of two equal shapes: 1 flop a scalar, 3 per tangent (dx·y + x·dy), 2 per cotangent.
+
+    Each factor is read for the derivative by the other.
+    """
     _check_equal(name, "multiply", [x, y])
     return make_node(
         "mul", name, [x, y], x.shape,
-        forward_flops=x.size, jvp_flops=3 * x.size, vjp_flops=2 * x.size, jacobian=LocalJacobian("diagonal"),
+        forward_flops=x.size, jvp_flops=3 * x.size, vjp_flops=2 * x.size, reads=FACTORS,
+        jacobian=LocalJacobian("diagonal"),
     )  # fmt: skip
 
 
