@@ -79,10 +79,10 @@ def test_labels_are_integers_and_a_target_is_not_differentiated() -> None:
     assert graph.active.tolist() == [True, False, True, True]
 
 
-def test_cross_entropy_keeps_its_log_softmax_and_one_scalar() -> None:
+def test_cross_entropy_keeps_its_log_softmax_and_one_scalar_and_reads_the_labels_alone() -> None:
     node = mlp(widths=[3, 10], batch=7, loss="cross_entropy", dtype="float64").nodes[-1]
     assert node.residual_bytes == (7 * 10 + 1) * 8
-    assert node.needs == "none"
+    assert (node.needs, node.reads) == ("input", ("never", "always"))
 
 
 def test_only_the_gradient_of_a_sum_is_a_view_of_one_scalar() -> None:

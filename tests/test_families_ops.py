@@ -47,7 +47,7 @@ EXPECTED: dict[str, tuple[list[tuple[int, ...]], dict[str, Any], tuple[int, ...]
     "adaptive_avg_pool2d": ([IMAGE], {"size": [2, 3]}, (2, 4, 2, 3), "input", None),
     "global_avg_pool": ([IMAGE], {}, (2, 4), "none", None),
     "upsample": ([IMAGE], {"scale": [2, 3]}, (2, 4, 16, 24), "none", None),
-    "cross_entropy": ([ROWS, (2,)], {}, (), "none", 4 * 13),
+    "cross_entropy": ([ROWS, (2,)], {}, (), "input", 4 * 13),
     "mse": ([ROWS, ROWS], {}, (), "input", None),
     "sum": ([ROWS], {}, (), "none", None),
     "mean": ([ROWS], {}, (), "none", None),

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sim.errors import GraphError
-from sim.graph import ITEMSIZE, Graph, GraphInput, Needs, Node
+from sim.graph import ITEMSIZE, Graph, GraphInput, Needs, Node, Reads
 from sim.plan import GRANULARITY, LOSS
 from sim.tracing.capture import capture
 from sim.tracing.codegen import needed
@@ -202,7 +202,6 @@ class _Builder:
 
 def _with_costs(steps: Sequence[Step], details: Sequence[dict[str, Any]], builder: _Builder) -> list[Node]:
     owners, tied = _owners(steps, builder)
-    n_inputs = len(builder.resident) - len(builder.pieces.constants)
     nodes = []
     names = builder.names
     for i, (step, detail) in enumerate(zip(steps, details, strict=True)):
@@ -213,15 +212,16 @@ def _with_costs(steps: Sequence[Step], details: Sequence[dict[str, Any]], builde
         own = [n for n in step.parameters if owners.get(n) == i]
         sizes = _parameter_bytes(builder)
         param_bytes = sum(sizes[n] for n in own)
-        read = [steps[r].name if r >= 0 else names[~r] for r in step.reads] or [names[0]]
+        read = [steps[r].name if r >= 0 else names[~r] for r in step.reads]
+        needs, reads = _needs(step, read, builder.active[i])
         total, own_share = joint.backward_flops, _parameter_flops(joint, detail["live"], step)
         taped = joint.residual if builder.active[i] else []
         nodes.append(
             Node(
-                name=step.name, inputs=tuple(dict.fromkeys(read)), output_shape=tuple(out.shape), op=detail["op"],
-                dtype=dtype, forward_flops=joint.forward_flops, vjp_flops=total - own_share,
+                name=step.name, inputs=tuple(dict.fromkeys(read or names[:1])), output_shape=tuple(out.shape),
+                op=detail["op"], dtype=dtype, forward_flops=joint.forward_flops, vjp_flops=total - own_share,
                 param_vjp_flops=own_share, param_size=math.ceil(param_bytes / itemsize),
-                residual_bytes=joint.residual_bytes if taped else None, needs=_needs(step, n_inputs, builder.active[i]),
+                residual_bytes=joint.residual_bytes if taped else None, needs=needs, reads=reads,
                 activation_bytes=joint.output_bytes,
                 vjp_broadcasts=bool(joint.expanded) and len(piece.reads) == 1,
                 tied_to=None if i not in tied else steps[tied[i]].name,
@@ -340,16 +340,17 @@ def _weight_share(node: torch.fx.Node) -> int:
     return 0
 
 
-def _needs(step: Step, n_inputs: int, active: bool) -> Needs:
-    """Which activations the gradient reads; the module's inputs count where it reads no other, constants never."""
+def _needs(step: Step, names: Sequence[str], active: bool) -> tuple[Needs, tuple[Reads, ...] | None]:
+    """Which activations the gradient reads, and which of the inputs, `names` for each of the step's reads."""
     if not active:
-        return "none"
-    sources = [r for r, many in zip(step.reads, step.read_tensors, strict=True) for _ in range(many)]
-    read = [sources[k] for k in step.joint.read if k < len(sources)]
-    inputs = any(r >= 0 for r in read) or (all(r < 0 for r in sources) and any(~r < n_inputs for r in read))
-    if step.joint.reads_outputs:
-        return "both" if inputs else "output"
-    return "input" if inputs else "none"
+        return "none", None
+    sources = [name for name, many in zip(names, step.read_tensors, strict=True) for _ in range(many)]
+    read = {sources[k] for k in step.joint.read if k < len(sources)}
+    of_inputs: list[Reads] = ["always" if name in read else "never" for name in dict.fromkeys(names)]
+    if not read:
+        return "output" if step.joint.reads_outputs else "none", None
+    needs: Needs = "both" if step.joint.reads_outputs else "input"
+    return needs, tuple(of_inputs) if "never" in of_inputs else None
 
 
 def _dtype(t: Any, name: str) -> str:

@@ -17,7 +17,7 @@ def cross_entropy(name: str, logits: Tensor, labels: Tensor, *, axis: int = -1) 
 
     Forward: the flops of a softmax and one addition for each prediction. A tangent or cotangent is
     (softmax − one-hot)/predictions times it: 3 flops a scalar with the exponential. Residual: the
-    output of the log-softmax and one scalar (PyTorch's `total_weight`); labels belong to the caller.
+    output of the log-softmax and one scalar (PyTorch's `total_weight`). The derivative reads the labels.
     """
     check_rank(name, logits, at_least=2, what="(batch, …, classes)")
     rank = len(logits.shape)
@@ -31,7 +31,7 @@ def cross_entropy(name: str, logits: Tensor, labels: Tensor, *, axis: int = -1) 
     return make_node(
         "cross_entropy", name, [logits, labels], (),
         forward_flops=SOFTMAX_FLOPS * logits.size + predictions, jvp_flops=3 * logits.size, vjp_flops=3 * logits.size,
-        residual_bytes=(logits.size + 1) * logits.itemsize, needs="none",
+        residual_bytes=(logits.size + 1) * logits.itemsize, reads=("never", "always"),
         jacobian=LocalJacobian("dense", 3 * logits.size), axis=axis,
     )  # fmt: skip
 
