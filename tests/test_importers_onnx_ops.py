@@ -63,14 +63,15 @@ def test_costs_of_one_operation(
     assert node.param_size == sum(math.prod(w) for w in weights if math.prod(w) > 1)
 
 
-def test_a_choice_keeps_one_byte_a_scalar(tmp_path: Path) -> None:
-    """torch.where saves its condition alone."""
+def test_a_choice_keeps_its_condition_alone(tmp_path: Path) -> None:
+    """As torch.where: 6 truth values of a byte."""
     nodes = [helper.make_node("Greater", ["x", "z"], ["c"]), helper.make_node("Where", ["c", "x", "z"], ["y"])]
     graph = imported(model(tmp_path, nodes, [value("x", [2, 3]), value("z", [2, 3])]))
-    assert [(n.dtype, n.needs, n.residual_bytes) for n in graph.nodes] == [
-        ("bool", "none", None),
-        ("float32", "none", 6),
+    assert [(n.dtype, n.needs, n.reads, n.residual_bytes) for n in graph.nodes] == [
+        ("bool", "none", None, None),
+        ("float32", "input", ("always", "never", "never"), None),
     ]
+    assert saved_bytes(graph) == 6
 
 
 def spelled_out(*last: Any) -> list[Any]:

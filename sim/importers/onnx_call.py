@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sim.families.ops.core import Shape, Tensor, fail, make_node
-from sim.graph import LocalJacobian, Node
+from sim.graph import LocalJacobian, Node, Reads
 
 CONSTANT = LocalJacobian("constant")
 
@@ -111,6 +111,16 @@ def reshaped(call: Call) -> None:
 def same(rule: Callable[[str, Tensor], Node]) -> Callable[[Call], Node]:
     """An op rule of the same meaning that takes no parameters."""
     return lambda call: rule(call.name, call.x)
+
+
+def reads_of(call: Call, words: Sequence[Reads]) -> tuple[Reads, ...]:
+    """When the derivative reads each operand that is no constant, given that of every operand.
+
+    What is read for the derivative by others is read for the gradient of parameters where those are constants.
+    """
+    found = zip(call.operands, words, strict=True)
+    alone: Reads = "parameters" if len(call.data) == 1 else "others"
+    return tuple(alone if word == "others" else word for operand, word in found if isinstance(operand, Tensor))
 
 
 def copied(call: Call) -> Node:

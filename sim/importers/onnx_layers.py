@@ -12,7 +12,7 @@ from dataclasses import replace
 from sim.families import ops
 from sim.families.ops.core import Tensor, fail, make_node
 from sim.graph import FLOATS, Node
-from sim.importers.onnx_call import CONSTANT, Call, Constant, copied, rows
+from sim.importers.onnx_call import CONSTANT, Call, Constant, copied, reads_of, rows
 
 
 def conv(call: Call) -> Node:
@@ -75,7 +75,10 @@ def _product(call: Call, *, inner: int) -> Node:
 
 
 def embedding(call: Call) -> Node | None:
-    """Gather: rows of a table of weights, a view where one place is picked, else a copy of what is picked."""
+    """Gather: rows of a table of weights, a view where one place is picked, else a copy of what is picked.
+
+    The derivative reads the places.
+    """
     table = call.operands[0]
     if isinstance(table, Constant):
         axis = call.attributes.get("axis", 0)
@@ -85,7 +88,10 @@ def embedding(call: Call) -> Node | None:
     picked = call.operands[1]
     if isinstance(picked, Constant) and picked.size == 1:
         return None
-    return replace(copied(call), vjp_flops=call.size)
+    node = replace(copied(call), vjp_flops=call.size)
+    if isinstance(picked, Constant):
+        return node
+    return replace(node, needs="input", reads=reads_of(call, ("never", "always")))
 
 
 def batch_norm(call: Call) -> Node:

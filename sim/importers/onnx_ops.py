@@ -110,7 +110,9 @@ RULES: Mapping[str, Rule] = {
     "Sum": Rule(add, ALL),
     "Sub": Rule(binary("none", jvp=1, vjp=1), BOTH),
     "Mul": Rule(mul, BOTH),
-    "Div": Rule(binary("input", jvp=3, vjp=4), BOTH),  # (dx − z·dy)/y; g/y and −(g/y)·z with z = x/y
+    "Div": Rule(
+        binary("input", jvp=3, vjp=4, reads=("others", "always")), BOTH
+    ),  # (dx − z·dy)/y; g/y and −(g/y)·z with z = x/y
     "Pow": Rule(binary("input", jvp=3, vjp=3)),  # c·x^(c − 1), by the tangent or cotangent
     "Max": Rule(binary("input", jvp=1, vjp=2)),
     "Min": Rule(binary("input", jvp=1, vjp=2)),

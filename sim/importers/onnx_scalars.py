@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sim.families import ops
-from sim.families.ops.core import make_node
-from sim.graph import LocalJacobian, Needs, Node
-from sim.importers.onnx_call import CONSTANT, Call, Constant, copied
+from sim.families.ops.core import FACTORS, make_node
+from sim.graph import LocalJacobian, Needs, Node, Reads
+from sim.importers.onnx_call import CONSTANT, Call, Constant, copied, reads_of
 
 DIAGONAL = LocalJacobian("diagonal")
 
@@ -43,25 +43,28 @@ def mul(call: Call) -> Node:
     """Mul: the rule of mul; by a constant it is linear, and its derivative reads x only if that is trained."""
     if len(call.data) > 1 and all(t.shape == call.shape for t in call.data):
         return ops.mul(call.name, *call.data[:2])
-    return binary("input", jvp=3, vjp=2)(call)
+    return binary("input", jvp=3, vjp=2, reads=FACTORS)(call)
 
 
-def binary(needs: Needs, *, jvp: int, vjp: int) -> Callable[[Call], Node]:
+def binary(needs: Needs, *, jvp: int, vjp: int, reads: tuple[Reads, ...] | None = None) -> Callable[[Call], Node]:
     """A function of two scalars or more, broadcast: 1 flop, and those given for each tangent or cotangent.
 
     By a constant, a product or a quotient is linear in x, as a difference is: 1 flop, and nothing to
     read unless the constant is trained. The gradient of a trained constant takes 2 flops a scalar.
+    `reads` says when the derivative reads each operand (`None`: always).
     """
 
     def rule(call: Call) -> Node:
         trained = _trained(call)
         linear = len(call.data) == 1 and (call.op in ("Mul", "Sub") or _divides(call))
-        reads: Needs = "none" if linear and not trained else needs
+        kept: Needs = "none" if linear and not trained else needs
         return make_node(
             call.word, call.name, call.data, call.shape,
             forward_flops=(len(call.operands) - 1) * call.size,
             jvp_flops=(1 if linear else jvp) * call.size, vjp_flops=(1 if linear else vjp) * call.size,
-            param_vjp_flops=2 * call.size * trained, needs=reads, jacobian=LocalJacobian("diagonal", call.size),
+            param_vjp_flops=2 * call.size * trained, needs=kept,
+            reads=reads_of(call, reads) if reads and kept != "none" else None,
+            jacobian=LocalJacobian("diagonal", call.size),
         )  # fmt: skip
 
     return rule
@@ -77,9 +80,11 @@ def _trained(call: Call) -> int:
 
 
 def where(call: Call) -> Node:
-    """Where: a copy; its derivative reads the condition, kept as one byte a scalar unless it is a constant."""
-    mask = None if isinstance(call.operands[0], Constant) else call.size
-    return replace(copied(call), jvp_flops=call.size, vjp_flops=call.size, residual_bytes=mask)
+    """Where: a copy; its derivative reads the condition alone, unless that is a constant."""
+    node = replace(copied(call), jvp_flops=call.size, vjp_flops=call.size)
+    if isinstance(call.operands[0], Constant):
+        return node
+    return replace(node, needs="input", reads=reads_of(call, ("always", "never", "never")))
 
 
 def comparison(call: Call) -> Node:
