@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -79,6 +79,43 @@ class Verified:
         return next((c for c in self.checks if c.quantity == quantity), None)
 
 
+@dataclass(frozen=True)
+class Clock:
+    """The time that all points may take together."""
+
+    end: float
+
+    @staticmethod
+    def of(limit_s: float) -> Clock:
+        """A clock that starts now."""
+        return Clock(time.perf_counter() + limit_s)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the limit."""
+        return self.end - time.perf_counter()
+
+    def refusal(self, needed_s: float) -> str | None:
+        """Why what takes so long is not to be run, if it is not."""
+        left = self.left_s
+        if needed_s <= left:
+            return None
+        return f"about {format_seconds(needed_s)}, of {format_seconds(max(0.0, left))} that are left"
+
+    def seconds(self, schedule: Schedule, device: Device, first_s: float, again: Callable[[], float]) -> Check:
+        """Predicted seconds beside those of the fastest of a few runs, as many as there is time for."""
+        cost = replay(schedule)
+        predicted, measured = simulate(schedule, device).seconds, first_s
+        for _ in range(REPEATS - 1):
+            if self.left_s > measured:
+                measured = min(measured, again())
+        # local Jacobians are formed column by column here, whatever the graph says that forming them costs
+        products = cost.flops.total / device.flops_per_s if not cost.actions["jacobian"] else 0.0
+        judged = products >= COMPUTE_BOUND * predicted
+        error = abs(predicted - measured) / measured
+        return Check("seconds", predicted, measured, error, SECONDS_TOLERANCE if judged else None)
+
+
 class Verifier:
     """Runs schedules of one graph on the same arrays; `limit_s` is what all of them may take together.
 
@@ -89,7 +126,7 @@ class Verifier:
     """
 
     engine = "NumPy"
-    slopes = True
+    without_slopes: str | None = None
 
     def __init__(
         self, graph: Graph, *, device: Device | None, limit_s: float, memory_bytes: int, seed: int = 0
@@ -97,7 +134,8 @@ class Verifier:
         self.graph = graph.configured(optimizer="none")
         self.device = dataclasses.replace(device, memory_bytes=None) if device else None
         self.dtype = precision(self.graph)
-        self._end, self._memory_bytes = time.perf_counter() + limit_s, memory_bytes
+        self.slope_tolerance = DIFFERENCE_TOLERANCE[self.dtype]
+        self._clock, self._memory_bytes = Clock.of(limit_s), memory_bytes
         self._rough = _rough_device(self.dtype)
         self._full = StrategyPoint("reverse_full", {}).schedule(self.graph)
         self._seed = seed
@@ -125,13 +163,8 @@ class Verifier:
         result, first_s = self._timed(schedule)
         checks = [self._bytes(schedule, result), _flops(schedule, result), self._gradient(result), self._slope(result)]
         if self.device is not None:
-            checks.append(self._seconds(schedule, self.device, first_s))
+            checks.append(self._clock.seconds(schedule, self.device, first_s, lambda: self._timed(schedule)[1]))
         return Verified(wanted.label, tuple(checks))
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until the limit."""
-        return self._end - time.perf_counter()
 
     def _bytes(self, schedule: Schedule, result: Execution) -> Check:
         """The peak, and as its error the largest difference at any action and in any tier."""
@@ -158,35 +191,18 @@ class Verifier:
     def _slope(self, result: Execution) -> Check:
         assert self._slopes is not None
         error = self._slopes.error(differences.derivative(result))
-        return Check("slopes", None, None, error, DIFFERENCE_TOLERANCE[self.dtype])
+        return Check("slopes", None, None, error, self.slope_tolerance)
 
     def _timed(self, schedule: Schedule) -> tuple[Execution, float]:
         start = time.perf_counter()
         return execute(schedule, self._inputs, self._parameters), time.perf_counter() - start
-
-    def _seconds(self, schedule: Schedule, device: Device, first_s: float) -> Check:
-        """The fastest of a few runs, as many as there is time for."""
-        cost = replay(schedule)
-        predicted = simulate(schedule, device).seconds
-        measured = first_s
-        for _ in range(REPEATS - 1):
-            if self.left_s > measured:
-                measured = min(measured, self._timed(schedule)[1])
-        # local Jacobians are formed column by column here, whatever the graph says that forming them costs
-        products = cost.flops.total / device.flops_per_s if not cost.actions["jacobian"] else 0.0
-        judged = products >= COMPUTE_BOUND * predicted
-        error = abs(predicted - measured) / measured
-        return Check("seconds", predicted, measured, error, SECONDS_TOLERANCE if judged else None)
 
     def _refusal(self, schedule: Schedule, *, reference: bool = False) -> str | None:
         """Why a schedule is not to be run, if it is not."""
         needed = TEMPORARIES * replay(schedule).peak_bytes
         if needed > self._memory_bytes:
             return f"about {format_bytes(needed)} of memory, of {format_bytes(self._memory_bytes)} that are free"
-        seconds = self._estimate(schedule, reference=reference)
-        if seconds > self.left_s:
-            return f"about {format_seconds(seconds)}, of {format_seconds(max(0.0, self.left_s))} that are left"
-        return None
+        return self._clock.refusal(self._estimate(schedule, reference=reference))
 
     def _estimate(self, schedule: Schedule, *, reference: bool = False) -> float:
         seconds = action_seconds(schedule, self._rough)
@@ -207,6 +223,11 @@ class Verifier:
                 columns = self.graph.input_scalars if source < m else int(c.scalars[source - m])
                 flops += columns * float(c.jvp_flops[i])
         return flops / self._rough.flops_per_s
+
+
+def tolerance_of(tolerances: Mapping[str, float], dtype: str) -> float:
+    """The tolerance of a dtype; that of float16 for what is as coarse."""
+    return tolerances.get(dtype, tolerances["float16"])
 
 
 def precision(graph: Graph) -> str:

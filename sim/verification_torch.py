@@ -1,7 +1,8 @@
 """Predicted against measured for PyTorch modules: schedules run on real tensors on the CPU.
 
 Bytes are those of all storages alive above what is resident, flops those that PyTorch's FlopCounterMode
-counts (products of matrices), and the gradient is compared with that of plain autograd.
+counts (products of matrices), and the gradient is compared with that of plain autograd and with central
+differences in float64.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from sim.device import Device
 from sim.errors import NotApplicable
@@ -17,11 +19,25 @@ from sim.importers import extra
 from sim.importers.factory import find
 from sim.points import StrategyPoint
 from sim.schedule import Schedule, replay
-from sim.simulate import simulate
-from sim.units import format_bytes, format_seconds
-from sim.verification import GRADIENT_TOLERANCE, TEMPORARIES, Check, Verified
+from sim.units import format_bytes
+from sim.verification import (
+    DIFFERENCE_TOLERANCE,
+    DIRECTIONS,
+    GRADIENT_TOLERANCE,
+    TEMPORARIES,
+    Check,
+    Clock,
+    Verified,
+    tolerance_of,
+)
+
+if TYPE_CHECKING:
+    from sim.execute.differences import Slopes
 
 BYTES_TOLERANCE = 0.01
+_DIRECTIONS_SEED = 2
+_COARSEST = 0.25
+"""Share of a slope that rounding may be of for the slope to say anything."""
 _BELOW = 2
 """Random integers are below this: classes and tables have two entries at the least."""
 
@@ -38,18 +54,19 @@ class TorchVerifier:
     """
 
     engine = "PyTorch (CPU)"
-    slopes = False
     impossible: str | None = None
+    without_slopes: str | None = None
 
     def __init__(
         self, parameters: Mapping[str, Any], *, device: Device | None, limit_s: float, memory_bytes: int
     ) -> None:
         (self._torch,) = extra("torch", "torch")
+        from sim.execute import torch_reference
         from sim.importers import torch as importer
         from sim.tracing.program import program
 
         self.device = device
-        self._end = time.perf_counter() + limit_s
+        self._clock, self._memory_bytes = Clock.of(limit_s), memory_bytes
         self._loss = parameters.get("loss", "none")
         traced = importer.load(**parameters)
         needed = TEMPORARIES * (traced.graph.resident_bytes + sum(traced.graph.columns.activation_bytes.tolist()))
@@ -70,58 +87,79 @@ class TorchVerifier:
         self.graph = self._program.graph
         dtypes = {str(p.dtype).removeprefix("torch.") for p in self._module.parameters()}
         self.dtype = next((d for d in ("bfloat16", "float16", "float32", "float64") if d in dtypes), "float32")
-        self._plain_s, self._expected = self._plain()
+        self._plain_s, self._expected = torch_reference.plain(copy.deepcopy(self._module), self._inputs, self._loss)
+        self._slopes: Slopes | None = None
+        self.slope_tolerance = tolerance_of(DIFFERENCE_TOLERANCE, self.dtype)
+        try:
+            self._slopes = self._differences()
+        except NotApplicable as error:
+            self.without_slopes = str(error)
 
     def verify(self, wanted: StrategyPoint) -> Verified:
         """The checks of one point; what is no single sweep of reverse mode, or takes too long, is not run."""
         from sim.execute.torch import Runner
 
         schedule = wanted.schedule(self.graph)
-        left = self._end - time.perf_counter()
-        needed = 3 * self._plain_s
-        if needed > left:
-            reason = f"about {format_seconds(needed)}, of {format_seconds(max(0.0, left))} that are left"
+        reason = self._clock.refusal(3 * self._plain_s)
+        if reason is not None:
             return Verified(wanted.label, skipped=reason)
         try:
             runner = Runner(self._program, schedule)
         except NotApplicable as error:
             return Verified(wanted.label, skipped=str(error))
-        gradients, peak, seconds = self._run(runner)
+        gradients, peak, _ = self._run(runner)
         predicted = replay(schedule).working_bytes
         checks = [
             Check("peak bytes", predicted, peak, abs(peak - predicted) / max(1, predicted), BYTES_TOLERANCE),
             self._flops(runner, schedule),
             self._gradient(gradients),
         ]
+        if self._slopes is not None:
+            checks.append(self._slope(gradients, self._slopes))
         if self.device is not None:
-            told = simulate(schedule, self.device).seconds
-            checks.append(Check("seconds", told, seconds, abs(told - seconds) / seconds, None))
+            checks.append(self._clock.seconds(schedule, self.device, self._timed(runner), lambda: self._timed(runner)))
         return Verified(wanted.label, tuple(checks))
+
+    def _differences(self) -> Slopes:
+        """The slopes of the loss; the tolerance becomes twice what rounding does to plain autograd, if that is more.
+
+        Raises
+        ------
+        NotApplicable
+            With the reason why there can be none.
+        """
+        from sim.execute import torch_reference
+
+        random = next((step.name for step in self._program.steps if step.joint.random), None)
+        if random is not None:
+            raise NotApplicable(f"'{random}' draws random numbers, which are others in float64")
+        doubles = (DIRECTIONS + 4) * self.graph.parameter_count + sum(self.graph.columns.scalars.tolist())
+        if 8 * doubles > self._memory_bytes:
+            raise NotApplicable(f"they take about {format_bytes(8 * doubles)} of memory")
+        reason = self._clock.refusal(2 * (DIRECTIONS + 1) * self._plain_s)
+        if reason is not None:
+            raise NotApplicable(f"they take {reason}")
+        found, in_float64 = torch_reference.slopes(
+            self.graph, copy.deepcopy(self._module), self._inputs, self._loss,
+            directions=DIRECTIONS, seed=_DIRECTIONS_SEED,
+        )  # fmt: skip
+        wide, own = (torch_reference.derivative(g, found) for g in (in_float64, self._expected))
+        if not found.error(wide) <= DIFFERENCE_TOLERANCE["float64"]:
+            raise NotApplicable(
+                f"plain autograd is {found.error(wide):.1%} off them in float64; the module stops gradients on purpose "
+                "(detach, no_grad), or bends too sharply"
+            )
+        rounding = found.apart(own, wide)
+        if rounding > _COARSEST:
+            raise NotApplicable(f"rounding to {self.dtype} alone moves them by more than {_COARSEST:.0%}")
+        self.slope_tolerance = max(self.slope_tolerance, 2 * rounding)
+        return found
 
     def _random(self, shape: tuple[int, ...], dtype: str) -> Any:
         kind = getattr(self._torch, dtype)
         if kind.is_floating_point:
             return self._torch.randn(shape).to(kind)
         return self._torch.randint(0, _BELOW, shape).to(kind)
-
-    def _plain(self) -> tuple[float, dict[str, Any]]:
-        """Seconds and gradients of plain autograd."""
-        functional, module, given = self._torch.nn.functional, copy.deepcopy(self._module), dict(self._inputs)
-        target = given.pop({"cross_entropy": "labels", "mse": "target"}.get(self._loss, ""), None)
-        self._torch.manual_seed(1)
-        start = time.perf_counter()
-        out = module(**given)
-        if self._loss == "cross_entropy":
-            out = functional.cross_entropy(out.reshape(-1, out.shape[-1]), target.reshape(-1))
-        elif self._loss == "mse":
-            out = functional.mse_loss(out, target)
-        elif self._loss in ("sum", "mean"):
-            out = getattr(out, self._loss)()
-        if out.numel() != 1:
-            raise NotApplicable("the module does not end in a scalar; give the graph a loss")
-        out.backward()
-        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-        return time.perf_counter() - start, gradients
 
     def _run(self, runner: Any, context: Any = None) -> tuple[dict[str, Any], int, float]:
         """(gradients, peak of live bytes, seconds) of one pass on a copy of the module."""
@@ -139,6 +177,9 @@ class TorchVerifier:
                 gradients = runner.backward(run, seeds)
         return gradients, getattr(live, "peak_bytes", 0), time.perf_counter() - start
 
+    def _timed(self, runner: Any) -> float:
+        return self._run(runner, nullcontext())[2]
+
     def _flops(self, runner: Any, schedule: Schedule) -> Check:
         """Those of matrix products, which are what PyTorch counts."""
         from torch.utils.flop_counter import FlopCounterMode
@@ -151,10 +192,16 @@ class TorchVerifier:
         return Check("flops", predicted, counted, abs(predicted - counted) / max(1, counted), 0.0)
 
     def _gradient(self, got: Mapping[str, Any]) -> Check:
-        tolerance = GRADIENT_TOLERANCE.get(self.dtype, GRADIENT_TOLERANCE["float16"])
+        tolerance = tolerance_of(GRADIENT_TOLERANCE, self.dtype)
         if got.keys() != self._expected.keys():
             return Check("gradient", None, None, float("inf"), tolerance)
         largest = max((float(g.abs().max()) for g in self._expected.values()), default=0.0)
         off = max((float((got[name] - g).abs().max()) for name, g in self._expected.items()), default=0.0)
         error = off / largest if largest else off
         return Check("gradient", None, None, error if error == error else float("inf"), tolerance)
+
+    def _slope(self, got: Mapping[str, Any], slopes: Slopes) -> Check:
+        from sim.execute import torch_reference
+
+        error = slopes.error(torch_reference.derivative(got, slopes))
+        return Check("slopes", None, None, error, self.slope_tolerance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 AnyVerifier: TypeAlias = "Verifier | TorchVerifier"
 
 OFF = 1
+WIDTH = 120
 ABSTRACT = ("chain",)
 """Kinds of graph whose nodes stand for no operation."""
 
@@ -94,6 +96,8 @@ def _check_executable(scenario: Scenario) -> None:
             "a chain is abstract: its nodes compute nothing, so there is nothing to measure; "
             "verify a graph of layers (mlp, cnn, transformer, layers by op)",
         )
+    if scenario.graph_kind == "torch" and scenario.wrt == "input":
+        raise scenario.error(("wrt",), "a PyTorch module is run for the gradient of its parameters alone")
 
 
 def _advice(graph: Graph, scenario: Scenario) -> str:
@@ -125,6 +129,7 @@ def _json(scenario: Scenario, verifier: AnyVerifier, points: Sequence[Verified])
         "engine": verifier.engine,
         "dtype": verifier.dtype,
         "device": dataclasses.asdict(verifier.device) if verifier.device else None,
+        "without_slopes": verifier.without_slopes,
         "points": [
             {
                 "label": p.label,
@@ -188,25 +193,31 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _legend(verifier: AnyVerifier) -> list[str]:
-    dtype, device = verifier.dtype, verifier.device
-    gradient = verification.GRADIENT_TOLERANCE.get(dtype, verification.GRADIENT_TOLERANCE["float16"])
-    if verifier.slopes:
+    numpy, device = verifier.engine == Verifier.engine, verifier.device
+    gradient = verification.tolerance_of(verification.GRADIENT_TOLERANCE, verifier.dtype)
+    if numpy:
         lines = [
             "peak: bytes held at every action, exact; flops: counted from the shapes of the arrays, exact",
-            f"gradient: off full store by at most {gradient:g} of its largest entry; slopes: off central",
-            f"differences in float64, along {verification.DIRECTIONS} directions, by at most "
-            f"{verification.DIFFERENCE_TOLERANCE[dtype]:g} of their size",
+            f"gradient: off full store by at most {gradient:g} of its largest entry",
         ]
     else:
         lines = [
             "peak: bytes of all storages alive beside parameters and inputs, within 1 %; flops: of matrix products,",
             f"exact; gradient: off plain autograd by at most {gradient:g} of its largest entry",
         ]
-    if device and verifier.slopes:
+    if verifier.without_slopes is None:
+        lines.append(
+            f"slopes: off central differences in float64, along {verification.DIRECTIONS} directions, by at most "
+            f"{verifier.slope_tolerance:.2g} of their size"
+        )
+        if verifier.slope_tolerance > verification.tolerance_of(verification.DIFFERENCE_TOLERANCE, verifier.dtype):
+            lines[-1] += ","
+            lines.append(f"twice what rounding to {verifier.dtype} moves those of plain autograd by")
+    else:
+        lines += textwrap.wrap(f"slopes: not compared with central differences: {verifier.without_slopes}", WIDTH)
+    if device:
         lines.append(
             f"time: on {device.name}, within {verification.SECONDS_TOLERANCE:.0%}; * not judged, because products take "
             f"less than {verification.COMPUTE_BOUND:.0%} of it"
         )
-    elif device:
-        lines.append(f"time: on {device.name}; * not judged, because it was measured with NumPy")
     return lines

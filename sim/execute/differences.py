@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -54,8 +53,15 @@ class Slopes:
         It is relative to √Σ(entry · direction)², the size of the slope along directions like these; the
         slope itself may happen to be near 0.
         """
+        return self._off(got, self.found)
+
+    def apart(self, got: Derivative, other: Derivative) -> float:
+        """The largest difference between two derivatives along a direction, relative in the same way."""
+        return self._off(got, tuple(self._along(other, along)[0] for along in self.directions))
+
+    def _off(self, got: Derivative, slopes: Sequence[Array]) -> float:
         worst = 0.0
-        for along, expected in zip(self.directions, self.found, strict=True):
+        for along, expected in zip(self.directions, slopes, strict=True):
             value, size = self._along(got, along)
             if not (np.isfinite(value).all() and np.isfinite(size).all()):
                 return math.inf
@@ -80,22 +86,35 @@ def slopes(
     graph: Graph, inputs: Mapping[str, Array], parameters: Mapping[str, Array], *, directions: int, seed: int
 ) -> Slopes:
     """Slopes of the summed outputs by central differences in float64, along directions as large as what they move."""
-    rng = np.random.default_rng(seed)
     wide = in_float64(graph)
     schedule = _evaluation(wide)
     x, p = ({name: _widened(a) for name, a in arrays.items()} for arrays in (inputs, parameters))
+
+    def at(shifted: Mapping[str, Array]) -> Array:
+        here = (x, shifted) if graph.wrt == "parameters" else ({**x, **shifted}, p)
+        return _summed(wide, execute(schedule, *here).outputs)
+
     moved = p if graph.wrt == "parameters" else {graph.inputs[k].name: x[graph.inputs[k].name] for k in graph.variables}
+    return central(graph, moved, at, directions=directions, seed=seed)
+
+
+def central(
+    graph: Graph,
+    moved: Mapping[str, Array],
+    at: Callable[[Mapping[str, Array]], Array],
+    *,
+    directions: int,
+    seed: int,
+    step: float = STEP,
+) -> Slopes:
+    """Slopes of `at(moved)`, of shape (n_out,), by central differences along random directions."""
+    rng = np.random.default_rng(seed)
     chosen, found = [], []
     for _ in range(directions):
         along = {name: rng.standard_normal(a.shape) * _size(a) for name, a in moved.items()}
-
-        def at(h: float, along: Mapping[str, Any] = along) -> Array:
-            shifted = {name: moved[name] + h * v for name, v in along.items()}
-            here = (x, shifted) if graph.wrt == "parameters" else ({**x, **shifted}, p)
-            return _summed(wide, execute(schedule, *here).outputs)
-
+        ahead, behind = (at({name: moved[name] + h * v for name, v in along.items()}) for h in (step, -step))
         chosen.append(along)
-        found.append((at(STEP) - at(-STEP)) / (2 * STEP))
+        found.append((ahead - behind) / (2 * step))
     return Slopes(graph, tuple(chosen), tuple(found))
 
 
