@@ -187,3 +187,26 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.ln(x))
+
+
+class Choosy(nn.Module):
+    """Operations whose gradient reads some of what they read: a mask, indices, a factor, a frozen layer's nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.frozen, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        gate = mask.sigmoid()  # made from an input alone: it has no gradient
+        y = self.first(x) * gate
+        y = self.frozen(y) + gate * gate
+        y = torch.where(mask.cos() > 0, y, y.sin() / (gate + 1))
+        y = y.gather(1, (ids + 1).clamp(max=7))
+        y = y @ (gate.t() @ gate)
+        return self.last(y.masked_fill(mask < -1, 0.0))
+
+
+def choices() -> dict[str, torch.Tensor]:
+    """Inputs of `Choosy`."""
+    return {"x": torch.randn(5, 6), "ids": torch.randint(0, 7, (5, 8)), "mask": torch.randn(5, 8)}

@@ -61,6 +61,36 @@ def test_a_full_store_of_a_residual_network_saves_what_autograd_does(granularity
     assert counts.saved_bytes(graph) == _saved_by_autograd(module, inputs)
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_full_store_of_attention_saves_what_autograd_does(granularity, dropout):
+    """The split of q, k and v, their transposes and the causal masks: each read by one factor or none."""
+    module, inputs = models.GPT(dropout=dropout), {"ids": torch.zeros(4, 32, dtype=torch.long)}
+    graph = from_module(module, inputs, granularity=granularity)
+    assert counts.saved_bytes(graph) == _saved_by_autograd(module, inputs)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_full_store_of_masks_and_indices_saves_what_autograd_does(granularity):
+    """But for the input of `gather` (5·8 floats), which autograd keeps for its shape alone."""
+    module, inputs = models.Choosy(), models.choices()
+    graph = from_module(module, inputs, granularity=granularity)
+    assert counts.saved_bytes(graph) == _saved_by_autograd(module, inputs) - 5 * 8 * 4
+
+
+def test_each_operation_says_what_its_gradient_reads():
+    nodes = {n.name: n for n in from_module(models.Choosy(), models.choices(), granularity="ops").nodes}
+    assert {name: nodes[name].reads for name in ("mul", "where", "gather", "matmul_2", "masked_fill")} == {
+        "mul": ("never", "always"),  # by the gate
+        "where": ("always", "never", "never"),
+        "gather": ("never", "always"),
+        "matmul_2": ("never", "always"),  # by what the gate makes
+        "masked_fill": ("never", "always"),
+    }
+    assert nodes["frozen"].needs == nodes["add"].needs == "none"
+    assert nodes["last"].needs == "input"
+
+
 def test_resnet50_has_its_published_parameters_and_flops():
     """REFERENCE section 9: 25.6 M parameters, 8.1784 GFLOP in convolutions and the linear layer, 82.13 MiB saved."""
     with torch.device("meta"):
