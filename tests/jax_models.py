@@ -77,3 +77,18 @@ def attention_block(*, batch: int, sequence: int, hidden: int, heads: int) -> Mo
         return ((x + inner @ p["down"] + p["b_down"]) ** 2).mean()
 
     return loss, params, (_arrays(1, x=(batch, sequence, hidden))["x"],)
+
+
+def choices(*, batch: int, width: int) -> Model:
+    """Operations whose derivative reads some of what they read: choices by values, picked entries, gates."""
+    params = [_arrays(k, w=(width, width)) for k in range(4)]
+
+    def loss(params: Any, x: Any) -> Any:
+        gate = jnp.sin(x)  # made from an argument alone: it has no derivative
+        for layer in params:
+            x = (x @ layer["w"]) * gate
+            x = jnp.where(x > 0.1, x, jnp.sin(x))
+            x = jnp.take_along_axis(x, jnp.argsort(x, axis=-1), axis=-1)
+        return (x**2).mean()
+
+    return loss, params, (_arrays(1, x=(batch, width))["x"],)

@@ -20,7 +20,7 @@ from sim.strategies.reverse import reverse_full
 jax = pytest.importorskip("jax", reason="the extra 'jax' is not installed: pip install 'ad-tradeoff-sim[jax]'")
 import jax.numpy as jnp  # noqa: E402
 from jax._src.ad_checkpoint import saved_residuals  # noqa: E402
-from jax_models import attention_block, cnn, mlp, shapes_of  # noqa: E402
+from jax_models import attention_block, choices, cnn, mlp, shapes_of  # noqa: E402
 
 from sim.importers import jax_flops  # noqa: E402
 from sim.importers.jax import from_function  # noqa: E402
@@ -138,6 +138,23 @@ def test_a_parameter_used_twice_belongs_to_its_first_reader() -> None:
     graph = from_function(lambda w, x: ((x @ w) @ w).sum(), floats(4, 4), floats(2, 4))
     first, second, _ = graph.nodes
     assert (first.param_size, second.param_size, second.tied_to) == (16, 0, first.name)
+
+
+def test_choices_and_gates_keep_what_jax_reports() -> None:
+    """The truth values and the places by which is chosen, the gate; not what is chosen from."""
+    f, params, args = choices(batch=4, width=8)
+    graph = from_function(f, shapes_of(params), *shapes_of(args))
+    assert kept(graph) == reported(f, params, *args)
+    product, choice, picked = (of_op(graph, op)[-1] for op in ("mul", "select_n", "gather"))
+    assert (product.reads, choice.reads, picked.reads) == (("others", "others"), None, ("never", "always"))
+
+
+def test_the_input_of_a_linear_map_is_read_for_its_weights_alone() -> None:
+    graph = from_function(lambda w, x: jnp.sum(jnp.sin(x) @ w), floats(4, 4), floats(2, 4))
+    [linear] = of_op(graph, "dot_general")
+    assert (linear.needs, linear.reads) == ("input", ("parameters",))
+    assert saved_bytes(graph) == 2 * 4 * 4, "sin x"
+    assert saved_bytes(graph.configured(wrt="input")) == 2 * 4 * 4, "cos x"
 
 
 def test_integers_have_no_derivative_and_reach_what_they_pick() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from sim.errors import GraphError, suggest
-from sim.graph import FLOATS, ITEMSIZE, Graph, GraphInput, Node, Wrt
+from sim.graph import FLOATS, ITEMSIZE, Graph, GraphInput, Node, Reads, Wrt
 from sim.importers import extra, importers
 from sim.importers.factory import NamedFactory
 from sim.importers.jax_costs import Pricing
@@ -175,12 +175,13 @@ class Imported:
         dtype = _dtype(first, name)
         size = sum(_bytes(avals[v]) for v in piece.writes)
         weights = [v for v in piece.leaves if v in self.program.active]
+        read = [named[v] for v in piece.activations]
         new = [v for v in weights if v not in owners]
         owners.update(dict.fromkeys(new, name))
         return Node(
             name=name,
             op=piece.op,
-            inputs=tuple(dict.fromkeys(named[v] for v in piece.activations)),
+            inputs=tuple(dict.fromkeys(read)),
             output_shape=tuple(first.shape),
             dtype=dtype,
             activation_bytes=None if size == math.prod(first.shape) * ITEMSIZE[dtype] else size,
@@ -191,8 +192,22 @@ class Imported:
             param_size=sum(math.prod(avals[v].shape) for v in new),
             tied_to=owners[weights[0]] if weights and not new else None,
             needs=costs.needs,
+            reads=_reads(read, costs.reads),
             residual_bytes=costs.residual_bytes,
         )
+
+
+def _reads(names: Sequence[str], words: Sequence[Reads]) -> tuple[Reads, ...] | None:
+    """When the derivative reads each distinct name; `None` for always, or where it reads none."""
+    of: dict[str, set[Reads]] = {}
+    for name, word in zip(names, words, strict=False):
+        of.setdefault(name, set()).add(word)
+    several = len(of) < len(names)  # values of one node may be each other's others
+    found: list[Reads] = []
+    for given in of.values():
+        read = given - {"never"}
+        found.append("never" if not read else "always" if several or len(read) > 1 else read.pop())
+    return None if set(found) in ({"always"}, {"never"}, set()) else tuple(found)
 
 
 def argument_names(f: Callable[..., Any], count: int) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import GraphError
-from sim.graph import Needs
+from sim.graph import NEEDS, Needs, Reads
 from sim.importers import extra
 from sim.importers.jax_flops import flops_of, is_literal, is_view, program_flops
 from sim.importers.jax_program import Piece, Program
@@ -23,7 +23,8 @@ from sim.importers.jax_program import Piece, Program
 class Costs:
     """Flops of a piece and what JAX keeps for its derivative, in the terms of `sim.node.Node`.
 
-    `residual_bytes` is `None` where nothing but activations is kept.
+    `reads` says of each of the piece's activations when the derivative reads it; `residual_bytes` is
+    `None` where nothing but activations is kept.
     """
 
     forward_flops: int
@@ -31,6 +32,7 @@ class Costs:
     vjp_flops: int
     param_vjp_flops: int
     needs: Needs
+    reads: tuple[Reads, ...]
     residual_bytes: int | None
 
 
@@ -87,7 +89,7 @@ class Pricing:
             data = [v for v in piece.activations if v in active]
             weights = [v for v in piece.leaves if v in active]
             if not (data or weights) or not active.intersection(piece.writes):
-                return Costs(forward, 0, 0, 0, "none", None)
+                return Costs(forward, 0, 0, 0, "none", (), None)
             return self._differentiated(piece, forward, data, weights)
         except GraphError as error:
             raise GraphError(f"node '{piece.name}': {error}") from None
@@ -105,7 +107,9 @@ class Pricing:
             part = self._linearized(piece, data)
             by_data = min(by_all, max(0, part.flops - forward) + part.backward_flops)
         needs, residual = self._needs(piece, taped.kept)
-        return Costs(forward, self._tangent_flops(piece, data, forward), by_data, by_all - by_data, needs, residual)
+        reads = self._reads(piece, taped.kept, data, weights)
+        tangent = self._tangent_flops(piece, data, forward)
+        return Costs(forward, tangent, by_data, by_all - by_data, needs, reads, residual)
 
     def _structs(self, values: Sequence[int]) -> list[Any]:
         (jax,) = extra("jax", "jax")
@@ -154,26 +158,30 @@ class Pricing:
         return max(0, program_flops(jax.make_jaxpr(tangents)(structs, structs, self._structs(others))) - forward)
 
     def _needs(self, piece: Piece, kept: Mapping[Any, Any]) -> tuple[Needs, int | None]:
-        """What the kept values are to the simulator: activations read, and bytes of everything else.
-
-        An operation whose derivative reads some of its inputs but not all others (the mask of a
-        `where`) keeps those as a residual, because `needs` names all inputs or none.
-        """
-        inputs = {v for v in kept if v in piece.activations}
-        resident = set(piece.activations).intersection(self.program.arguments)
+        """What the kept values are to the simulator: activations read, and bytes of everything else."""
+        inputs, output = (any(v in kept for v in values) for values in (piece.activations, piece.writes))
         residual = [aval for v, aval in kept.items() if not isinstance(v, int)]
-        reads_inputs = bool(inputs)
-        if inputs - resident and not set(piece.activations) <= inputs | resident:
-            residual += [kept[v] for v in inputs - resident]
-            reads_inputs = False
-        elif not inputs - resident and not set(piece.activations) <= inputs:
-            reads_inputs = False  # what it reads is resident, and what is not it does not read
-        reads_output = any(v in piece.writes for v in kept)
-        needs: Needs = "both" if reads_inputs and reads_output else "input" if reads_inputs else "none"
-        if reads_output and not reads_inputs:
-            needs = "output"
         size = sum(math.prod(a.shape) * a.dtype.itemsize for a in residual)
-        return needs, size or None
+        return NEEDS[inputs * NEEDS.index("input") + output * NEEDS.index("output")], size or None
+
+    def _reads(
+        self, piece: Piece, kept: Mapping[Any, Any], data: Sequence[int], weights: Sequence[int]
+    ) -> tuple[Reads, ...]:
+        """When the derivative reads each activation: what is kept for each of what it is taken by, one at a time."""
+        by = [*([v] for v in data), *([list(weights)] if weights else [])]
+        if len(by) == 1 or not any(v in kept for v in piece.activations):
+            return tuple("always" if v in kept else "never" for v in piece.activations)
+        kept_for = [(group, self._linearized(piece, group).kept) for group in by]
+
+        def when(v: int) -> Reads:
+            readers = [group for group, found in kept_for if v in found]
+            if [v] in readers or (weights in readers and len(readers) > 1):
+                return "always"
+            if not readers:
+                return "always" if v in kept else "never"
+            return "parameters" if weights in readers else "others"
+
+        return tuple(when(v) for v in piece.activations)
 
 
 @dataclass(frozen=True, slots=True)
