@@ -141,6 +141,38 @@ def test_products_of_what_is_differentiated_and_what_is_not_have_exact_derivativ
     assert check_graph(graph) > 10
 
 
+FACTORS: dict[str, tuple[Any, list[list[int]], dict[str, Any]]] = {
+    "mul": (lambda f, a, b: a * b, [[2, 3], [2, 3]], {}),
+    "matmul": (lambda f, a, b: a @ b, [[2, 3, 4], [2, 4, 5]], {}),
+    "linear": (lambda f, x, w: f.linear(x, w), [[2, 3], [7, 3]], {"features": 7, "bias": False}),
+    "conv2d": (
+        lambda f, x, w: f.conv2d(x, w), [[2, 3, 8, 8], [4, 3, 3, 3]], {"channels": 4, "kernel": 3, "bias": False},
+    ),
+}  # fmt: skip
+"""Functions of two factors, in PyTorch and as ops; the second factor of a linear map is its weight."""
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("op", FACTORS)
+def test_the_factors_that_are_read_are_those_that_autograd_saves(op: str, wanted: tuple[bool, bool]) -> None:
+    torch = pytest.importorskip("torch", reason="needs torch: pip install 'ad-tradeoff-sim[torch]'")
+    function, shapes, parameters = FACTORS[op]
+    factors = [torch.rand(s, requires_grad=w) for s, w in zip(shapes, wanted, strict=True)]
+    saved: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.data_ptr()) or t, lambda t: t):
+        function(torch.nn.functional, *factors)
+
+    weighted = op in ("linear", "conv2d")
+    inputs = {"a": {"shape": shapes[0], "constant": not wanted[0]}}
+    if not weighted:
+        inputs["b"] = {"shape": shapes[1], "constant": not wanted[1]}
+    listed = {"name": "y", "op": op, "inputs": list(inputs), **parameters}
+    frozen = {"param_size": 0} if weighted and not wanted[1] else {}
+    graph = load().call("layers", inputs=inputs, layers=[listed | frozen])
+    read = [name for k, name in enumerate(inputs) if graph.derivative_reads[k]]
+    assert read == [n for n, f in zip("ab", factors, strict=True) if n in inputs and f.data_ptr() in saved]
+
+
 def test_a_factor_of_a_layer_with_costs_is_read_as_it_says() -> None:
     graph = load().call(
         "layers",

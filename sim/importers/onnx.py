@@ -170,12 +170,13 @@ class _Import:
 
     def _finished(self, made: Node, call: Call, weights: tuple[int, ...] | None) -> Node:
         """The node with the shape of inference, and with those parameters that no other node holds."""
-        new = 0
-        for position in range(len(call.operands)) if weights is None else weights:
-            operand = call.operands[position] if position < len(call.operands) else None
-            if isinstance(operand, Constant) and operand.trainable and operand.name not in self.counted:
-                self.counted.add(operand.name)
-                new += operand.size
+        positions = range(len(call.operands)) if weights is None else weights
+        operands = [call.operands[p] for p in positions if p < len(call.operands)]
+        trained = {t.name: t.size for t in operands if isinstance(t, Constant) and t.trainable}
+        new = sum(size for name, size in trained.items() if name not in self.counted)
+        self.counted |= trained.keys()
+        if trained and not new and made.reads:  # the gradient of another node's parameters reads what its own would
+            made = replace(made, reads=tuple("always" if word == "parameters" else word for word in made.reads))
         shapes = tuple(t.shape for t in call.data)
         return replace(
             made,

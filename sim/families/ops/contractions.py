@@ -24,6 +24,8 @@ SOFTMAX_DERIVATIVE_FLOPS = 4
 def linear(name: str, x: Tensor, *, features: Count, bias: bool = True, tied_to: str | None = None) -> Node:
     """y = x·Wᵀ + b over the last dimension: 2·B·in·out flops, as many per JVP, VJP and weight gradient.
 
+    The input is read for the weight gradient alone. (A convolution's is kept with frozen weights too, by
+    frameworks: one kernel makes both gradients.)
     With `tied_to` it uses the weight of that node (a head that shares the embedding): the flops of
     its share of the gradient are its own, the parameters and the gradient's memory the other's.
     """
@@ -37,7 +39,7 @@ def linear(name: str, x: Tensor, *, features: Count, bias: bool = True, tied_to:
         "linear", name, [x], shape,
         forward_flops=work + adds, jvp_flops=work, vjp_flops=work, param_vjp_flops=work + adds,
         param_size=0 if tied_to else x.shape[-1] * features + bias * features,
-        jacobian=WEIGHT, bias=bias, tied_to=tied_to,
+        reads=("parameters",), jacobian=WEIGHT, bias=bias, tied_to=tied_to,
     )  # fmt: skip
 
 
