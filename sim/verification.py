@@ -38,7 +38,9 @@ DIFFERENCE_TOLERANCE: Mapping[str, float] = MappingProxyType({"float64": 1e-5, "
 SECONDS_TOLERANCE = 0.25
 COMPUTE_BOUND = 0.8
 """Share of the predicted seconds that products must take for them to be judged."""
-DIRECTIONS = 3
+ROUNDINGS = 2
+"""How many times what rounding to its dtype moves the reference's slopes by is allowed, where that is more."""
+DIRECTIONS = 2
 REPEATS = 3
 
 ROUGH_BANDWIDTH, ROUGH_OVERHEAD_S, ROUGH_EFFICIENCY = 2e9, 1e-4, 0.5
@@ -153,6 +155,11 @@ class Verifier:
         self._slopes = differences.slopes(
             self.graph, self._inputs, self._parameters, directions=DIRECTIONS, seed=self._seed + 2
         )
+        if self.dtype != "float64":
+            wide = StrategyPoint("reverse_full", {}).schedule(differences.in_float64(self.graph))
+            arrays = (differences.widened(a) for a in (self._inputs, self._parameters))
+            own, other = (differences.derivative(r) for r in (self._reference, execute(wide, *arrays)))
+            self.slope_tolerance = max(self.slope_tolerance, ROUNDINGS * self._slopes.apart(own, other))
 
     def verify(self, wanted: StrategyPoint) -> Verified:
         """The checks of one point; a schedule that takes too long or too much memory is not run."""
@@ -208,9 +215,10 @@ class Verifier:
         seconds = action_seconds(schedule, self._rough)
         weights = schedule.flat.weights
         once = float(np.dot(seconds, weights) if len(weights) else seconds.sum())
-        if reference:  # the evaluations of the central differences too, in float64
-            forward = 2 * DIRECTIONS * self.graph.forward_flops / (self._rough.flops_per_s / 2)
-            return once + forward + 2 * DIRECTIONS * len(self.graph) * ROUGH_OVERHEAD_S
+        if reference:  # the evaluations of the central differences too, and a full store, in float64
+            evaluations = 2 * len(differences.STEPS) * DIRECTIONS
+            forward = 2 * self.graph.forward_flops / self._rough.flops_per_s + len(self.graph) * ROUGH_OVERHEAD_S
+            return 3 * once + evaluations * forward
         return once + self._forming_s(schedule)
 
     def _forming_s(self, schedule: Schedule) -> float:

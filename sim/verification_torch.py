@@ -24,6 +24,7 @@ from sim.verification import (
     DIFFERENCE_TOLERANCE,
     DIRECTIONS,
     GRADIENT_TOLERANCE,
+    ROUNDINGS,
     TEMPORARIES,
     Check,
     Clock,
@@ -129,6 +130,7 @@ class TorchVerifier:
             With the reason why there can be none.
         """
         from sim.execute import torch_reference
+        from sim.execute.differences import STEPS
 
         random = next((step.name for step in self._program.steps if step.joint.random), None)
         if random is not None:
@@ -136,7 +138,8 @@ class TorchVerifier:
         doubles = (DIRECTIONS + 4) * self.graph.parameter_count + sum(self.graph.columns.scalars.tolist())
         if 8 * doubles > self._memory_bytes:
             raise NotApplicable(f"they take about {format_bytes(8 * doubles)} of memory")
-        reason = self._clock.refusal(2 * (DIRECTIONS + 1) * self._plain_s)
+        evaluations = 2 * len(STEPS) * DIRECTIONS
+        reason = self._clock.refusal((evaluations + 2) * self._plain_s)
         if reason is not None:
             raise NotApplicable(f"they take {reason}")
         found, in_float64 = torch_reference.slopes(
@@ -152,7 +155,7 @@ class TorchVerifier:
         rounding = found.apart(own, wide)
         if rounding > _COARSEST:
             raise NotApplicable(f"rounding to {self.dtype} alone moves them by more than {_COARSEST:.0%}")
-        self.slope_tolerance = max(self.slope_tolerance, 2 * rounding)
+        self.slope_tolerance = max(self.slope_tolerance, ROUNDINGS * rounding)
         return found
 
     def _random(self, shape: tuple[int, ...], dtype: str) -> Any:

@@ -161,9 +161,9 @@ def test_slopes_know_the_gradient_of_a_linear_function() -> None:
     module, x = torch.nn.Linear(2, 2), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     graph = from_module(copy.deepcopy(module), (x,), loss="sum")
     found, gradients = torch_reference.slopes(graph, module, {"input": x}, "sum", directions=2, seed=0)
-    for along, slope in zip(found.directions, found.found, strict=True):
+    for along, slopes in zip(found.directions, found.found, strict=True):
         expected = along["weight"].reshape(2, 2) @ [9.0, 12.0]
-        assert slope == pytest.approx([expected.sum() + 3 * along["bias"].sum()], rel=1e-6)
+        assert slopes[0] == pytest.approx([expected.sum() + 3 * along["bias"].sum()], rel=1e-6)
     assert found.error(torch_reference.derivative(gradients, found)) < 1e-6
 
 

@@ -101,6 +101,8 @@ def _check_executable(scenario: Scenario) -> None:
 
 
 def _advice(graph: Graph, scenario: Scenario) -> str:
+    if graph.wrt == "parameters" and graph.output_scalars > 1:
+        return f"; a gradient is made for each of {graph.output_scalars} outputs, with a loss for one alone"
     if "batch" in graph_kinds()[scenario.graph_kind].model.model_fields and graph.batch > 1:
         return f"; --batch 1 in place of {graph.batch}, or a larger --max-seconds, may do"
     return "; a larger --max-seconds may do"
@@ -212,7 +214,8 @@ def _legend(verifier: AnyVerifier) -> list[str]:
         )
         if verifier.slope_tolerance > verification.tolerance_of(verification.DIFFERENCE_TOLERANCE, verifier.dtype):
             lines[-1] += ","
-            lines.append(f"twice what rounding to {verifier.dtype} moves those of plain autograd by")
+            exact = "full store" if numpy else "plain autograd"
+            lines.append(f"twice what rounding to {verifier.dtype} moves those of {exact} by")
     else:
         lines += textwrap.wrap(f"slopes: not compared with central differences: {verifier.without_slopes}", WIDTH)
     if device:

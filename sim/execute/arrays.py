@@ -18,7 +18,8 @@ from sim.graph import Graph, GraphInput
 from sim.node import Node
 
 DTYPES = frozenset({"float64", "float32", "float16", "int64", "int32", "int8", "uint8", "bool"})
-NORMALIZATIONS = frozenset({"layer_norm", "rms_norm", "batch_norm"})
+SCALING = frozenset({"layer_norm", "rms_norm", "batch_norm", "mul"})
+"""Ops whose first parameter is a factor, near 1."""
 
 
 def input_shapes(graph: Graph, node: Node) -> tuple[Shape, ...]:
@@ -61,7 +62,7 @@ def parameters_for(graph: Graph, seed: int) -> dict[str, Array]:
         parts = []
         for k, shape in enumerate(parameter_shapes(graph, node)):
             scale = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.1
-            offset = 1.0 if node.op in NORMALIZATIONS and k == 0 else 0.0
+            offset = 1.0 if node.op in SCALING and k == 0 else 0.0
             parts.append(offset + scale * rng.standard_normal(math.prod(shape)))
         made[node.name] = np.concatenate(parts).astype(node.dtype)
     return made
@@ -99,8 +100,14 @@ def checked(graph: Graph, inputs: Mapping[str, Array], parameters: Mapping[str, 
     NotApplicable
         For an op without a rule, or a dtype that NumPy does not have.
     """
+    sizes = {i.name: math.prod(i.shape) for i in graph.inputs} | {
+        n.name: math.prod(n.output_shape) for n in graph.nodes
+    }
     for node in graph.nodes:
         rule_of(node)
+        for name, shape in zip(node.inputs, input_shapes(graph, node), strict=True):
+            if math.prod(shape) != sizes[name]:
+                raise NotApplicable(f"node '{node.name}' reads a part of '{name}' as a view, which NumPy is not given")
     wanted = [("input", i.name, i.shape, i.dtype, inputs) for i in graph.inputs]
     wanted += [("parameters of", n.name, (n.param_size,), n.dtype, parameters) for n in graph.nodes if n.param_size]
     for dtype in {i.dtype for i in graph.inputs} | {n.dtype for n in graph.nodes}:

@@ -1,9 +1,14 @@
-"""Rules of the ops on (batch, channels, height, width): convolutions, pooling, upsampling."""
+"""Rules of the ops on (batch, channels, *sides), in any number of sides: convolutions, pooling, upsampling.
+
+Windows start `padding` before the image (a number for each side, or its first of (before, after)); how
+many there are is what the shapes say, so that padding behind the image is whatever they reach.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,131 +16,166 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from sim.execute.rule import Array, At, Rule, Shape, linear, samplewise
 
-
-def _layout(at: At) -> tuple[Any, Any, Any, Any]:
-    """(kernel, stride, padding, dilation), each (height, width)."""
-    return at["kernel"], at["stride"], at["padding"], at.node.attributes.get("dilation", (1, 1))
+Sides = tuple[int, ...]
 
 
-def _patches(at: At, x: Array, fill: float = 0.0) -> Array:
-    """The windows of images (n, c, h, w) as a view (n, c, rows, columns, kernel height, kernel width)."""
-    kernel, stride, padding, dilation = _layout(at)
-    x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2), constant_values=fill)
-    window = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    view = sliding_window_view(x, window, axis=(2, 3))
-    return np.asarray(view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]])
+def _layout(at: At) -> tuple[Sides, Sides, Sides, Sides]:
+    """(kernel, stride, padding before, dilation), a number for each side."""
+    kernel = tuple(at["kernel"])
+    before = tuple(p if isinstance(p, int) else p[0] for p in at["padding"])
+    return kernel, tuple(at["stride"]), before, tuple(at.node.attributes.get("dilation", (1,) * len(kernel)))
 
 
-def _folded(at: At, patches: Array, shape: Shape) -> Array:
-    """The transpose of `_patches`: windows added up into images (n, *shape)."""
-    kernel, stride, padding, dilation = _layout(at)
-    rows, columns = patches.shape[2:4]
-    image = np.zeros(
-        (len(patches), shape[0], shape[1] + 2 * padding[0], shape[2] + 2 * padding[1]), dtype=patches.dtype
-    )
-    for a in range(kernel[0]):
-        for b in range(kernel[1]):
-            top, left = a * dilation[0], b * dilation[1]
-            bottom, right = top + stride[0] * (rows - 1) + 1, left + stride[1] * (columns - 1) + 1
-            image[:, :, top : bottom : stride[0], left : right : stride[1]] += patches[..., a, b]
-    return image[:, :, padding[0] : padding[0] + shape[1], padding[1] : padding[1] + shape[2]]
+def _reach(at: At, counts: Sides) -> Sides:
+    """How far windows, so many along each side, reach from the start of the first one."""
+    kernel, stride, _, dilation = _layout(at)
+    return tuple((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(counts, stride, dilation, kernel, strict=True))
 
 
-def _grouped(at: At, x: Array, axis: int = 1) -> Array:
-    """x with its channels, along `axis`, split into (groups, channels of one)."""
-    groups = at["groups"]
-    return x.reshape(*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
+def _patches(at: At, x: Array, counts: Sides, fill: float = 0.0) -> Array:
+    """The windows of images (n, c, *sides) as a view (n, c, *counts, *kernel)."""
+    kernel, stride, before, dilation = _layout(at)
+    reach, axes = _reach(at, counts), tuple(range(2, x.ndim))
+    after = [max(0, r - b - n) for r, b, n in zip(reach, before, x.shape[2:], strict=True)]
+    if any(before) or any(after):
+        x = np.pad(x, [(0, 0), (0, 0), *zip(before, after, strict=True)], constant_values=fill)
+    x = x[(slice(None), slice(None), *(slice(r) for r in reach))]
+    view = sliding_window_view(x, [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)], axis=axes)
+    steps = [slice(None, None, s) for s in (*stride, *dilation)]
+    return np.asarray(view[(slice(None), slice(None), *steps)])
 
 
-def _merged(x: Array, axis: int = 1) -> Array:
-    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+def _columns(at: At, x: Array, counts: Sides) -> Array:
+    """The windows as matrices (n, groups, channels of a group · kernel, windows)."""
+    patches, rank = _patches(at, x, counts), len(counts)
+    order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    return patches.transpose(order).reshape(len(x), _groups(at), -1, math.prod(counts))
 
 
-def _conv_shapes(at: At) -> tuple[Shape, ...]:
-    out = at.node.output_shape[1]
-    weight = (out, at.shapes[0][1] // at["groups"], *at["kernel"])
+def _folded(at: At, columns: Array, counts: Sides, shape: Shape) -> Array:
+    """The transpose of `_columns`: windows added up into images (n, *shape)."""
+    kernel, stride, before, dilation = _layout(at)
+    patches = columns.reshape(len(columns), shape[0], *kernel, *counts)
+    ends = [max(r, b + n) for r, b, n in zip(_reach(at, counts), before, shape[1:], strict=True)]
+    image = np.zeros((len(columns), shape[0], *ends), dtype=columns.dtype)
+    for place in itertools.product(*map(range, kernel)):
+        first = [k * d for k, d in zip(place, dilation, strict=True)]
+        window = [slice(f, f + s * (n - 1) + 1, s) for f, s, n in zip(first, stride, counts, strict=True)]
+        own: Any = (slice(None), slice(None), *place)
+        image[(slice(None), slice(None), *window)] += patches[own]
+    inside = [slice(b, b + n) for b, n in zip(before, shape[1:], strict=True)]
+    return image[(slice(None), slice(None), *inside)]
+
+
+def _groups(at: At) -> int:
+    return int(at.node.attributes.get("groups", 1))
+
+
+def _grouped(at: At, weight: Array) -> Array:
+    """A weight (…, first, second of a group, *kernel) as matrices (…, groups, first of a group, second · kernel)."""
+    lead, groups = weight.shape[: -2 - len(at["kernel"])], _groups(at)
+    first = weight.shape[len(lead)] // groups
+    return weight.reshape(*lead, groups, first, -1)
+
+
+def _rows(at: At, y: Array) -> Array:
+    """Images (…, channels, *sides) as matrices (…, groups, channels of a group, pixels)."""
+    lead = y.shape[: -1 - len(at["kernel"])]
+    return y.reshape(*lead, _groups(at), y.shape[len(lead)] // _groups(at), -1)
+
+
+def _weight_gradient(g: Array, x: Array) -> Array:
+    """Σ over images and pixels of g·xᵀ: (width, n, groups, a, pixels) and (n, groups, b, pixels) to (…, a, b)."""
+    left = g.transpose(0, 2, 3, 1, 4).reshape(len(g), g.shape[2], g.shape[3], -1)
+    right = x.transpose(1, 0, 3, 2).reshape(x.shape[1], -1, x.shape[2])
+    return np.asarray(left @ right)
+
+
+def _shapes(at: At, first: int, second: int, out: int) -> tuple[Shape, ...]:
+    weight = (first, second // _groups(at), *at["kernel"])
     return (weight, (out,)) if at["bias"] else (weight,)
 
 
+def _biased(at: At, y: Array, bias: Array) -> Array:
+    """y plus a bias (…, channels), if the node has one."""
+    return np.asarray(y + bias.reshape(*bias.shape, *[1] * len(at["kernel"])) if at["bias"] else y)
+
+
+def _bias_gradient(at: At, g: Array) -> tuple[Array, ...]:
+    return (g.sum(axis=(1, *range(3, g.ndim))),) if at["bias"] else ()
+
+
 def _convolve(at: At, x: Array) -> Array:
-    windows, weight = _grouped(at, _patches(at, x)), _grouped(at, at.p[0], axis=0)
-    return _merged(np.einsum("ngcxyab,gocab->ngoxy", windows, weight, optimize=True))
+    counts = at.node.output_shape[2:]
+    y = _grouped(at, at.p[0]) @ _columns(at, x, counts)
+    return y.reshape(len(x), -1, *counts)
 
 
 def _conv_transpose(at: At, g: Array) -> Array:
-    windows = np.einsum("ngoxy,gocab->ngcxyab", _grouped(at, g), _grouped(at, at.p[0], axis=0), optimize=True)
-    return _folded(at, _merged(windows), at.shapes[0][1:])
+    columns = np.swapaxes(_grouped(at, at.p[0]), -1, -2) @ _rows(at, g)
+    return _folded(at, columns, at.node.output_shape[2:], at.shapes[0][1:])
 
 
 def _conv_parameter_jvp(at: At, dp: tuple[Array, ...]) -> Array:
-    windows, weight = _grouped(at, _patches(at, at.x[0])), _grouped(at, dp[0])
-    dy = _merged(np.einsum("ngcxyab,wgocab->wngoxy", windows, weight, optimize=True), axis=2)
-    return np.asarray(dy + dp[1][:, None, :, None, None] if at["bias"] else dy)
+    dy = _grouped(at, dp[0])[:, None] @ _columns(at, at.x[0], at.node.output_shape[2:])
+    dy = dy.reshape(len(dp[0]), *at.node.output_shape)
+    return _biased(at, dy, dp[-1][:, None])
 
 
 def _conv_parameter_vjp(at: At, g: Array) -> tuple[Array, ...]:
-    windows = _grouped(at, _patches(at, at.x[0]))
-    weight = _merged(np.einsum("wngoxy,ngcxyab->wgocab", _grouped(at, g, axis=2), windows, optimize=True))
-    return (weight, g.sum(axis=(1, 3, 4))) if at["bias"] else (weight,)
-
-
-def _biased(at: At, y: Array) -> Array:
-    return np.asarray(y + at.p[1][:, None, None] if at["bias"] else y)
+    weight = _weight_gradient(_rows(at, g), _columns(at, at.x[0], at.node.output_shape[2:]))
+    return (weight, *_bias_gradient(at, g))
 
 
 convolution = Rule(
-    forward=lambda at: (_biased(at, _convolve(at, at.x[0])), None),
+    forward=lambda at: (_biased(at, _convolve(at, at.x[0]), at.p[-1]), None),
     jvp=lambda at, dx: samplewise(lambda t: _convolve(at, t), dx[0]),
     vjp=lambda at, g: (samplewise(lambda c: _conv_transpose(at, c), g),),
-    parameters=_conv_shapes,
+    parameters=lambda at: _shapes(at, at.node.output_shape[1], at.shapes[0][1], at.node.output_shape[1]),
     parameter_jvp=_conv_parameter_jvp,
     parameter_vjp=_conv_parameter_vjp,
 )
 
 
-def _up_shapes(at: At) -> tuple[Shape, ...]:
-    """The weight is (in, out, kernel height, kernel width), as in PyTorch."""
-    out = at.node.output_shape[1]
-    weight = (at.shapes[0][1], out, *at["kernel"])
-    return (weight, (out,)) if at["bias"] else (weight,)
+def _up(at: At, x: Array, weight: Array) -> Array:
+    """The transposed convolution with a weight (in, out of a group, *kernel), as in PyTorch."""
+    columns = np.swapaxes(_grouped(at, weight), -1, -2) @ _rows(at, x)
+    return _folded(at, columns, at.shapes[0][2:], at.node.output_shape[1:])
 
 
-def _up(at: At, x: Array) -> Array:
-    windows = np.einsum("nixy,ioab->noxyab", x, at.p[0], optimize=True)
-    return _folded(at, windows, at.node.output_shape[1:])
+def _down(at: At, g: Array) -> Array:
+    counts = at.shapes[0][2:]
+    return (_grouped(at, at.p[0]) @ _columns(at, g, counts)).reshape(len(g), -1, *counts)
 
 
 def _up_parameter_jvp(at: At, dp: tuple[Array, ...]) -> Array:
-    windows = np.einsum("nixy,wioab->wnoxyab", at.x[0], dp[0], optimize=True)
-    dy = samplewise(lambda t: _folded(at, t, at.node.output_shape[1:]), windows)
-    return np.asarray(dy + dp[1][:, None, :, None, None] if at["bias"] else dy)
+    return _biased(at, np.stack([_up(at, at.x[0], weight) for weight in dp[0]]), dp[-1][:, None])
 
 
 def _up_parameter_vjp(at: At, g: Array) -> tuple[Array, ...]:
-    windows = samplewise(lambda c: _patches(at, c), g)
-    weight = np.einsum("wnoxyab,nixy->wioab", windows, at.x[0], optimize=True)
-    return (weight, g.sum(axis=(1, 3, 4))) if at["bias"] else (weight,)
+    columns = samplewise(lambda c: _columns(at, c, at.shapes[0][2:]), g)
+    weights = [_weight_gradient(_rows(at, at.x[0])[None], own)[0] for own in columns]
+    return (np.stack(weights), *_bias_gradient(at, g))
 
 
 transposed_convolution = Rule(
-    forward=lambda at: (_biased(at, _up(at, at.x[0])), None),
-    jvp=lambda at, dx: samplewise(lambda t: _up(at, t), dx[0]),
-    vjp=lambda at, g: (
-        samplewise(lambda c: np.einsum("noxyab,ioab->nixy", _patches(at, c), at.p[0], optimize=True), g),
-    ),
-    parameters=_up_shapes,
+    forward=lambda at: (_biased(at, _up(at, at.x[0], at.p[0]), at.p[-1]), None),
+    jvp=lambda at, dx: samplewise(lambda t: _up(at, t, at.p[0]), dx[0]),
+    vjp=lambda at, g: (samplewise(lambda c: _down(at, c), g),),
+    parameters=lambda at: _shapes(at, at.shapes[0][1], at.node.output_shape[1], at.node.output_shape[1]),
     parameter_jvp=_up_parameter_jvp,
     parameter_vjp=_up_parameter_vjp,
 )
 
 
 def _max_forward(at: At) -> tuple[Array, Array]:
-    """The maxima, and the place of each in its image, height and width as one index (int64)."""
-    x = at.x[0]
-    height, width = x.shape[2:]
-    places = np.broadcast_to(np.arange(height * width, dtype=np.int64).reshape(1, 1, height, width), x.shape)
-    windows, where = _patches(at, x, fill=-np.inf), _patches(at, places)
-    windows, where = windows.reshape(*windows.shape[:4], -1), where.reshape(*where.shape[:4], -1)
+    """The maxima, and the place of each in its image, all sides as one index (int64)."""
+    x, counts = at.x[0], at.node.output_shape[2:]
+    sides = x.shape[2:]
+    places = np.broadcast_to(np.arange(math.prod(sides), dtype=np.int64).reshape(1, 1, *sides), x.shape)
+    windows, where = _patches(at, x, counts, fill=-np.inf), _patches(at, places, counts)
+    shape = at.node.output_shape
+    windows, where = windows.reshape(*shape, -1), where.reshape(*shape, -1)
     best = windows.argmax(axis=-1)[..., None]
     return np.take_along_axis(windows, best, -1)[..., 0], np.take_along_axis(where, best, -1)[..., 0]
 
@@ -160,25 +200,31 @@ max_pool = Rule(
 
 
 def separable(matrix: Callable[[At, int], Array]) -> Rule:
-    """y = R·x·Cᵀ of each image; `matrix(at, axis)` gives R for axis 0 and C for axis 1."""
+    """y = (R₀ ⊗ R₁ ⊗ …)·x of each image; `matrix(at, axis)` gives the matrix of one side."""
 
-    def apply(at: At, x: Array) -> Array:
-        rows, columns = (matrix(at, axis).astype(x.dtype) for axis in (0, 1))
-        return np.asarray(rows @ x @ columns.T)
+    def along(x: Array, matrices: Sequence[Array]) -> Array:
+        for axis, m in enumerate(matrices, start=2):
+            x = np.moveaxis(np.moveaxis(x, axis, -1) @ m.T.astype(x.dtype), -1, axis)
+        return x
 
-    def transpose(at: At, g: Array) -> Array:
-        rows, columns = (matrix(at, axis).astype(g.dtype) for axis in (0, 1))
-        return np.asarray(rows.T @ g @ columns)
+    def matrices(at: At) -> list[Array]:
+        return [matrix(at, axis) for axis in range(len(at.shapes[0]) - 2)]
 
-    return linear(apply, transpose)
+    return linear(lambda at, x: along(x, matrices(at)), lambda at, g: along(g, [m.T for m in matrices(at)]))
 
 
 def mean_matrix(at: At, axis: int) -> Array:
-    """Means of windows along an axis, zeros of the padding counted."""
-    kernel, stride, padding = at["kernel"][axis], at["stride"][axis], at["padding"][axis]
-    first = np.arange(at.node.output_shape[2 + axis])[:, None] * stride - padding
-    place = np.arange(at.shapes[0][2 + axis])[None, :]
-    return np.asarray(((place >= first) & (place < first + kernel)) / kernel)
+    """Means of windows along an axis; zeros of the padding are counted unless `counts_padding` is false."""
+    kernel, stride, before, dilation = (v[axis] for v in _layout(at))
+    padding, n = at["padding"][axis], at.shapes[0][2 + axis]
+    after = padding if isinstance(padding, int) else padding[1]
+    first = np.arange(at.node.output_shape[2 + axis])[:, None] * stride - before
+    far = np.arange(n)[None, :] - first
+    inside = (far >= 0) & (far < dilation * kernel) & (far % dilation == 0)
+    if not at.node.attributes.get("counts_padding", True):
+        return np.asarray(inside / inside.sum(axis=1, keepdims=True))
+    reached = first + dilation * np.arange(kernel)[None, :] < n + after  # a window may reach beyond the padding
+    return np.asarray(inside / reached.sum(axis=1, keepdims=True))
 
 
 def adaptive_matrix(at: At, axis: int) -> Array:

@@ -100,7 +100,9 @@ class Machine:
         """The JVP of node i for tangents by position, each (width, *shape)."""
         pairs = zip(self.operands[i], self.sites[i].shapes, strict=True)
         viewed = [tangents[p].reshape(-1, *shape) if p in tangents else None for p, shape in pairs]
-        return self.rules[i].jvp(at, viewed)
+        rule = self.rules[i]
+        dy = rule.jvp(at, viewed)
+        return dy if rule.reduces else dy.reshape(len(dy), *self.nodes[i].output_shape)
 
     def pulled(self, i: int, at: At, g: Array) -> dict[int, Array]:
         """The VJP's contribution to the cotangent of each active input of node i, (width, *shape)."""

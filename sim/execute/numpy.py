@@ -122,6 +122,7 @@ def _forward(machine: Machine, i: int, touches: Touched, dead: frozenset[int]) -
     """Evaluate a node; its residual is kept only if somebody reads it later."""
     node, tape = machine.nodes[i], RESIDUAL * machine.n + i
     y, residual = machine.rules[i].forward(machine.at(i, touches))
+    y = np.reshape(y, node.output_shape)
     machine.memory.write(ACTIVATION * machine.n + i, y, node.dtype)
     if residual is not None and tape not in dead:
         machine.memory.write(tape, residual, str(residual.dtype))

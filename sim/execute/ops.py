@@ -13,6 +13,7 @@ import numpy as np
 
 from sim.errors import NotApplicable, suggest
 from sim.execute import attention, dense, images
+from sim.execute.imported import IMPORTED
 from sim.execute.rule import Array, At, Rule, bilinear, linear, pointwise, selfadjoint, total
 from sim.node import Node
 
@@ -49,7 +50,7 @@ def _channel_means(at: At, x: Array) -> Array:
 def _from_channel_means(at: At, g: Array) -> Array:
     shape = at.shapes[0]
     count = np.prod(shape[2:], dtype=np.int64)
-    return np.broadcast_to((g / count).reshape(*g.shape, *[1] * (len(shape) - 2)), (len(g), *shape[1:]))
+    return np.broadcast_to((g / count).reshape(*g.shape[:2], *[1] * (len(shape) - 2)), (len(g), *shape[1:]))
 
 
 _RULES: dict[str, Rule] = {
@@ -130,15 +131,18 @@ RULES: Mapping[str, Rule] = MappingProxyType(_RULES)
 
 
 def rule_of(node: Node) -> Rule:
-    """The rule of a node's op.
+    """The rule of a node's op, or the one that its importer names.
 
     Raises
     ------
     NotApplicable
-        If the op has none, as the abstract layers of a chain.
+        If there is none, as for the abstract layers of a chain; with the importer's reason if it gave one.
     """
-    if node.op not in RULES:
-        raise NotApplicable(
-            f"node '{node.name}' cannot be executed: op '{node.op}' has no rule{suggest(node.op, RULES)}"
-        )
-    return RULES[node.op]
+    why = node.attributes.get("refused")
+    if why is not None:
+        raise NotApplicable(f"node '{node.name}' ({node.op}) cannot be executed: {why}")
+    name = node.attributes.get("rule", node.op)
+    found = RULES.get(name) or IMPORTED.get(name)
+    if found is None:
+        raise NotApplicable(f"node '{node.name}' cannot be executed: op '{name}' has no rule{suggest(name, RULES)}")
+    return found

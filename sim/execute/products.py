@@ -25,10 +25,18 @@ def _per_head(node: Node) -> int:
     return heads
 
 
+def _convolution(node: Node, _: Shapes, p: Shapes) -> int:
+    return math.prod(node.output_shape) * math.prod(p[0][1:])
+
+
+def _transposed_convolution(_: Node, x: Shapes, p: Shapes) -> int:
+    return math.prod(x[0]) * math.prod(p[0][1:])
+
+
 _MULTIPLY_ADDS: Mapping[str, Callable[[Node, Shapes, Shapes], int]] = {
     "linear": lambda _, x, p: math.prod(x[0][:-1]) * math.prod(p[0]),
-    "conv2d": lambda node, _, p: math.prod(node.output_shape) * math.prod(p[0][1:]),
-    "conv_transpose2d": lambda _, x, p: math.prod(x[0]) * math.prod(p[0][1:]),
+    **{f"conv{d}d": _convolution for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": _transposed_convolution for d in (1, 2, 3)},
     "matmul": lambda node, x, _: math.prod(x[0]) * node.output_shape[-1],
     "attention_scores": lambda node, x, _: math.prod(node.output_shape) * (x[0][-1] // _per_head(node)),
     "attention_context": lambda node, x, _: math.prod(x[0]) * (x[1][-1] // _per_head(node)),

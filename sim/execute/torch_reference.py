@@ -22,8 +22,6 @@ from sim.graph import Graph
 
 TARGETS: Mapping[str, str] = {"cross_entropy": "labels", "mse": "target"}
 """The input that a loss reads beside the module's output."""
-STEP = 1e-8
-"""Of a central difference: batch normalisation of few values bends so sharply that a larger one misses the slope."""
 _SEED = 1
 
 
@@ -69,7 +67,7 @@ def slopes(
     moved = flat({name: p for name, p in module.named_parameters() if p.requires_grad})
     with _in_float64():
         with torch.no_grad():
-            found = central(graph, moved, at, directions=directions, seed=seed, step=STEP)
+            found = central(graph, moved, at, directions=directions, seed=seed)
         return found, plain(module, wide, loss)[1]
 
 

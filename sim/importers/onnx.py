@@ -15,6 +15,7 @@ from sim.families.ops.core import Dtype, Shape
 from sim.graph import FLOATS, ITEMSIZE, Graph, Node
 from sim.importers import importers
 from sim.importers.onnx_call import Call, Constant
+from sim.importers.onnx_execution import execution
 from sim.importers.onnx_file import ModelFile, OnnxModel, OnnxNode, read
 from sim.importers.onnx_fused import fused
 from sim.importers.onnx_ops import CONTROL_FLOW, RULES, STATIC
@@ -178,12 +179,13 @@ class _Import:
         if trained and not new and made.reads:  # the gradient of another node's parameters reads what its own would
             made = replace(made, reads=tuple("always" if word == "parameters" else word for word in made.reads))
         shapes = tuple(t.shape for t in call.data)
+        executed = execution(call, weights, new)
         return replace(
             made,
             output_shape=call.shape,
             dtype=call.dtype,
             param_size=new,
-            attributes={**made.attributes, "input_shapes": shapes},
+            attributes={**made.attributes, "input_shapes": shapes, **executed},
         )
 
     def _operand(self, name: str, node: OnnxNode) -> Tensor | Constant | None:

@@ -3,7 +3,8 @@
 To add an operator, add a line to `RULES`: a rule of `onnx_layers` or `onnx_scalars`, or a function of
 your own that takes a `Call` and gives a `Node`, and the positions of the operands that are parameters
 where they are constants. What the derivative reads is what PyTorch saves for the same function. An
-operator that only names its input anew is a `view`, which costs nothing.
+operator that only names its input anew is a `view`, which costs nothing. `onnx_execution` says how to
+execute it.
 """
 
 from __future__ import annotations
