@@ -222,14 +222,16 @@ class Verifier:
         return once + self._forming_s(schedule)
 
     def _forming_s(self, schedule: Schedule) -> float:
-        """Seconds of forming local Jacobians, one tangent for each scalar of a node's input."""
+        """Seconds of forming local Jacobians, one tangent for each scalar of a node's input (constant: of a sample)."""
         t, c, m = schedule.table, self.graph.columns, len(self.graph.inputs)
         flops = 0.0
         for i in t.node[schedule.rows[t.opcode[schedule.rows] == JACOBIAN]].tolist():
-            if STRUCTURES[int(c.jacobian_structure[i])] != "diagonal":
+            structure = STRUCTURES[int(c.jacobian_structure[i])]
+            if structure != "diagonal":
                 source = int(c.input_index[c.input_ptr[i]])
                 columns = self.graph.input_scalars if source < m else int(c.scalars[source - m])
-                flops += columns * float(c.jvp_flops[i])
+                samples = self.graph.batch if structure == "constant" else 1
+                flops += columns * float(c.jvp_flops[i]) / samples
         return flops / self._rough.flops_per_s
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import GraphError, NotApplicable
+from sim.execute import machine
 from sim.execute.arrays import inputs_for, parameters_for
 from sim.execute.numpy import execute
 from sim.execute.ops import RULES
@@ -137,6 +139,36 @@ def test_batch_norm_has_no_jacobian_of_each_sample(case: str) -> None:
     for _, schedule in schedules_of(graph):
         with pytest.raises(NotApplicable, match="couples the samples"):
             execute(schedule, inputs_for(graph, 1), parameters_for(graph, 2))
+
+
+@pytest.mark.parametrize(("function", "most"), [(op.upsample, 1), (op.conv2d, 1), (op.linear, 0)])
+def test_a_constant_jacobian_takes_the_tangents_of_one_sample(
+    function: Callable[..., Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = GraphBuilder()
+    x = builder.input("x", (5, 2, 3, 3), "float64")
+    node = {
+        op.upsample: lambda: op.upsample("op", x),
+        op.conv2d: lambda: op.conv2d("op", x, channels=2, kernel=2, bias=False),
+        op.linear: lambda: op.linear("op", x.flattened(), features=3),
+    }[function]()
+    builder.add(node)
+    graph = builder.graph("one", batch=5, wrt="input")
+    seen: list[int] = []
+
+    def jvp(at: Any, dx: Any) -> Any:
+        seen.append(dx[0].shape[1])
+        return RULES[node.op].jvp(at, dx)
+
+    watched = dataclasses.replace(RULES[node.op], jvp=jvp)
+    monkeypatch.setattr(machine, "rule_of", lambda node: watched)
+    schedule = load().call("jacobian_chain", graph, order="reverse")
+    inputs, parameters = inputs_for(graph, 1), parameters_for(graph, 2)
+    got = execute(schedule, inputs, parameters)
+    assert seen == [1] * most
+    check_bytes("chain", schedule, got)
+    expected = execute(load().call("reverse_full", graph), inputs, parameters)
+    np.testing.assert_allclose(derivative(got)["jacobian"], derivative(expected)["jacobian"], atol=1e-12)
 
 
 def test_embedding_with_a_tied_head_adds_both_shares_to_one_gradient() -> None:

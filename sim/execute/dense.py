@@ -64,6 +64,7 @@ linear_layer = Rule(
     parameters=_linear_shapes,
     parameter_jvp=_linear_parameter_jvp,
     parameter_vjp=_linear_parameter_vjp,
+    matrix=lambda at: at.p[0] if len(at.shapes[0]) == 2 else None,
 )
 
 

@@ -6,13 +6,15 @@ Jacobian of an output by the graph input is the result and takes no working memo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sim.actions import CONSUME, JACOBIAN_VALUE
 from sim.errors import NotApplicable
 from sim.execute.liveness import Touched
 from sim.execute.machine import Machine
-from sim.execute.rule import Array
+from sim.execute.rule import Array, At
 from sim.graph import per_sample
 from sim.node import STRUCTURES, Structure
 
@@ -36,13 +38,33 @@ def local(machine: Machine, i: int, touches: Touched, source: int | None = None,
             f"node '{node.name}': the Jacobian of {node.op} takes its statistics for constants, so it is not exact; "
             "use a reverse or forward strategy"
         )
-    if structure == "diagonal":
-        seeds = np.ones((1, *machine.shape(source)), dtype=node.dtype)
+    at = machine.at(i, touches)
+    if structure == "constant":
+        block = _constant(machine, i, at, source)
+    elif structure == "diagonal":
+        ones = np.ones((1, *machine.shape(source)), dtype=node.dtype)
+        block = machine.pushed(i, at, {source: ones}).reshape(machine.graph.batch, -1)
     else:
-        seeds = _identity(machine, source)
-    dy = machine.pushed(i, machine.at(i, touches), {source: seeds})
-    block = dy.reshape(machine.graph.batch, -1) if structure == "diagonal" else _from_columns(machine, dy)
-    _store(machine, own, source, block[0] if structure == "constant" else block, structure, add=into is not None)
+        block = _from_columns(machine, machine.pushed(i, at, {source: _identity(machine, source)}))
+    _store(machine, own, source, block, structure, add=into is not None)
+
+
+def _constant(machine: Machine, i: int, at: At, source: int) -> Array:
+    """The Jacobian (p, q) that every sample has: at hand, or made of the tangents of one sample."""
+    rule, batch, single = machine.rules[i], machine.graph.batch, machine.operands[i].count(source) == 1
+    known = rule.matrix(at) if single else None
+    if known is not None:
+        return known
+    if rule.reduces or any(s[:1] != (batch,) for s in (*at.shapes, at.node.output_shape, machine.shape(source))):
+        return _from_columns(machine, machine.pushed(i, at, {source: _identity(machine, source)}))[0]
+    shapes = tuple((1, *s[1:]) for s in at.shapes)
+    one = At(replace(at.node, output_shape=(1, *at.node.output_shape[1:])), shapes, at.p, (None,) * len(shapes))
+    scalars = per_sample(machine.shape(source), batch)
+    columns = np.eye(scalars, dtype=machine.jacobian.dtype)
+    tangents = [
+        columns.reshape(-1, *s) if p == source else None for p, s in zip(machine.operands[i], shapes, strict=True)
+    ]
+    return np.asarray(rule.jvp(one, tangents)).reshape(scalars, -1).T
 
 
 def jvp(machine: Machine, i: int, source: int, touches: Touched) -> None:

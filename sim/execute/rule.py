@@ -64,6 +64,7 @@ class Rule:
     parameters(at) -> shapes; parameter_jvp(at, tangents as tuple) -> tangent; parameter_vjp(at,
     cotangent) -> tuple. A rule that `reduces` the batch has JVPs of shape (width, batch): the share
     of each sample, to be summed. One that `couples` samples has no Jacobian for each sample.
+    matrix(at) -> the Jacobian (p, q) of every sample where it is at hand, else `None`.
     """
 
     forward: Callable[[At], tuple[Array, Array | None]]
@@ -72,6 +73,7 @@ class Rule:
     parameters: Callable[[At], tuple[Shape, ...]] = _no_parameters
     parameter_jvp: Callable[[At, tuple[Array, ...]], Array] = _none
     parameter_vjp: Callable[[At, Array], tuple[Array, ...]] = _none
+    matrix: Callable[[At], Array | None] = lambda _: None
     reduces: bool = False
     couples: bool = False
 
