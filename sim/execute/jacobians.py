@@ -64,7 +64,8 @@ def _constant(machine: Machine, i: int, at: At, source: int) -> Array:
     tangents = [
         columns.reshape(-1, *s) if p == source else None for p, s in zip(machine.operands[i], shapes, strict=True)
     ]
-    return np.asarray(rule.jvp(one, tangents)).reshape(scalars, -1).T
+    columns = rule.jvp(one, tangents)
+    return np.asarray(columns.reshape(scalars, -1).T)
 
 
 def jvp(machine: Machine, i: int, source: int, touches: Touched) -> None:
