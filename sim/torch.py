@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from sim.errors import GraphError, NotApplicable
-from sim.execute.torch import Run, Runner, Tensors
+from sim.execute.torch import Runner
+from sim.execute.torch_work import Run, Tensors
 from sim.plan import plan_of, schedule_of
 from sim.tracing.program import Program, program
 from sim.tracing.recorded import Captured, Op, tensors_of
@@ -63,8 +64,9 @@ def _forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     state: _Plan = self.__dict__[STATE]
     if state.tracing or not (self.training and torch.is_grad_enabled()):
         return plain(*args, **kwargs)
-    bound = inspect.signature(plain).bind(*args, **kwargs)
-    return state.call(self, bound)
+    if state.signature is None:
+        state.signature = inspect.signature(plain)
+    return state.call(self, state.signature.bind(*args, **kwargs))
 
 
 class _Plan:
@@ -73,6 +75,7 @@ class _Plan:
     def __init__(self, plan: Mapping[str, Any]) -> None:
         self.plan = plan
         self.tracing = False
+        self.signature: inspect.Signature | None = None
         self.runners: dict[Any, Runner] = {}
 
     def __deepcopy__(self, _: Any) -> _Plan:
@@ -108,7 +111,7 @@ class _Plan:
     ) -> _Sweep:
         """The actions before the first VJP, done."""
         with torch.no_grad():
-            run = runner.start({n: p.detach() for n, p in parameters.items()}, buffers, given)
+            run = runner.start(parameters, buffers, given)
             outputs = [[t.detach() for t in made] for made in runner.forward(run)]
         watched = [*parameters.values(), *(t for value in run.values.values() for t in value if t is not None)]
         return _Sweep(runner, run, names, outputs, [(t, t._version) for t in watched])
@@ -143,17 +146,27 @@ class _Plan:
 
 
 def _state(module: nn.Module) -> tuple[tuple[bool, ...], dict[str, Any], dict[str, Any]]:
-    """Which submodules train, and what `named_parameters` and `named_buffers` list, in one walk."""
+    """Which submodules train, and what `named_parameters` and `named_buffers` list, in one quick walk."""
     training: list[bool] = []
-    found: tuple[dict[Any, str], dict[Any, str]] = ({}, {})
-    for path, part in module.named_modules():
+    parameters: dict[str, Any] = {}
+    buffers: dict[str, Any] = {}
+    seen, seen_parameters, seen_buffers = set[int](), set[int](), set[int]()
+    waiting = [("", module)]
+    while waiting:
+        prefix, part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
         training.append(part.training)
-        prefix = f"{path}." if path else ""
-        for names, tensors in zip(found, (part._parameters, part._buffers), strict=True):
+        for named, tensors, known in (
+            (parameters, part._parameters, seen_parameters),
+            (buffers, part._buffers, seen_buffers),
+        ):
             for key, t in tensors.items():
-                if t is not None:
-                    names.setdefault(t, prefix + key)
-    parameters, buffers = ({name: t for t, name in names.items()} for names in found)
+                if t is not None and id(t) not in known:
+                    known.add(id(t))
+                    named[prefix + key] = t
+        waiting += [(f"{prefix}{name}.", m) for name, m in reversed(part._modules.items()) if m is not None]
     return tuple(training), parameters, buffers
 
 

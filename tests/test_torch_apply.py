@@ -224,3 +224,15 @@ def test_constants_of_the_forward_have_their_values():
 def test_a_tensor_that_is_no_buffer_is_refused_because_its_values_would_be_frozen():
     with pytest.raises(GraphError, match="register it as a buffer"):
         _plan(_Constants(torch.ones(4)), {"x": torch.randn(2, 4)}, loss="sum")
+
+
+def test_a_module_s_state_is_listed_as_pytorch_lists_it() -> None:
+    module = models.GPT()
+    module.extra = module.blocks[1].mlp  # a part that is found twice, with parameters that are tied besides
+    module.blocks[0].register_buffer("mask", torch.ones(2))
+    module.blocks[2].eval()
+    training, parameters, buffers = sim.torch._state(module)
+    assert training == tuple(m.training for m in module.modules())
+    assert list(parameters) == [name for name, _ in module.named_parameters()]
+    assert all(parameters[name] is p for name, p in module.named_parameters())
+    assert list(buffers) == [name for name, _ in module.named_buffers()]

@@ -52,11 +52,11 @@ def local(machine: Machine, i: int, touches: Touched, source: int | None = None,
 def _constant(machine: Machine, i: int, at: At, source: int) -> Array:
     """The Jacobian (p, q) that every sample has: at hand, or made of the tangents of one sample."""
     rule, batch, single = machine.rules[i], machine.graph.batch, machine.operands[i].count(source) == 1
-    known = rule.matrix(at) if single else None
+    known: Array | None = rule.matrix(at) if single else None
     if known is not None:
         return known
     if rule.reduces or any(s[:1] != (batch,) for s in (*at.shapes, at.node.output_shape, machine.shape(source))):
-        return _from_columns(machine, machine.pushed(i, at, {source: _identity(machine, source)}))[0]
+        return np.asarray(_from_columns(machine, machine.pushed(i, at, {source: _identity(machine, source)}))[0])
     shapes = tuple((1, *s[1:]) for s in at.shapes)
     one = At(replace(at.node, output_shape=(1, *at.node.output_shape[1:])), shapes, at.p, (None,) * len(shapes))
     scalars = per_sample(machine.shape(source), batch)

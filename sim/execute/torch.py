@@ -8,46 +8,19 @@ that moment. A node that is evaluated again draws the same random numbers and le
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from sim.actions import ACTIVATION, COPY, COTANGENT, FORWARD, RESIDUAL, VJP
+from sim.actions import COPY, FORWARD, RESIDUAL, VJP
 from sim.errors import GraphError, InvalidSchedule, NotApplicable
+from sim.execute.torch_work import Instruction, Run, Tensors, Work
 from sim.kernels import FREE, SKIP
 from sim.schedule import Schedule, replay
 from sim.tracing.joint import Joint
 from sim.tracing.program import Program, Step
 from sim.tracing.recorded import value
-
-Tensors = list[Any]
-
-
-class Instruction(NamedTuple):
-    """One action, ready to run: values to drop after it, and which of its own reads end with it."""
-
-    opcode: int
-    node: int
-    taping: bool
-    again: bool
-    frees: tuple[int, ...]
-    last_residual: bool
-    copied: tuple[int, int] = (-1, -1)
-
-
-@dataclass(eq=False)
-class Run:
-    """One pass under way: values by number, gradients by parameter, and what recomputation restores."""
-
-    parameters: Mapping[str, Any]
-    buffers: Mapping[str, Any]
-    residents: Sequence[Tensors]
-    values: dict[int, Tensors] = field(default_factory=dict)
-    gradients: dict[str, Any] = field(default_factory=dict)
-    seeds: dict[int, Tensors] = field(default_factory=dict)
-    random: dict[int, Any] = field(default_factory=dict)
-    finished: bool = False
 
 
 class Runner:
@@ -67,10 +40,11 @@ class Runner:
         replay(schedule)
         self.program = program
         self.n = len(program.steps)
+        self.works = [Work(step, i, self.n) for i, step in enumerate(program.steps)]
         self.instructions = list(self._compiled(schedule))
         self.split = next((k for k, x in enumerate(self.instructions) if x.opcode == VJP), len(self.instructions))
         self.readers = _readers(program.steps)
-        early = {x.node for x in self.instructions[: self.split]}
+        early = {x.work.node for x in self.instructions[: self.split]}
         late = sorted(set(program.graph.sinks.tolist()) - early)
         if late:
             raise NotApplicable(f"the schedule computes output '{program.steps[late[0]].name}' after its first VJP")
@@ -90,15 +64,15 @@ class Runner:
             tape = RESIDUAL * n + node
             if opcode == FORWARD:
                 taping = tape in values and marks[values.index(tape)] != SKIP
-                yield Instruction(opcode, node, taping, node in seen, frees, False)
+                yield Instruction(opcode, self.works[node], taping, node in seen, frees, False)
                 seen.add(node)
             elif opcode == VJP and row < 2 * n:
                 if node in differentiated:
                     raise NotApplicable(f"the schedule takes the VJP of '{self.program.steps[node].name}' twice")
                 differentiated.add(node)
-                yield Instruction(opcode, node, False, False, frees, tape in frees)
+                yield Instruction(opcode, self.works[node], False, False, frees, tape in frees)
             elif opcode == COPY:
-                yield Instruction(opcode, node, False, False, frees, False, (values[0], values[1]))
+                yield Instruction(opcode, self.works[node], False, False, frees, False, (values[0], values[1]))
             else:
                 raise NotApplicable(f"{schedule.table.describe(row)} cannot be run on a module; use reverse mode")
 
@@ -127,8 +101,8 @@ class Runner:
         for x in self.instructions[: self.split]:
             if x.opcode == FORWARD:
                 made = self._forward(run, x)
-                if x.node in sinks and x.node not in outputs:
-                    outputs[x.node] = made
+                if x.work.node in sinks and x.work.node not in outputs:
+                    outputs[x.work.node] = made
                 del made
             else:
                 self._copy(run, x)
@@ -156,75 +130,73 @@ class Runner:
                 run.values.pop(v, None)
         return run.gradients
 
-    def _slots(self, run: Run, step: Step) -> Tensors:
-        slots: Tensors = []
-        for r, many in zip(step.reads, step.read_tensors, strict=True):
-            slots += run.values.get(r, [None] * many) if r >= 0 else run.residents[~r]
-        slots += [run.parameters[name] for name in step.parameters]
-        slots += [run.buffers[name] for name in step.buffers]
-        return slots
-
     def _forward(self, run: Run, x: Instruction) -> Tensors:
-        step = self.program.steps[x.node]
-        joint, slots = step.joint, self._slots(run, step)
+        work, joint = x.work, x.work.joint
+        slots = work.slots(run)
         if x.again:
             for s in joint.written:
                 slots[s] = slots[s].clone()
         function = joint.taping if x.taping else joint.plain
         made = self._randomly(run, x, function, slots) if joint.random else function([], slots)
+        if not x.taping:
+            run.values[work.activation] = made
+            return made
         many = len(joint.outputs)
-        run.values[ACTIVATION * self.n + x.node] = made[:many]
-        if x.taping:
-            run.values[RESIDUAL * self.n + x.node] = made[many:]
-        return made[:many]
+        run.values[work.activation], run.values[work.residual] = made[:many], made[many:]
+        return run.values[work.activation]
 
     def _randomly(self, run: Run, x: Instruction, function: Any, slots: Tensors) -> Tensors:
         """Evaluate with the random numbers of the node's first evaluation."""
         devices = sorted({s.device for s in slots if s is not None and s.device.type != "cpu"}, key=str)
         if not x.again:
-            run.random[x.node] = _random_state(devices)
+            run.random[x.work.node] = _random_state(devices)
             return function([], slots)  # type: ignore[no-any-return]
         now = _random_state(devices)
-        _restore(run.random[x.node])
+        _restore(run.random[x.work.node])
         made: Tensors = function([], slots)
         _restore(now)
         return made
 
     def _vjp(self, run: Run, x: Instruction) -> None:
-        n, step = self.n, self.program.steps[x.node]
-        joint = step.joint
-        cotangent = run.values.pop(COTANGENT * n + x.node, None)
-        if x.node in run.seeds:
-            seed = run.seeds.pop(x.node)
-            cotangent = [None if s is None else s.clone() if joint.passed else s for s in seed]
+        work, values = x.work, run.values
+        cotangent = values.pop(work.cotangent, None)
+        if work.node in run.seeds:
+            seed = run.seeds.pop(work.node)
+            cotangent = [None if s is None else s.clone() if work.joint.passed else s for s in seed]
             del seed
         if cotangent is None or all(c is None for c in cotangent):
-            run.values.pop(RESIDUAL * n + x.node, None)
+            values.pop(work.residual, None)
             return
-        tape = RESIDUAL * n + x.node
-        residual = run.values.pop(tape, []) if x.last_residual else list(run.values.get(tape, []))
-        slots = self._slots(run, step)
-        outputs = run.values.get(ACTIVATION * n + x.node) or [None] * len(joint.outputs)
-        _complete(cotangent, joint, slots)
-        owned = residual + cotangent
-        del residual, cotangent
-        gradients = joint.pullback(owned, [*slots, *outputs])
+        residual = values.pop(work.residual, []) if x.last_residual else list(values.get(work.residual, ()))
+        slots = work.slots(run)
+        for c, stride in zip(cotangent, work.strides, strict=True):
+            if c is None or c.stride() != stride:
+                _complete(cotangent, work.joint, slots)
+                break
+        del c
+        slots += values.get(work.activation) or work.unread
+        residual += cotangent
+        del cotangent
+        gradients = work.joint.pullback(residual, slots)
         gradients.reverse()
-        for source, k in step.wanted:
-            self._add(run, step, source, k, gradients.pop())
-
-    def _add(self, run: Run, step: Step, source: int, k: int, gradient: Any) -> None:
-        if gradient is None:
-            return
-        if source < 0:
-            name = step.parameters[k]
+        for key, source, k in work.wanted:
+            gradient = gradients.pop()
+            if gradient is None:
+                continue
+            if source >= 0:
+                self._add(values, key, source, k, gradient)
+                continue
+            name = work.step.parameters[k]
             if name in run.gradients:
                 run.gradients[name].add_(gradient)
             else:
                 run.gradients[name] = gradient
-            return
-        key = COTANGENT * self.n + source
-        held = run.values.setdefault(key, [None] * len(self.program.steps[source].joint.outputs))
+
+    def _add(self, values: dict[int, Tensors], key: int, source: int, k: int, gradient: Any) -> None:
+        """Add to the cotangent of output k of a node, or make it."""
+        held = values.get(key)
+        if held is None:
+            held = values[key] = list(self.works[source].unread)
         if held[k] is not None:
             held[k].add_(gradient)
         elif self.readers[source] > 1 and gradient.untyped_storage().nbytes() < gradient.nbytes:
