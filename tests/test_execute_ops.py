@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sim.errors import GraphError, NotApplicable
 from sim.execute import machine
 from sim.execute.arrays import inputs_for, parameters_for
+from sim.execute.memory import Memory
 from sim.execute.numpy import execute
 from sim.execute.ops import RULES
 from sim.families import load as load_families
@@ -311,3 +312,13 @@ def test_a_published_network_on_small_images() -> None:
     check_bytes("uniform", segmented, recomputed)
     for name, gradient in derivative(kept).items():
         assert np.array_equal(gradient, recomputed.gradients[name])
+
+
+def test_what_is_stored_can_be_added_to() -> None:
+    graph = graph_of("tanh", "input")
+    memory = Memory(load().call("reverse_full", graph).table, [])
+    block = np.ones((2, 3))
+    memory.write(0, np.broadcast_to(block, (1, 2, 3)), "float64")
+    memory.arrays[0] += 1
+    assert memory.arrays[0].tolist() == [[[2, 2, 2], [2, 2, 2]]]
+    assert block.tolist() == [[1, 1, 1], [1, 1, 1]]

@@ -68,7 +68,8 @@ class Memory:
         array = np.ascontiguousarray(array, dtype=dtype).reshape(np.shape(array))
         base = root(array)
         shared = id(base) in self._resident or any(root(a) is base for a in self.arrays.values())
-        return np.array(array) if shared or base.nbytes != array.nbytes else array
+        owned = array.flags.writeable and not shared and base.nbytes == array.nbytes
+        return array if owned else np.array(array)
 
     def live_bytes(self) -> Ints:
         """Bytes of the distinct buffers held now in each tier: shape (3,)."""
