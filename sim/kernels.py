@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from numba.core.dispatcher import Dispatcher
 
 from sim.actions import ACCUMULATE, CONSUME, COTANGENT, GRADIENT, READ, SAVE, TANGENT, WRITE
 
@@ -28,7 +29,25 @@ def compiled(function: F) -> F:
     Compiled functions copy and fill arrays in loops: slice assignments pull in numba's own machinery,
     which takes longer to compile than the function.
     """
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
+    made: Any = numba.njit(cache=True, nogil=True)(function)
+    _depend_on_other_files(made._cache._cache_file, function)
+    return cast(F, made)
+
+
+def _depend_on_other_files(file: Any, function: Callable[..., Any]) -> None:
+    """Makes a cached kernel stale when what it takes from other files changes.
+
+    Numba compiles constants and other kernels into a kernel, but compares its own file alone.
+    """
+    taken: list[Any] = []
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if isinstance(value, Dispatcher):
+            cache: Any = vars(value)["_cache"]
+            taken.append((name, cache._cache_file._source_stamp))
+        elif isinstance(value, int | float):
+            taken.append((name, value))
+    file._source_stamp = (file._source_stamp, tuple(taken))
 
 
 @compiled
