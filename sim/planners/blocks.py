@@ -16,15 +16,15 @@ from sim.graph import Graph, Ints
 from sim.planners.stages import stages_of
 from sim.planners.staircase import Staircase, staircase
 
-SPACING = 0.002  # between neighbouring plans, relative to their flops
-EXACT_CHAIN = 12, 60
-"""Lengths up to which the widest class is searched, and one in which checkpoints are dropped one stage early."""
+LONGEST_SEARCHED = 400
+"""Different stages up to which estimates are searched exactly; above, bounds lead to plans nearly as good."""
+REACHES = (20, 20), (40, 3), (80, 1)
+"""Lengths of chains up to which a class so wide takes a second; (20, 20) is the widest there is for them."""
 
 
 def reach_for(length: int) -> int:
     """How wide a class is searched for a chain of that length without asking."""
-    whole, one = EXACT_CHAIN
-    return length if length <= whole else 1 if length <= one else 0
+    return next((reach for longest, reach in REACHES if length <= longest), 0)
 
 
 def planned(graph: Graph, *, width: int, tolerance: float = 0.0, costs: Ints | None = None) -> Staircase:
@@ -32,7 +32,7 @@ def planned(graph: Graph, *, width: int, tolerance: float = 0.0, costs: Ints | N
     stages = stages_of(graph, width=width, costs=costs)
     if stages.exact:
         return staircase(stages, reach=reach_for(len(stages)), tolerance=tolerance)
-    return staircase(stages, tolerance=max(tolerance, SPACING), certified=False)
+    return staircase(stages, tolerance=tolerance, search=len(stages) <= LONGEST_SEARCHED)
 
 
 def spread(costs: NDArray[np.int64], count: int) -> list[int]:

@@ -26,133 +26,123 @@ from sim.planners.recurrence import (
     V1,
     V2,
     WAY_FIELDS,
-    exists,
     ways_of,
 )
 
-EXACT, UPPER, LOWER = range(3)
+FAR = 2**40
 LEAF_STEPS, LEAF_WAYS = 12, 3  # breakpoints below which a cell is not halved any more: at all, for each way
 
 
 @compiled
 def staircases(
-    table: Any, crossing: Any, cost_before: Any, gradients_before: Any, same: Any, reach: Any,
-    most: Any, cells: Any, spacing: Any, rounding: Any, own_cost: Any, room: Any,
+    table: Any, crossing: Any, cost_before: Any, gradients_before: Any, reach: Any, same: Any, ids: Any,
+    begins: Any, ends: Any, ceiling_starts: Any, ceilings: Any, shift: Any, room: Any,
 ) -> Any:  # fmt: skip
-    """(ids, starts, sizes, memory, cost) of every state's staircase up to `most` bytes.
+    """(starts, sizes, memory, cost) of the staircase of every state that matters, where it does.
 
-    State (s, t, v) has number ids[s, t] · variants + v. With `rounding` UPPER, breakpoints whose cost
-    (with `own_cost` of the stages, which no plan changes) is within a factor 1 + spacing of an earlier
-    one are left out; with LOWER the earlier ones take the last one's cost, which bounds the optimum
-    from below. The whole problem's own staircase is never thinned. `room` is how many breakpoints
-    may be kept in all; where more are needed, `sizes` comes back empty. `cells` is the most there may be.
+    State (s, t, v) has number i = ids[s, t] · variants + v; it matters in the cells begins[i] … ends[i] - 1,
+    where its cost is below ceilings[ceiling_starts[i] …], or at any cost if there are no `ceilings`. Cell c is
+    memory in (c, c + 1] · 2^shift; with a shift of 0 all sizes are whole cells. `room` is how many
+    breakpoints may be kept in all; where more are needed, `sizes` comes back empty.
     """
     n = len(table)
     variants = 4 * (reach + 1)
-    shift = 0
-    while (most >> shift) + 1 > cells:
-        shift += 1
-    cells = (most >> shift) + 1
-    ids = np.empty((n, n), dtype=np.int32)
-    distinct = 0
-    for t in range(n):
-        for s in range(t, -1, -1):
-            if same[s, t] == s:
-                ids[s, t] = distinct
-                distinct += 1
-    rows = 1
-    for t in range(n):
-        for s in range(t + 1):
-            for v in range(variants if same[s, t] == s else 0):
-                rows += exists(table, s, t, v)
-    nothing = distinct * variants  # stands in where a way has fewer than two states: no bytes, no cost
+    nothing = len(begins)  # stands in where a way has fewer than two states: no bytes, no cost
     starts = np.zeros(nothing + 1, dtype=np.int64)
     sizes = np.zeros(nothing + 1, dtype=np.int32)
-    row = np.zeros(nothing + 1, dtype=np.int32)  # of the state in the next two; 0 is that of `nothing`
-    coarse = np.empty((rows, cells + 1), dtype=np.int64)  # cost at the ends of cells
-    upto = np.empty((rows, cells + 2), dtype=np.int32)  # breakpoints up to there
-    for i in range(rows):
-        for cell in range(cells + 1):
-            coarse[i, cell] = INFINITE
-        for cell in range(cells + 2):
-            upto[i, cell] = 1
+    cells = points = 1
+    for i in range(nothing):
+        cells = max(cells, ends[i])
+        points += max(0, ends[i] - begins[i] + 1)
+    # What is known of a state at the ends of cells, first … last, from `at` on in the next two.
+    at = np.zeros(nothing + 1, dtype=np.int64)
+    first = np.full(nothing + 1, -FAR)
+    last = np.full(nothing + 1, -FAR)
+    coarse = np.zeros(points, dtype=np.int64)  # cost
+    upto = np.zeros(points, dtype=np.int32)  # breakpoints up to there
     # usually enough; pages are committed when they are first written to
     capacity = min(room, 4096 + 16 * n * n * n)
     memory = np.empty(capacity, dtype=np.int64)
     cost = np.empty(capacity, dtype=np.int64)
     memory[0] = cost[0] = 0
-    sizes[nothing] = 1
-    for cell in range(cells + 1):
-        coarse[0, cell] = 0
-    used = rows = 1
+    sizes[nothing] = upto[0] = 1
+    used = points = 1
     ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
     number = np.empty((len(ways), 2), dtype=np.int64)
-    lowest = np.empty(cells, dtype=np.int64)
+    total = np.empty(cells + 1, dtype=np.int64)
+    bound = np.empty(cells + 1, dtype=np.int64)
     matters = np.empty((cells, len(ways)), dtype=np.int32)
     at_best = np.empty((cells, len(ways)), dtype=np.int64)
     mattering = np.empty(cells, dtype=np.int64)
     flags = np.zeros(cells + 8, dtype=np.bool_)
-    result = np.empty((2, 1024), dtype=np.int64)
+    result = np.empty((2, max(1024, cells + 1 if shift == 0 else 0)), dtype=np.int64)
     leaf = np.empty((2, 1024), dtype=np.int64)
     todo = np.empty((4 * len(ways), 5), dtype=np.int64)
     tasks = np.empty((256, 4), dtype=np.int64)
     for t in range(n):
         for s in range(t, -1, -1):
-            if same[s, t] != s:
-                ids[s, t] = ids[same[s, t], t - s + same[s, t]]
-                continue
-            for v in range(variants):
-                if not exists(table, s, t, v):
+            for v in range(variants if same[s, t] == s else 0):
+                here = ids[s, t] * variants + v
+                begin, end = begins[here], ends[here]
+                if begin >= end:
                     continue
-                count = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
-                for j in range(count):
-                    number[j, 0] = number[j, 1] = nothing
-                    if ways[j, S1] >= 0:
-                        number[j, 0] = ids[ways[j, S1], ways[j, T1]] * variants + ways[j, V1]
-                    if ways[j, S2] >= 0:
-                        number[j, 1] = ids[ways[j, S2], ways[j, T2]] * variants + ways[j, V2]
-                _lowest(ways, number, count, row, coarse, shift, lowest)
-                found = -1
+                count = 0
+                every = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
+                for j in range(every):
+                    a = ids[ways[j, S1], ways[j, T1]] * variants + ways[j, V1] if ways[j, S1] >= 0 else nothing
+                    b = ids[ways[j, S2], ways[j, T2]] * variants + ways[j, V2] if ways[j, S2] >= 0 else nothing
+                    if sizes[a] == 0 or sizes[b] == 0:
+                        continue
+                    number[count, 0], number[count, 1] = a, b
+                    if count < j:
+                        for f in range(WAY_FIELDS):
+                            ways[count, f] = ways[j, f]
+                    count += 1
+                _lowest(ways, number, count, at, first, last, coarse, shift, total, bound, begin, end)
                 if shift == 0:  # every memory is looked at
-                    while cells > result.shape[1]:
-                        result = np.empty((2, cells), dtype=np.int64)
-                    found = _steps(lowest, result)
+                    found = _steps(bound, begin, end, result)
                 else:
-                    _which_matter(ways, number, count, row, coarse, shift, lowest, flags, matters, at_best, mattering)
+                    within = 0  # the ceiling of the cell before: what costs more is no breakpoint there
+                    for c in range(begin, end):
+                        ceiling = ceilings[ceiling_starts[here] + c - begin] if len(ceilings) else INFINITE
+                        bound[c] = min(bound[c] + (bound[c] >= within), ceiling)
+                        within = ceiling
+                    _which_matter(
+                        ways, number, count, at, first, last, coarse, shift, total, bound, flags, matters, at_best,
+                        mattering, begin, end,
+                    )  # fmt: skip
+                    found = -1
                 while found < 0:
                     found = _envelope(
-                        ways, number, matters, at_best, mattering, starts, row, upto, memory, cost, shift,
-                        result, tasks, todo, leaf,
+                        ways, number, matters, at_best, mattering, starts, sizes, at, first, last, upto, memory, cost,
+                        shift, ceilings, ceiling_starts[here], result, tasks, todo, leaf, begin, end,
                     )  # fmt: skip
                     if found < 0:
                         result = np.empty((2, 2 * result.shape[1]), dtype=np.int64)
                         leaf = np.empty((2, 2 * leaf.shape[1]), dtype=np.int64)
                         todo = np.empty((2 * len(todo), 5), dtype=np.int64)
-                here = ids[s, t] * variants + v
-                if rounding != EXACT and not (s == 0 and t == n - 1):
-                    found = _thinned(result, found, spacing, rounding, own_cost[t + 1] - own_cost[s])
+                if found == 0:
+                    continue
                 if used + found > room:
-                    return ids, starts, sizes[:0], memory, cost
+                    return starts, sizes[:0], memory, cost
                 if used + found > len(memory):
                     capacity = min(room, 2 * (used + found))
                     memory = _grown(memory, used, capacity)
                     cost = _grown(cost, used, capacity)
                 starts[here], sizes[here] = used, found
-                row[here] = rows
-                p = 0
                 for i in range(found):
                     memory[used + i] = result[0, i]
                     cost[used + i] = result[1, i]
-                for c in range(cells + 1):
+                p = 0
+                at[here], first[here], last[here] = points, begin, end
+                for c in range(begin, end + 1):
                     while p < found and result[0, p] <= c << shift:
                         p += 1
-                    upto[rows, c] = p
-                    if p:
-                        coarse[rows, c] = result[1, p - 1]
-                upto[rows, cells + 1] = found
-                rows += 1
+                    upto[points] = p
+                    coarse[points] = result[1, p - 1] if p else INFINITE
+                    points += 1
                 used += found
-    return ids, starts, sizes, memory[:used], cost[:used]
+    return starts, sizes, memory[:used], cost[:used]
 
 
 @compiled
@@ -164,32 +154,67 @@ def _grown(array: Any, used: Any, capacity: Any) -> Any:
 
 
 @compiled
-def _lowest(ways: Any, number: Any, count: Any, row: Any, coarse: Any, shift: Any, lowest: Any) -> None:
-    """Fills `lowest` with a cost that some way has at the start of each cell: the least, if cells are points.
+def _total(
+    price: Any, values: Any, at1: Any, first1: Any, last1: Any, move1: Any,
+    at2: Any, first2: Any, last2: Any, move2: Any, begin: Any, end: Any, out: Any,
+) -> Any:  # fmt: skip
+    """Fills out[b … end - 1] with the cost of a way and its states, each moved by some points; returns b.
 
-    Loops run over slices from 0, which is what lets the compiler use vector instructions.
+    A state is infinite before its first point and constant after its last. Loops run over slices from 0,
+    which is what lets the compiler use vector instructions.
     """
-    cells = len(lowest)
-    for i in range(len(lowest)):
-        lowest[i] = INFINITE
-    for j in range(count):
-        from1 = -(-ways[j, OFFSET1] >> shift)
-        from2 = -(-ways[j, OFFSET2] >> shift)
-        first = max(-(-ways[j, LOW] >> shift), from1, from2)
-        if first < cells:
-            out = lowest[first:]
-            a = coarse[row[number[j, 0]], first - from1 : first - from1 + len(out)]
-            b = coarse[row[number[j, 1]], first - from2 : first - from2 + len(out)]
-            price = ways[j, PRICE]
-            for c in range(len(out)):
-                out[c] = min(out[c], price + a[c] + b[c])
+    begin = max(begin, first1 - move1, first2 - move2)
+    if begin >= end:
+        return end
+    if last1 - move1 < last2 - move2:
+        at1, at2, first1, first2, last1, last2 = at2, at1, first2, first1, last2, last1
+        move1, move2 = move2, move1
+    both, one = min(end, last2 - move2 + 1), min(end, last1 - move1 + 1)
+    at = begin
+    if at < both:
+        here = out[at:both]
+        a = values[at1 + at + move1 - first1 : at1 + both + move1 - first1]
+        b = values[at2 + at + move2 - first2 : at2 + both + move2 - first2]
+        for i in range(len(here)):
+            here[i] = price + a[i] + b[i]
+        at = both
+    price += values[at2 + last2 - first2]
+    if at < one:
+        here = out[at:one]
+        a = values[at1 + at + move1 - first1 : at1 + one + move1 - first1]
+        for i in range(len(here)):
+            here[i] = price + a[i]
+        at = one
+    price += values[at1 + last1 - first1]
+    for c in range(at, end):
+        out[c] = price
+    return begin
 
 
 @compiled
-def _steps(lowest: Any, out: Any) -> Any:
+def _lowest(
+    ways: Any, number: Any, count: Any, at: Any, first: Any, last: Any, coarse: Any, shift: Any,
+    total: Any, lowest: Any, begin: Any, end: Any,
+) -> None:  # fmt: skip
+    """Fills `lowest` with a cost that some way has at the start of each cell: the least, if cells are points."""
+    for c in range(begin, end):
+        lowest[c] = INFINITE
+    for j in range(count):
+        a, b = number[j, 0], number[j, 1]
+        since = _total(
+            ways[j, PRICE], coarse, at[a], first[a], last[a], -ways[j, OFFSET1] >> shift,
+            at[b], first[b], last[b], -ways[j, OFFSET2] >> shift, max(begin, -(-ways[j, LOW] >> shift)), end, total,
+        )  # fmt: skip
+        here, found = lowest[since:end], total[since:end]
+        for i in range(len(here)):
+            here[i] = min(here[i], found[i])
+
+
+@compiled
+def _steps(lowest: Any, begin: Any, end: Any, out: Any) -> Any:
     """The breakpoints of costs given for every memory, in `out`; how many there are."""
     size, best = 0, INFINITE
-    for c in range(len(lowest)):
+    for c in range(begin, end):
         if lowest[c] < best:
             best = lowest[c]
             out[0, size], out[1, size] = c, best
@@ -199,41 +224,37 @@ def _steps(lowest: Any, out: Any) -> Any:
 
 @compiled
 def _which_matter(
-    ways: Any, number: Any, count: Any, row: Any, coarse: Any, shift: Any, lowest: Any, flags: Any,
-    matters: Any, at_best: Any, mattering: Any,
+    ways: Any, number: Any, count: Any, at: Any, first: Any, last: Any, coarse: Any, shift: Any, total: Any, bound: Any,
+    flags: Any, matters: Any, at_best: Any, mattering: Any, begin: Any, end: Any,
 ) -> None:  # fmt: skip
-    """Lists the ways that can have a breakpoint in each cell, and what they cost there `at_best`.
-
-    Cell c is memory in (c, c + 1] · 2^shift.
-    """
-    cells = len(lowest)
-    for i in range(len(mattering)):
-        mattering[i] = 0
+    """Lists the ways that can have a breakpoint below `bound` in each cell, and what they cost there `at_best`."""
+    for c in range(begin, end):
+        mattering[c] = 0
     eights = flags[: len(flags) // 8 * 8].view(np.int64)
     for j in range(count):
-        to1 = 1 - (ways[j, OFFSET1] >> shift)
-        to2 = 1 - (ways[j, OFFSET2] >> shift)
-        first = max(0, -(-ways[j, LOW] >> shift) - 1, -to1, -to2)
-        if first < cells:
-            here, bound = flags[first:cells], lowest[first:]
-            a = coarse[row[number[j, 0]], first + to1 : first + to1 + len(here)]
-            b = coarse[row[number[j, 1]], first + to2 : first + to2 + len(here)]
-            price = ways[j, PRICE]
-            for c in range(len(here)):
-                here[c] = price + a[c] + b[c] < bound[c]
-            for e in range(first >> 3, (cells + 7) >> 3):
-                if eights[e]:
-                    for c in range(max(first, 8 * e), min(cells, 8 * e + 8)):
-                        if flags[c]:
-                            matters[c, mattering[c]] = j
-                            at_best[c, mattering[c]] = price + a[c - first] + b[c - first]
-                            mattering[c] += 1
+        a, b = number[j, 0], number[j, 1]
+        since = _total(
+            ways[j, PRICE], coarse, at[a], first[a], last[a], 1 - (ways[j, OFFSET1] >> shift),
+            at[b], first[b], last[b], 1 - (ways[j, OFFSET2] >> shift),
+            max(begin, -(-ways[j, LOW] >> shift) - 1), end, total,
+        )  # fmt: skip
+        here, found, below = flags[since:end], total[since:end], bound[since:end]
+        for i in range(len(here)):
+            here[i] = found[i] < below[i]
+        for e in range(since >> 3, (end + 7) >> 3):
+            if eights[e]:
+                for c in range(max(since, 8 * e), min(end, 8 * e + 8)):
+                    if flags[c]:
+                        matters[c, mattering[c]] = j
+                        at_best[c, mattering[c]] = total[c]
+                        mattering[c] += 1
 
 
 @compiled
 def _envelope(
-    ways: Any, number: Any, matters: Any, at_best: Any, mattering: Any, starts: Any, row: Any, upto: Any,
-    memory: Any, cost: Any, shift: Any, out: Any, tasks: Any, todo: Any, leaf: Any,
+    ways: Any, number: Any, matters: Any, at_best: Any, mattering: Any, starts: Any, sizes: Any, at: Any, firsts: Any,
+    lasts: Any, upto: Any, memory: Any, cost: Any, shift: Any, ceilings: Any, ceiling_start: Any, out: Any, tasks: Any,
+    todo: Any, leaf: Any, begin: Any, end: Any,
 ) -> Any:  # fmt: skip
     """The size of the lower envelope of the ways, in `out`; -1 if a buffer is too small.
 
@@ -244,10 +265,11 @@ def _envelope(
     would count references to arrays, which took half of the time.
     """
     size = 0
-    best = INFINITE  # the envelope so far, at its right end
-    for c in range(len(mattering)):
+    least = INFINITE  # the envelope so far, at its right end
+    for c in range(begin, end):
         low = c << shift if c else -1
         high = (c + 1) << shift
+        best = min(least, ceilings[ceiling_start + c - begin]) if len(ceilings) else least
         stop = 0
         for r in range(mattering[c]):
             if at_best[c, r] >= best:
@@ -258,9 +280,13 @@ def _envelope(
                 state = number[j, side]
                 limit = high - ways[j, OFFSET1 + side]
                 i = starts[state] - 1
-                if limit >= 0:
-                    k = i + upto[row[state], (limit >> shift) + 1]
-                    i += upto[row[state], limit >> shift]
+                p = limit >> shift
+                if p >= lasts[state]:
+                    i += sizes[state]
+                elif p + 1 >= firsts[state]:
+                    k = i + upto[at[state] + p + 1 - firsts[state]]
+                    if p >= firsts[state]:
+                        i += upto[at[state] + p - firsts[state]]
                     while i < k and memory[i + 1] <= limit:
                         i += 1
                 todo[stop, 2 + 2 * side] = i
@@ -330,17 +356,17 @@ def _envelope(
                 o1, o2, price = ways[j, OFFSET1], ways[j, OFFSET2], ways[j, PRICE]
                 since = max(low + 1, ways[j, LOW])
                 start1, start2 = starts[number[j, 0]], starts[number[j, 1]]
-                at, bound = since, best
+                place, bound = since, best
                 while True:
                     if p1 >= start1 and p2 >= start2:
                         value = price + cost[p1] + cost[p2]
                         if value < bound:
                             bound = value
                             i = points
-                            while i and leaf[0, i - 1] > at:
+                            while i and leaf[0, i - 1] > place:
                                 leaf[0, i], leaf[1, i] = leaf[0, i - 1], leaf[1, i - 1]
                                 i -= 1
-                            leaf[0, i], leaf[1, i] = at, value
+                            leaf[0, i], leaf[1, i] = place, value
                             points += 1
                     step1 = memory[p1 + 1] + o1 if p1 < e1 else INFINITE
                     step2 = memory[p2 + 1] + o2 if p2 < e2 else INFINITE
@@ -348,36 +374,17 @@ def _envelope(
                         if step1 == INFINITE:
                             break
                         p1 += 1
-                        at = max(since, step1)
+                        place = max(since, step1)
                         if step1 == step2:
                             p2 += 1
                     else:
                         p2 += 1
-                        at = max(since, step2)
+                        place = max(since, step2)
             for r in range(points):
                 if leaf[1, r] < best:
-                    best = leaf[1, r]
+                    best = least = leaf[1, r]
                     if size and out[0, size - 1] == leaf[0, r]:
                         size -= 1
                     out[0, size], out[1, size] = leaf[0, r], best
                     size += 1
     return size
-
-
-@compiled
-def _thinned(stairs: Any, size: Any, spacing: Any, rounding: Any, own_cost: Any) -> Any:
-    """The new size of a staircase from which breakpoints of nearly equal cost are left out, in place."""
-    kept, i = 0, 0
-    while i < size:
-        limit = (stairs[1, i] + own_cost) / (1.0 + spacing) - own_cost
-        j = i
-        while j + 1 < size and stairs[1, j + 1] >= limit:
-            j += 1
-        stairs[0, kept] = stairs[0, i]
-        stairs[1, kept] = stairs[1, i] if rounding == UPPER else stairs[1, j]
-        kept += 1
-        if rounding == UPPER and j == size - 1 and j > i:
-            stairs[0, kept], stairs[1, kept] = stairs[0, j], stairs[1, j]
-            kept += 1
-        i = j + 1
-    return kept

@@ -21,7 +21,7 @@ after it are done. Memory is counted without the gradients that later stages hav
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,16 @@ BASE, KEEP, DROP, NOW, SPLIT, SPLIT_HELD = range(6)
 WAY_FIELDS = 12
 LOW, PRICE, KIND, CUT, OFFSET1, OFFSET2, S1, T1, V1, S2, T2, V2 = range(WAY_FIELDS)
 """A way: at least LOW bytes, PRICE more than its states, which need OFFSET bytes beside their own."""
+
+
+class Problem(NamedTuple):
+    """What the recurrence reads: the columns of the stages, and sums over the stages before each."""
+
+    table: Any  # (n, FIELDS)
+    crossing: Any  # (n, n)
+    cost_before: Any  # (n + 1,)
+    gradients_before: Any  # (n + 1,)
+    reach: int
 
 
 @compiled
@@ -192,3 +202,65 @@ def equal_stages(signature: Any, reach: Any) -> Any:
         for t in range(done, n):
             out[s, t] = s
     return out
+
+
+@compiled
+def numbered(same: Any) -> Any:
+    """(ids, how many): a number for each pair s ≤ t of stages that cost different things."""
+    n = len(same)
+    ids = np.empty((n, n), dtype=np.int32)
+    distinct = 0
+    for t in range(n):
+        for s in range(t, -1, -1):
+            if same[s, t] == s:
+                ids[s, t] = distinct
+                distinct += 1
+            else:
+                ids[s, t] = ids[same[s, t], t - s + same[s, t]]
+    return ids, distinct
+
+
+@compiled
+def cells_of(
+    table: Any,
+    crossing: Any,
+    cost_before: Any,
+    gradients_before: Any,
+    reach: Any,
+    same: Any,
+    ids: Any,
+    count: Any,
+    shift: Any,
+) -> Any:
+    """(begins, ends): the cells of 2^shift bytes from each state's least bytes to where more change nothing."""
+    n = len(table)
+    variants = 4 * (reach + 1)
+    least = np.zeros(count + 1, dtype=np.int64)  # bytes; the last entry stands in where there is no state
+    most = np.zeros(count + 1, dtype=np.int64)  # bytes that the cheapest way takes
+    cheapest = np.zeros(count + 1, dtype=np.int64)
+    begins = np.zeros(count, dtype=np.int64)
+    ends = np.zeros(count, dtype=np.int64)
+    ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
+    for t in range(n):
+        for s in range(t, -1, -1):
+            for v in range(variants if same[s, t] == s else 0):
+                if not exists(table, s, t, v):
+                    continue
+                here = ids[s, t] * variants + v
+                least[here] = most[here] = cheapest[here] = INFINITE
+                every = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
+                for j in range(every):
+                    w = ways[j]
+                    a = ids[w[S1], w[T1]] * variants + w[V1] if w[S1] >= 0 else count
+                    b = ids[w[S2], w[T2]] * variants + w[V2] if w[S2] >= 0 else count
+                    least[here] = min(least[here], max(w[LOW], w[OFFSET1] + least[a], w[OFFSET2] + least[b]))
+                    price = w[PRICE] + cheapest[a] + cheapest[b]
+                    need = max(w[LOW], w[OFFSET1] + most[a], w[OFFSET2] + most[b])
+                    if price < cheapest[here] or (price == cheapest[here] and need < most[here]):
+                        cheapest[here], most[here] = price, need
+                if shift:
+                    begins[here] = max(0, -(-least[here] >> shift) - 1)
+                    ends[here] = max(1, -(-most[here] >> shift))
+                else:
+                    begins[here], ends[here] = least[here], most[here] + 1
+    return begins, ends

@@ -7,40 +7,18 @@ to the unit; on other graphs it is an estimate, and what counts is the replay.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.errors import CountOverflow
-from sim.kernels import compiled, put
-from sim.planners import merging
-from sim.planners.recurrence import (
-    BASE,
-    CUT,
-    DROP,
-    INFINITE,
-    KEEP,
-    KIND,
-    LOW,
-    NOW,
-    OFFSET1,
-    OFFSET2,
-    PRICE,
-    S1,
-    S2,
-    SPLIT,
-    SPLIT_HELD,
-    T1,
-    T2,
-    V1,
-    V2,
-    WAY_FIELDS,
-    equal_stages,
-    level_at,
-    ways_of,
-)
+from sim.planners import descent, merging
+from sim.planners.guide import Guide, Steps, guide, lowest, value_at
+from sim.planners.recurrence import Problem, cells_of, equal_stages, numbered
 from sim.planners.stages import COST, GRADIENTS, READS, READS_OUTPUT, RESIDUAL, SAVING, SIZES, VJP_PEAK, Stages
 
 CELLS, CELLS_PER_STAGE = (128, 512), 5
@@ -48,35 +26,39 @@ CELLS, CELLS_PER_STAGE = (128, 512), 5
 COARSE_BYTES = 5 * 10**8
 DENSE_WORK, DENSE_BYTES = 10**10, 4 * 10**8
 """What looking at every memory, in units that divide all sizes, may take instead of cells."""
-LONGEST_EXACT = 200
-"""Stages up to which no tolerance makes a planner faster: exact staircases take less than two rounded ones."""
 MOST_BREAKPOINTS = 100_000_000
 """Breakpoints kept for all states together: 1.6 GB."""
+SHORTEST_GUIDED, SHARED = 24, 0.5
+"""Stages, and share of different pairs of stages, from which bounds on a grid come first."""
+
+
+Tables = tuple[Any, Any, Any, Any, Any]
+"""Numbers of the states, and their staircases as `merging.staircases` gives them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Staircase:
     """Breakpoints of (working bytes, cost of forwards): rising memory, falling cost.
 
-    `cost` counts every evaluation of a forward; VJPs cost the same in every plan. `lower` (breakpoints
-    of the same form, equal to these where nothing was rounded) is below the best plan of the class.
+    `cost` counts every evaluation of a forward; VJPs cost the same in every plan. If the staircase is
+    not `exact`, a plan may take less memory than its breakpoint says, never more. `lower` (steps of the same form,
+    equal to these where they are exact) is below the best plan of the class.
     """
 
     stages: Stages
     reach: int
     memory: NDArray[np.int64]
     cost: NDArray[np.int64]
-    lower: tuple[NDArray[np.int64], NDArray[np.int64]]
-    _tables: tuple[Any, ...]  # the unit of bytes, then what `_plan` reads
+    exact: bool
+    lower: Steps
+    _ways: Sequence[Callable[[], Any]]  # of the plan of each breakpoint
 
     def __len__(self) -> int:
         return len(self.memory)
 
     def plan(self, index: int) -> NDArray[np.int32]:
         """The plan of a breakpoint, as rows of the graph's table: i evaluates node i, n + i is its VJP."""
-        unit, *tables = self._tables
-        arguments: Any = (*tables, self.reach, int(self.memory[index]) // unit)
-        rows: NDArray[np.int32] = _plan(*arguments)
+        rows: NDArray[np.int32] = descent.emitted(self.stages.table, self._ways[index]())
         return rows
 
 
@@ -85,18 +67,15 @@ def staircase(
     *,
     reach: int = 0,
     tolerance: float = 0.0,
-    certified: bool = True,
+    search: bool = True,
     most_breakpoints: int = MOST_BREAKPOINTS,
-    longest_exact: int = LONGEST_EXACT,
 ) -> Staircase:
     """All breakpoints of the best plans, or with `tolerance` enough of them to be within it everywhere.
 
     `reach` widens the class: how many stages beyond a checkpoint may be left for later when it is
     dropped. Time grows with its square; 0 is what long chains can pay for. With a tolerance ε the cost
-    is at most 1 + ε times the best of the class at every memory, by the lower staircase that is computed
-    beside it (unless not `certified`: then staircases are thinned by ε at once, and nothing is known of
-    the optimum). Up to `longest_exact` stages a certified tolerance is met by the exact staircase, which
-    is found sooner.
+    is at most 1 + ε times the best of the class at every memory, by the `lower` staircase that comes with it.
+    Without `search`, where there are many different stages, it is as near as bounds on a grid lead.
 
     Raises
     ------
@@ -104,53 +83,85 @@ def staircase(
         If more breakpoints were needed than memory allows.
     """
     n = len(stages)
-    reach = max(0, min(reach, n - 2))
-    unit = _unit(stages)
-    table, crossing = stages.table.copy(), stages.crossing // unit
-    table[:, SIZES] = np.where(table[:, SIZES] > 0, table[:, SIZES] // unit, table[:, SIZES])
-    cost_before = np.concatenate([[0], np.cumsum(table[:, COST])])
-    gradients_before = np.concatenate([[0], np.cumsum(table[:, GRADIENTS])])
-    same = equal_stages(_signatures(stages), reach)
+    problem, unit = _problem(stages, max(0, min(reach, n - 2)))
+    same = equal_stages(_signatures(stages), problem.reach)
+    ids, distinct = numbered(same)
+    count = distinct * 4 * (problem.reach + 1)
     most = full_store_bytes(stages) // unit
-    cells = most + 1 if _is_dense(same, reach, most) else _cells(same, reach)
+    root = int(ids[0, n - 1]) * 4 * (problem.reach + 1)
 
-    def solved(rounding: int, spacing: float) -> tuple[Any, ...]:
-        done = merging.staircases(
-            table, crossing, cost_before, gradients_before, same, reach, most, cells, spacing, rounding,
-            cost_before, most_breakpoints,
-        )  # fmt: skip
-        if not len(done[2]):
+    def searched(cells: Any, shift: int) -> tuple[Steps, Tables]:
+        begins, ends, places, ceilings = cells
+        starts, sizes, memory, cost = merging.staircases(
+            *problem, same, ids, begins, ends, places, ceilings, shift, most_breakpoints
+        )
+        if not len(sizes):
             raise CountOverflow(
                 f"the exact front of {n} stages has more than {most_breakpoints:,} breakpoints in its parts; "
                 "give a tolerance (or a larger one)"
             )
-        return tuple(done)
+        at = slice(int(starts[root]), int(starts[root]) + int(sizes[root]))
+        return (memory[at].copy(), cost[at].copy()), (ids, starts, sizes, memory, cost)
 
-    def root(done: tuple[Any, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        ids, starts, sizes, memory, cost = done
-        at = int(ids[0, n - 1]) * 4 * (reach + 1)
-        start, stop = int(starts[at]), int(starts[at]) + int(sizes[at])
-        return memory[start:stop] * unit, cost[start:stop].copy()
+    def unguided(shift: int) -> tuple[Steps, Tables]:
+        nothing = np.zeros(0, dtype=np.int64)
+        return searched((*cells_of(*problem, same, ids, count, shift), np.zeros(count, dtype=np.int64), nothing), shift)
 
-    def tables(done: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (unit, table, crossing, cost_before, gradients_before, *done)
+    if _is_dense(same, problem.reach, most):
+        return _exact(stages, problem, unit, *unguided(0))
+    if n < SHORTEST_GUIDED or distinct < SHARED * n * (n + 1) / 2 or not problem.cost_before[n]:
+        try:
+            return _exact(stages, problem, unit, *unguided(_shift(most, _cells(same, problem.reach))))
+        except CountOverflow:
+            if not tolerance:
+                raise
+    found = guide(problem, most, ids, count, tolerance, search=search)
+    best, tables = searched(found.cells, found.shift)
+    if search and not tolerance:
+        return _exact(stages, problem, unit, best, tables)
+    ways = {(m, c): partial(_given, w) for m, c, w in found.plans}
+    ways |= {(m, c): partial(descent.optimal_ways, *problem, *tables, m) for m, c in zip(*_lists(best), strict=True)}
+    memory, cost = lowest(list(ways))
+    lower = _lower(found, best)
+    chosen = [ways[point] for point in zip(*_lists((memory, cost)), strict=True)]
+    return Staircase(stages, problem.reach, memory * unit, cost, False, (lower[0] * unit, lower[1]), chosen)
 
-    if tolerance == 0 or (certified and n <= longest_exact):
-        done = solved(merging.EXACT, 0.0)
-        memory, cost = root(done)
-        return Staircase(stages, reach, memory, cost, (memory, cost), tables(done))
-    if not certified:
-        done = solved(merging.UPPER, tolerance)
-        memory, cost = root(done)
-        return Staircase(stages, reach, memory, cost, (memory[:0], cost[:0]), tables(done))
-    spacing = tolerance / max(10, n / 10)  # errors add up over the levels of a plan
-    while True:
-        lower = root(solved(merging.LOWER, spacing))
-        done = solved(merging.UPPER, spacing)
-        memory, cost = root(done)
-        if largest_ratio(memory, cost, *lower) <= 1 + tolerance:
-            return Staircase(stages, reach, memory, cost, lower, tables(done))
-        spacing /= 2
+
+def _problem(stages: Stages, reach: int) -> tuple[Problem, int]:
+    """The columns that the recurrence reads, and the unit of their sizes: what divides them all."""
+    unit = _unit(stages)
+    table, crossing = stages.table.copy(), stages.crossing // unit
+    table[:, SIZES] = np.where(table[:, SIZES] > 0, table[:, SIZES] // unit, table[:, SIZES])
+    before = [np.concatenate([[0], np.cumsum(table[:, column])]) for column in (COST, GRADIENTS)]
+    return Problem(table, crossing, before[0], before[1], reach), unit
+
+
+def _exact(stages: Stages, problem: Problem, unit: int, best: Steps, tables: Tables) -> Staircase:
+    memory, cost = best[0] * unit, best[1]
+    ways = [partial(descent.optimal_ways, *problem, *tables, limit) for limit in best[0].tolist()]
+    return Staircase(stages, problem.reach, memory, cost, True, (memory, cost), ways)
+
+
+def _lists(steps: Steps) -> tuple[list[int], list[int]]:
+    return steps[0].tolist(), steps[1].tolist()
+
+
+def _given(ways: Any) -> Any:
+    return ways
+
+
+def _shift(most: int, cells: int) -> int:
+    """The smallest power of two of bytes of which `most` bytes are fewer than `cells`."""
+    return max(1, most.bit_length() - cells.bit_length() + 1)
+
+
+def _lower(found: Guide, best: Steps) -> Steps:
+    """The largest cost proven for each memory; the `best` plans are those of all that were not beaten before."""
+    at = np.unique(np.concatenate([steps[0] for steps in (*found.proven, found.beaten, best)]))
+    at = at[at >= found.proven[0][0][0]]
+    left = np.minimum(value_at(best, at), value_at(found.beaten, at))
+    most = np.max([*(value_at(steps, at) for steps in found.proven), left], axis=0)
+    return at, np.maximum.accumulate(most[::-1])[::-1]
 
 
 def largest_ratio(
@@ -208,78 +219,3 @@ def _signatures(stages: Stages) -> NDArray[np.int64]:
     before = np.concatenate([[0], table[:-1, READS_OUTPUT]])
     columns = [table, before[:, None], stages.crossing.diagonal()[:, None], (np.arange(n) == n - 1)[:, None]]
     return np.unique(np.concatenate(columns, axis=1), axis=0, return_inverse=True)[1].astype(np.int64).reshape(-1)
-
-
-@compiled
-def _plan(
-    table: Any, crossing: Any, cost_before: Any, gradients_before: Any,
-    ids: Any, starts: Any, sizes: Any, memory: Any, cost: Any, reach: Any, limit: Any,
-) -> Any:  # fmt: skip
-    n = len(table)
-    variants = 4 * (reach + 1)
-    rows = np.empty(4 * n + 16, dtype=np.int32)
-    done = 0
-    stack = np.empty((4 * n + 16, 4), dtype=np.int64)  # a state (s, t, v, memory), or (-1, i, ·, ·): VJP i
-    put(stack, 0, 0, n - 1, 0, limit)
-    top = 1
-    ways = np.empty((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
-    while top:
-        top -= 1
-        s, t, v, limit = stack[top]
-        if done + n + 4 > len(rows):
-            bigger = np.empty(2 * len(rows), dtype=np.int32)
-            for i in range(done):
-                bigger[i] = rows[i]
-            rows = bigger
-        if s < 0:
-            if table[t, VJP_PEAK] >= 0:
-                rows[done] = n + t
-                done += 1
-            continue
-        here = ids[s, t] * variants + v
-        point = level_at(memory, starts[here], sizes[here], limit)
-        limit, wanted = memory[point], cost[point]
-        count = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
-        for j in range(count):
-            w = ways[j]
-            total = w[PRICE]
-            if w[LOW] > limit:
-                continue
-            if w[S1] >= 0:
-                a = ids[w[S1], w[T1]] * variants + w[V1]
-                p = level_at(memory, starts[a], sizes[a], limit - w[OFFSET1])
-                total += cost[p] if p >= starts[a] else INFINITE
-            if w[S2] >= 0:
-                b = ids[w[S2], w[T2]] * variants + w[V2]
-                p = level_at(memory, starts[b], sizes[b], limit - w[OFFSET2])
-                total += cost[p] if p >= starts[b] else INFINITE
-            if total == wanted:
-                break
-        kind, k = w[KIND], w[CUT]
-        u = s if v < 4 else s - v // 4
-        if kind == BASE:
-            if w[PRICE] or not (v >> 1) & 1:
-                rows[done] = s
-                done += 1
-            put(stack, top, -1, s, 0, 0)
-            top += 1
-            continue
-        if kind == NOW and table[t, VJP_PEAK] >= 0:
-            rows[done] = n + t
-            done += 1
-        if kind in (DROP, KEEP):
-            rows[done] = k
-            done += 1
-        if kind in (SPLIT, SPLIT_HELD):
-            for i in range(u, k):
-                rows[done] = i
-                done += 1
-        if kind == KEEP:
-            put(stack, top, -1, s, 0, 0)
-            top += 1
-        if w[S2] >= 0:
-            put(stack, top, w[S2], w[T2], w[V2], limit - w[OFFSET2])
-            top += 1
-        put(stack, top, w[S1], w[T1], w[V1], limit - w[OFFSET1])
-        top += 1
-    return rows[:done]

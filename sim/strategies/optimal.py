@@ -22,7 +22,7 @@ from sim.strategies.reverse import reverse_full
 from sim.units import Bytes, format_bytes
 
 MOST_NODES = 4000
-MOST_REPLAYS = 300
+MOST_REPLAYS = 1000
 PICOSECONDS = 1e12
 
 Minimize = Literal["flops", "seconds"]
@@ -172,19 +172,20 @@ def _make_front(graph: Graph, tolerance: float, costs: tuple[Ints, Ints] | None)
     adjoint = sum(flops[1][active].tolist())
 
     def maker(index: int) -> Callable[[], Schedule]:
-        return lambda: _schedule(graph, stairs.plan(index), width, prune=not stairs.stages.exact)
+        return lambda: _schedule(graph, stairs.plan(index), width, prune=not chain)
 
     candidates: list[Candidate] = []
-    if stairs.stages.exact:
+    chain = stairs.stages.exact
+    if chain and stairs.exact:
         resident = graph.resident_bytes
         candidates += [
             (resident + m, c + adjoint, maker(i))
             for i, (m, c) in enumerate(zip(stairs.memory.tolist(), stairs.cost.tolist(), strict=True))
         ]
     else:
-        chosen = spread(stairs.cost, MOST_REPLAYS)
+        chosen = range(len(stairs)) if chain else spread(stairs.cost, MOST_REPLAYS)
         candidates += _replayed((maker(i) for i in chosen), costs)
-    if not stairs.stages.exact:
+    if not chain:
         candidates += _replayed(_fixed(graph), costs)
     if width > 1 and costs is None:
         candidates += _replayed(_in_chunks(graph, width), None)
@@ -199,7 +200,7 @@ def _make_front(graph: Graph, tolerance: float, costs: tuple[Ints, Ints] | None)
         peak_bytes=peaks,
         cost=tuple(candidates[i][1] for i in unique),
         lower_bound=tuple(b + adjoint for b in below.tolist()),
-        exact=stairs.stages.exact,
+        exact=chain,
         tolerance=tolerance,
         _makers=tuple(candidates[i][2] for i in unique),
     )
