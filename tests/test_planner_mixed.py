@@ -8,6 +8,7 @@ import pytest
 from checkpoint_schedules import EndReverse, Forward, MixedCheckpointSchedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planner_oracles import persistent_cost
 
 from sim.cost import Cost
 from sim.errors import CountOverflow, NotApplicable
@@ -124,3 +125,15 @@ def test_a_plan_too_large_is_refused() -> None:
         mixed_plan(10_000_000, 3)
     with pytest.raises(CountOverflow, match="more than"):
         mixed_plan(100_000, 1)
+
+
+@pytest.mark.parametrize("length", range(2, 13))
+def test_the_published_program_for_chains_finds_the_mixed_schedule(length: int) -> None:
+    """With states and tapes of one unit it costs at memory M what a mixed schedule does with M - 4 units.
+
+    Beaumont et al. 2019 count the input, the cotangent and the stage at work besides what is stored.
+    """
+    unit = {"forward": [1] * length, "adjoint": [0] * length, "sizes": [1] * (length + 1), "tapes": [1] * length}
+    for units in range(1, length + 2):
+        assert persistent_cost(**unit, memory=units + 4) == forward_count(length, units)
+    assert persistent_cost(**unit, memory=4) == float("inf")
