@@ -66,7 +66,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
     front = Least.of(exact or bounds)
     markers = marking.markers_of(spots)
     with style.canvas(10.0, HEIGHT) as figure:
-        top = style.heading(figure, results, what=_summary(spots, front, exact=bool(exact)))
+        top = style.heading(figure, results, what=_summary(spots, front, exact[0].label if exact else "lower bound"))
         bottom = _legend(figure, markers, exact, bounds)
         axes = figure.add_axes((0.095, bottom / HEIGHT, 0.865, 1 - (top + 0.1 + bottom) / HEIGHT))
         _scales(axes, spots, front)
@@ -98,12 +98,11 @@ def percent(share: float) -> str:
     return f"{'+' if share > 0 else '−'}{100 * abs(share):.{digits}f} %"
 
 
-def _summary(spots: Sequence[Spot], front: Least, *, exact: bool) -> str:
+def _summary(spots: Sequence[Spot], front: Least, curve: str) -> str:
     count = f"{len(spots)} schedule{'s' if len(spots) != 1 else ''}"
     known = [share for share in (beyond(s, front) for s in spots) if share is not None]
-    what = "the exact front" if exact else "the lower bound"
     touching = sum(abs(share) < 5e-5 for share in known)
-    return f"{count} over {what}, {touching or 'none'} of them on it"
+    return f"{count} over the {curve}, {touching or 'none'} of them on it"
 
 
 def _look(curve: Curve) -> dict[str, Any]:
