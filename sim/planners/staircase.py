@@ -121,8 +121,10 @@ def staircase(
         return _exact(stages, problem, unit, best, tables)
     ways = {(m, c): partial(_given, w) for m, c, w in found.plans}
     ways |= {(m, c): partial(descent.optimal_ways, *problem, *tables, m) for m, c in zip(*_lists(best), strict=True)}
-    memory, cost = lowest(list(ways))
     lower = _lower(found, best)
+    memory, cost = lowest(list(ways))
+    if search:
+        memory, cost = _enough((memory, cost), lower, tolerance)
     chosen = [ways[point] for point in zip(*_lists((memory, cost)), strict=True)]
     return Staircase(stages, problem.reach, memory * unit, cost, False, (lower[0] * unit, lower[1]), chosen)
 
@@ -162,6 +164,22 @@ def _lower(found: Guide, best: Steps) -> Steps:
     left = np.minimum(value_at(best, at), value_at(found.beaten, at))
     most = np.max([*(value_at(steps, at) for steps in found.proven), left], axis=0)
     return at, np.maximum.accumulate(most[::-1])[::-1]
+
+
+def _enough(steps: Steps, lower: Steps, tolerance: float) -> Steps:
+    """Of the steps those without which some cost would be more than `tolerance` above the lower one."""
+    at = np.union1d(steps[0], lower[0])
+    at = at[at >= steps[0][0]]
+    best = (np.searchsorted(steps[0], at, side="right") - 1).tolist()
+    most = (value_at(lower, at) * (1 + tolerance)).tolist()
+    cost = steps[1].tolist()
+    kept = [0]
+    for i, limit in zip(best, most, strict=True):
+        if cost[kept[-1]] > limit:
+            kept.append(i)
+    last = len(cost) - 1
+    chosen = sorted({*kept, last})
+    return steps[0][chosen], steps[1][chosen]
 
 
 def largest_ratio(
