@@ -1,4 +1,4 @@
-"""The table of `sim run`: one line that says what was computed, then a line a point."""
+"""The table of `sim run`: what was computed, a line a point, and what planners say of their plans."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import typer
 
 from sim.results import Point, Results
 from sim.units import format_bytes, format_count, format_flops, format_seconds
+
+LONGEST_REMARK = 100
+"""Characters of a bracketing that are shown; results.json has all."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ def table(results: Results, *, colour: bool = False) -> str:
 
     `/F` is the flops as a multiple of one forward evaluation, `redone` that of recomputation alone.
     `peak then` is the memory in use in the simulation, shown if copies that lag make it more than
-    `peak`; stalls are shown if there are any.
+    `peak`; stalls are shown if there are any. Bracketings and serial costs follow.
     """
     columns = _columns(results)
     rows = [[c.cell(p) for c in columns] for p in results.points]
@@ -46,7 +49,22 @@ def table(results: Results, *, colour: bool = False) -> str:
         elif colour and any(point.pareto.values()):
             text = typer.style(text, bold=True)
         lines.append(text)
-    return "\n".join([heading(results), "", *lines, ""])
+    remarks = [text for point in results.points for text in _remarks(point)]
+    return "\n".join([heading(results), "", *lines, "", *([*remarks, ""] if remarks else [])])
+
+
+def _remarks(point: Point) -> list[str]:
+    """What the planner says of its plan, and what overlapping copies with computation saved of its serial cost."""
+    out = [f"{point.label}: {what} {_short(text)}" for what, text in point.notes.items()]
+    if point.notes.get("serial cost") and point.serial_seconds is not None and point.seconds is not None:
+        saved = format_seconds(max(0.0, point.serial_seconds - point.seconds))
+        out[-1] += f"; overlap saves {saved} of {format_seconds(point.serial_seconds)}"
+    return out
+
+
+def _short(text: str) -> str:
+    """The text, or the ends of a long one."""
+    return text if len(text) <= LONGEST_REMARK else f"{text[: LONGEST_REMARK // 2]} … {text[-LONGEST_REMARK // 2 :]}"
 
 
 def _columns(results: Results) -> list[Column]:

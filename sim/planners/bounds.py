@@ -23,9 +23,9 @@ MOST_CUTS = 128
 
 
 def lower_bound(stages: Stages, memory: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Flops of forwards that any schedule takes within each of the working bytes given.
+    """Flops of forwards that any schedule of a chain takes within each of the working bytes given.
 
-    On graphs that are no chains it is one evaluation of each node.
+    On graphs that are no chains it is one evaluation of each node; `sim.planners.block_bounds` has more.
     """
     table, n = stages.table, len(stages)
     once = int(table[:, COST].sum())
@@ -35,16 +35,34 @@ def lower_bound(stages: Stages, memory: NDArray[np.int64]) -> NDArray[np.int64]:
     sizes = np.append(stages.crossing[1:, n - 1], 0)  # of what each stage makes; the last is read by nobody
     taped = (table[:, FREE] == 0) & ((table[:, READS_OUTPUT] == 0) | (table[:, RESIDUAL] > 0))
     taped[n - 1] = False
+    prices = price_grid(table[:-1, COST], sizes[:-1], PRICES)
+    cuts = np.unique(np.linspace(0, n - 1, min(n, MOST_CUTS)).astype(np.int64))
+    return once + recomputed(_windows(table, sizes, taped, prices, cuts), prices, cuts, stages, memory)
+
+
+def price_grid(costs: NDArray[np.int64], sizes: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """Prices of a byte, 0 and `count` more: up to four times what the dearest byte costs to make again."""
+    high = float((costs / np.maximum(1, sizes)).max()) * 4 + 1e-300
+    return np.concatenate([[0.0], np.geomspace(high * 1e-6, high, count)])
+
+
+def recomputed(
+    windows: NDArray[np.float64],
+    prices: NDArray[np.float64],
+    cuts: NDArray[np.int64],
+    stages: Stages,
+    memory: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Flops beyond one evaluation of each node that the windows add up to, for each of the working bytes.
+
+    `windows[p, b, a]` is the least cost at prices[p] from the start of VJP cuts[b] to that of VJP cuts[a].
+    """
+    table = stages.table
     left = np.append(np.cumsum(table[::-1, GRADIENTS])[::-1][1:], 0)
     beside = np.maximum(table[:, VJP_PEAK], 0) + left
-    ratio = table[:-1, COST] / np.maximum(1, sizes[:-1])
-    high = float(ratio.max()) * 4 + 1e-300
-    prices = np.concatenate([[0.0], np.geomspace(high * 1e-6, high, PRICES)])
-    cuts = np.unique(np.linspace(0, n - 1, min(n, MOST_CUTS)).astype(np.int64))
-    windows = _windows(table, sizes, taped, prices, cuts)
     bounds = np.array([_best(windows, prices, cuts, beside, int(m)) for m in memory])
     exact = np.ceil(bounds * (1 - 1e-9) - 1e-6).astype(np.int64)
-    return once + np.maximum(exact, 0)
+    return np.maximum(exact, 0)
 
 
 @compiled

@@ -1,0 +1,63 @@
+"""What stands below the table of `sim run`: the planners' words about their plans."""
+
+from __future__ import annotations
+
+from sim.commands.table import LONGEST_REMARK, table
+from sim.experiment import run
+from sim.results import Results
+from sim.scenario import from_document
+from sim.units import format_seconds
+from sim.yamltext import parse
+
+
+def results(text: str) -> Results:
+    return run(from_document(parse("version: 1\nname: words\n" + text, name="words.yaml")))
+
+
+def remarks(found: Results) -> list[str]:
+    parts = table(found).split("\n\n")
+    return parts[2].splitlines() if len(parts) > 2 else []
+
+
+def test_bracketings_are_told() -> None:
+    """Sizes 10, 2, 100, 20: the reverse order is the cheaper one."""
+    found = results(
+        "graph: {kind: chain, sizes: [10, 2, 100, 20]}\n"
+        "strategies:\n  - reverse_full\n  - jacobian_chain: {order: [forward, optimal]}\n"
+    )
+    assert remarks(found) == [
+        "jacobian_chain forward: bracketing (F3·(F2·F1))",
+        "jacobian_chain optimal: bracketing ((F3·F2)·F1)",
+    ]
+
+
+def test_a_long_bracketing_shows_its_ends() -> None:
+    found = results(f"graph: {{kind: chain, sizes: {[2] * 61}}}\nstrategies:\n  - jacobian_chain: {{order: forward}}\n")
+    (text,) = remarks(found)
+    whole = found.points[0].notes["bracketing"]
+    shown = text.removeprefix("jacobian_chain: bracketing ").removeprefix("jacobian_chain forward: bracketing ")
+    head, tail = shown.split(" … ")
+    assert len(whole) > 2 * LONGEST_REMARK
+    assert (whole.startswith(head), whole.endswith(tail)) == (True, True)
+    assert len(head) == len(tail) == LONGEST_REMARK // 2
+
+
+def test_what_overlap_saves_is_told_beside_the_serial_cost() -> None:
+    found = results(
+        "graph: {kind: chain, length: 30, forward_flops: 1e9, vjp_flops: 2e9, activation_bytes: 8_000_000,"
+        " residual_bytes: 24_000_000}\nwrt: input\ndevice: cpu-server\n"
+        "strategies:\n  - reverse_checkpointed: {schedule: multilevel, slots: 3, host_slots: 3}\n"
+    )
+    (point,) = found.points
+    assert point.serial_seconds is not None
+    assert point.seconds is not None
+    saved = point.serial_seconds - point.seconds
+    assert saved > 0
+    (text,) = remarks(found)
+    assert "serial cost" in text
+    assert text.endswith(f"; overlap saves {format_seconds(saved)} of {format_seconds(point.serial_seconds)}")
+
+
+def test_nothing_is_said_where_planners_are_silent() -> None:
+    found = results("graph: {kind: chain, length: 3}\nstrategies:\n  - reverse_full\n")
+    assert remarks(found) == []
