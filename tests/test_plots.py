@@ -11,67 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pytest
+from figures import STRATEGIES, Results, drawn, even_front, overlapping, point, profile, results, scattered, words
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
 from sim import plots
 from sim.files import OutputError
 from sim.pareto import dominates
 from sim.plots import labels, pareto, style, timeline
 from sim.plots.spots import read_spot, short_label, sweeps
-
-Results = dict[str, Any]
-STRATEGIES = ("reverse_full", "reverse_checkpointed", "reverse_offload", "forward_recompute", "forward_cached", "other")
-
-
-def point(strategy: str, peak: int, flops: int, seconds: float | None = None, **parameters: Any) -> dict[str, Any]:
-    return {
-        "strategy": strategy,
-        "parameters": parameters,
-        "label": f"{strategy} {parameters}",
-        "peak_bytes": peak,
-        "working_bytes": peak,
-        "resident_bytes": 0,
-        "peak_at": {"action": 17, "kind": "vjp", "node": "block3.attention.softmax"},
-        "flops": {"total": flops},
-        "seconds": seconds,
-    }
-
-
-def results(points: list[dict[str, Any]], **more: Any) -> Results:
-    scenario = {
-        "name": "a_scenario",
-        "description": "One sentence that says what a reader will see on this chart, and why it is worth a look.",
-        "graph": {"nodes": 48, "parameters": 25_600_000, "forward_flops": 10**12},
-        "device": {"name": "h100-sxm"},
-        "budget_bytes": more.pop("budget_bytes", None),
-    }
-    return {"scenario": scenario, "points": points, **more}
-
-
-def scattered(count: int, seed: int) -> list[dict[str, Any]]:
-    random = np.random.default_rng(seed)
-    along = np.sort(random.random(count))
-    peaks, works = 10 ** (9.5 - 3 * along), 10 ** (9 + 4 * along)
-    noise = 10 ** random.normal(0, 0.12, (2, count))
-    return [
-        point(STRATEGIES[i % 6], int(p * n), int(w * m), chunk=i)
-        for i, (p, w, n, m) in enumerate(zip(peaks, works, *noise, strict=True))
-    ]
-
-
-def even_front(count: int) -> list[dict[str, Any]]:
-    return [
-        point("reverse_checkpointed", 10**9 // 2**i, 10**12 * 2**i, schedule="binomial", slots=i) for i in range(count)
-    ]
-
 
 DATA: Mapping[str, Results] = {
     "one point": results([point("reverse_full", 10**9, 10**12)]),
@@ -105,77 +57,6 @@ DATA: Mapping[str, Results] = {
         ],
     ),
 }
-
-
-def profile(strategy: str, samples: int = 400, **more: Any) -> dict[str, Any]:
-    """A tent of activations over a constant, with its peak of 300 bytes in the middle sample."""
-    middle = samples // 2
-    rows = [[int(200 * (1 - abs(k - middle) / middle)), 100] for k in range(samples)]
-    return {
-        "label": f"{strategy} {{}}",
-        "strategy": strategy,
-        "parameters": {},
-        "kinds": ["activation", "resident"],
-        "bytes": rows,
-        **more,
-    }
-
-
-Look = Callable[[Figure], Any]
-
-
-@pytest.fixture
-def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    """Draws a figure and hands it, just before it would be saved, to a function; what that returned."""
-
-    def looking(draw: Callable[..., Any], data: Results, at: Look, **options: Any) -> list[Any]:
-        seen: list[Any] = []
-
-        def save(figure: Figure, stem: Path) -> tuple[Path, ...]:
-            figure.canvas.draw()
-            seen.append(at(figure))
-            return ()
-
-        monkeypatch.setattr(style, "save", save)
-        draw(data, Path("unused"), **options)
-        return seen
-
-    return looking
-
-
-def words(figure: Figure) -> list[tuple[str, Bbox]]:
-    """Every text on the figure with the box that it covers, in pixels."""
-    renderer = style.renderer(figure)
-    texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
-    shown = [
-        t
-        for t in texts
-        if t.axes is None or t not in t.axes.get_xticklabels() + t.axes.get_yticklabels() or _is_shown(t)
-    ]
-    return [(t.get_text(), Bbox(t.get_window_extent(renderer).extents.reshape(2, 2))) for t in shown]
-
-
-def _is_shown(tick_label: Text) -> bool:
-    axes = tick_label.axes
-    assert axes is not None
-    x_axis = tick_label in axes.get_xticklabels()
-    low, high = axes.get_xlim() if x_axis else axes.get_ylim()
-    return low <= tick_label.get_position()[0 if x_axis else 1] <= high
-
-
-def overlapping(texts: list[tuple[str, Bbox]]) -> list[tuple[str, str]]:
-    """Pairs of texts that cover each other by more than a pixel."""
-    return [
-        (a, b)
-        for (a, p), (b, q) in itertools.combinations(texts, 2)
-        if min(p.x1, q.x1) - max(p.x0, q.x0) > 1 and min(p.y1, q.y1) - max(p.y0, q.y0) > 1
-    ]
-
-
-def drawn(figure: Figure) -> dict[str, tuple[float, float]]:
-    """The marks of a chart by what they say they are (`FLOP-front-3`), and where they lie in the data."""
-    lines = [line for axes in figure.axes for line in axes.lines if "-" in str(line.get_gid())]
-    return {str(line.get_gid()): tuple(line.get_xydata()[0]) for line in lines}
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -403,85 +284,14 @@ def test_the_well_known_strategies_have_colours_of_their_own() -> None:
     assert len(set(style.KIND_COLOURS.values())) == len(style.KIND_COLOURS)
 
 
-PROFILES: Mapping[str, list[dict[str, Any]]] = {
-    "one": [profile("reverse_full")],
-    "two of different length": [profile("reverse_full", 7), profile("other", 400, x_unit="flops", x=[*range(401)])],
-    "four": [profile(s) for s in STRATEGIES[:4]],
-    "three in time": [profile("reverse_full", 4, x=[0, 1e-3, 2e-3, 3e-3, 4e-3], x_unit="seconds")] * 3,
-}
-
-
-@pytest.mark.parametrize("name", PROFILES)
-@pytest.mark.parametrize("budget", [None, 250, 10**6])
-def test_no_words_on_the_timeline_cover_others(name: str, budget: int | None, look: Callable[..., list[Any]]) -> None:
-    points = [{**point(s, 300, 1), "label": f"{s} {{}}"} for s in STRATEGIES]
-    data = results(points, profiles=PROFILES[name], budget_bytes=budget)
-    assert look(timeline.draw, data, lambda figure: overlapping(words(figure))) == [[]]
-
-
-def test_the_timeline_reaches_the_peak_and_names_it(look: Callable[..., list[Any]]) -> None:
-    data = results(
-        [{**point("reverse_full", 300, 1), "label": "reverse_full {}"}], profiles=[profile("reverse_full", 5000)]
-    )
-
-    def check(figure: Figure) -> tuple[float, list[str]]:
-        [axes] = figure.axes
-        steps = [p for p in axes.patches if isinstance(p, StepPatch)]
-        return max(float(np.max(p.get_data().values)) for p in steps), [t for t, _ in words(figure)]
-
-    [(highest, texts)] = look(timeline.draw, data, check)
-    assert highest == 300
-    assert "peak 300 B\nvjp(block3.attention.softmax), action 17" in texts
-    assert {"activation", "resident"} <= set(texts)
-
-
-def test_the_timeline_leaves_out_resident_bytes_that_would_take_most_of_it(look: Callable[..., list[Any]]) -> None:
-    rows = [[10, 1000], [30, 1000], [20, 1000]]
-    data = results([point("other", 1030, 1)], profiles=[profile("reverse_full", 3) | {"bytes": rows}])
-
-    def check(figure: Figure) -> tuple[float, list[str]]:
-        steps = [p for p in figure.axes[0].patches if isinstance(p, StepPatch)]
-        return max(float(np.max(p.get_data().values)) for p in steps), [t for t, _ in words(figure)]
-
-    [(highest, texts)] = look(timeline.draw, data, check)
-    assert highest == 30
-    assert "resident" not in texts
-    assert "peak 30 B" in texts
-    assert any("beside 1 kB resident" in t for t in texts)
-
-
-def test_layers_of_the_timeline_lie_on_one_another(look: Callable[..., list[Any]]) -> None:
-    rows = [[3, 0, 1], [0, 2, 4], [1, 1, 1]]
-    entry = profile("reverse_full", 3) | {"kinds": ["activation", "workspace", "resident"], "bytes": rows}
-
-    def layers(figure: Figure) -> list[tuple[list[float], list[float]]]:
-        found = [p.get_data() for p in figure.axes[0].patches if isinstance(p, StepPatch) and p.get_fill()]
-        return [(list(d.baseline), list(d.values)) for d in found]
-
-    # From the lowest: resident 1, 4, 1; activation 3, 0, 1; workspace 0, 2, 1.
-    [found] = look(timeline.draw, results([point("other", 6, 1)], profiles=[entry]), layers)
-    assert found == [([0, 0, 0], [1, 4, 1]), ([1, 4, 1], [4, 4, 2]), ([4, 4, 2], [4, 6, 3])]
-
-
-def test_a_loop_is_drawn_once_with_the_number_of_its_turns(look: Callable[..., list[Any]]) -> None:
-    entry = profile("reverse_full", 10, x=[*range(11)], x_unit="actions", loops=[{"start": 2, "end": 8, "times": 784}])
-    data = results([point("other", 300, 1)], profiles=[entry])
-    assert "× 784" in look(timeline.draw, data, lambda figure: [t for t, _ in words(figure)])[0]
-
-
-def test_all_panels_have_one_memory_axis(look: Callable[..., list[Any]]) -> None:
-    small = profile("other", 4) | {"bytes": [[1, 1]] * 4}
-    data = results([point("other", 300, 1)], profiles=[profile("reverse_full"), small])
-    [limits] = look(timeline.draw, data, lambda figure: [a.get_ylim() for a in figure.axes])
-    assert limits[0] == limits[1]
-    assert limits[0][1] > 300
-
-
 @pytest.mark.parametrize(
     ("draw", "data"),
     [
         (pareto.draw, DATA["sixty points of six strategies"]),
-        (timeline.draw, results([point("other", 300, 1)], profiles=PROFILES["four"], budget_bytes=250)),
+        (
+            timeline.draw,
+            results([point("other", 300, 1)], profiles=[profile(s) for s in STRATEGIES[:4]], budget_bytes=250),
+        ),
     ],
 )
 def test_the_same_results_give_the_same_bytes_whatever_the_settings(

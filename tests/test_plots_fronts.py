@@ -9,17 +9,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from figures import overlapping, point, results, words
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from test_plots import look, overlapping, point, results, words
 
 from sim import plots
 from sim.plots import fronts
 from sim.plots.spots import Curve, read_spot
-
-__all__ = ["look"]
 
 EXACT = {"label": "exact front", "kind": "exact", "breakpoints": [[100, 400], [200, 200], [400, 100]]}
 BOUND = {"label": "lower bound", "kind": "bound", "breakpoints": [[80, 300], [200, 150], [400, 100]]}

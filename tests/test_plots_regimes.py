@@ -9,13 +9,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from figures import overlapping, point, results, words
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
-from test_plots import look, overlapping, point, results, words
 
 from sim.plots import regimes, style
-
-__all__ = ["look"]
 
 STRATEGIES = ("forward_cached", "reverse_full", "jacobian_chain")
 Matrix = list[list[int | None]]

@@ -9,14 +9,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from figures import overlapping, point, results, words
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from test_plots import look, overlapping, point, results, words
 
 from sim import plots
 from sim.plots import schedule
-
-__all__ = ["look"]
 
 
 def entry(label: str = "sqrt", *, times: int = 1, nodes: int = 3, **more: Any) -> dict[str, Any]:
