@@ -1,12 +1,10 @@
-"""The event simulation: timelines worked out on paper, and the laws that replay and it share."""
+"""The event simulation: timelines worked out on paper, memory that can be full, traces."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,50 +12,16 @@ import pytest
 from graphs import graphs
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from simulations import ONE, STRATEGIES, calls, linked, made
 
-from sim.actions import READ, SAVE, WRITE
-from sim.device import Device, device
-from sim.errors import InvalidSchedule, NotApplicable, OutOfMemory
+from sim.device import device
+from sim.errors import InvalidSchedule, OutOfMemory
 from sim.families.chain import chain
 from sim.graph import Graph, GraphInput, Node, Seconds
-from sim.kernels import FREE, SKIP
 from sim.lives import ENDS, STREAMS
-from sim.schedule import Builder, Schedule, replay
+from sim.schedule import Builder, replay
 from sim.simulate import action_seconds, simulate
-from sim.strategies import load
 from sim.trace import Trace
-
-STRATEGIES = load()
-EXAMPLES = {"segments": 2, "every": 2, "slots": 2, "units": 2, "budget": 10**9}
-BESIDE = {"multilevel": {"host_slots": 1, "disk_slots": 1}}  # of which one is needed
-ONE = Device(
-    name="one flop a second", flops_per_s=1.0, bandwidth_bytes_per_s=math.inf, memory_bytes=None,
-    to_host_bytes_per_s=10.0, from_host_bytes_per_s=10.0, to_disk_bytes_per_s=5.0, from_disk_bytes_per_s=5.0,
-    overhead_s=0.0, copy_latency_s=0.0,
-)  # fmt: skip
-LINKS = st.sampled_from([0.5, 1.0, 3.0, 10.0, math.inf])
-
-
-def calls() -> list[tuple[str, dict[str, Any]]]:
-    """Every registered strategy and variant, with example values for what has no default."""
-    found = []
-    for name, entry in STRATEGIES.items():
-        variants: list[tuple[dict[str, Any], Any]] = [({}, entry)]
-        if entry.variants is not None:
-            key, registry = entry.variants
-            variants = [({key: variant}, registry[variant]) for variant in registry]
-        for chosen, function in variants:
-            parameters = inspect.signature(function.function).parameters.values()
-            needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-            beside = {k: v for variant in chosen.values() for k, v in BESIDE.get(variant, {}).items()}
-            found.append((name, chosen | {p: EXAMPLES[p] for p in needed} | beside))
-    return found
-
-
-def linked(rate: float, **more: Any) -> Device:
-    """The device with every link as fast as `rate`."""
-    links = ("to_host", "from_host", "to_disk", "from_disk")
-    return replace(ONE, **{f"{link}_bytes_per_s": rate for link in links}, **more)
 
 
 def offloaded(rate: float) -> Trace:
@@ -319,142 +283,6 @@ def test_resident_bytes_alone_can_be_too_much() -> None:
     with pytest.raises(OutOfMemory) as caught:
         simulate(STRATEGIES.call("reverse_full", graph), replace(ONE, memory_bytes=50))
     assert caught.value.action == 0
-
-
-# Laws
-
-
-def made(graph: Graph, call: tuple[str, dict[str, Any]]) -> Schedule:
-    try:
-        return STRATEGIES.call(call[0], graph, **call[1])
-    except NotApplicable:
-        assume(False)
-        raise
-
-
-@given(graph=graphs(), call=st.sampled_from(calls()))
-def test_simulate_counts_what_replay_counts(graph: Graph, call: tuple[str, dict[str, Any]]) -> None:
-    schedule = made(graph, call)
-    trace, cost = simulate(schedule, linked(3.0, overhead_s=0.25)), replay(schedule)
-    assert trace.flops == cost.flops
-    assert trace.actions == cost.actions
-    assert trace.copied_bytes == cost.copied_bytes
-    assert trace.resident_bytes == cost.resident_bytes
-    if not cost.actions["copy"]:
-        assert trace.peak_bytes == cost.peak_bytes
-        assert trace.tier_peak_bytes == cost.tier_peak_bytes
-        assert trace.stall_seconds == 0
-        assert trace.seconds == pytest.approx(trace.streams["compute"].busy_seconds)
-
-
-def copying() -> list[tuple[str, dict[str, Any]]]:
-    """The strategies that copy between tiers, found by trying them."""
-    graph = chain(length=9, activation_bytes=8)
-    found = [c for c in calls() if replay(STRATEGIES.call(c[0], graph, **c[1])).actions["copy"]]
-    return [*found, ("reverse_offload", {"prefetch": 2}), ("reverse_offload", {"prefetch": 4})]
-
-
-COPYING = st.tuples(graphs(most=9), st.sampled_from(copying()), LINKS)
-Case = tuple[Graph, tuple[str, dict[str, Any]], float]
-
-
-@given(case=COPYING)
-def test_streams_keep_order_data_and_memory(case: Case) -> None:
-    graph, call, rate = case
-    schedule = made(graph, call)
-    trace = simulate(schedule, linked(rate, copy_latency_s=0.125))
-    check_trace(trace)
-
-
-@given(case=COPYING, spare=st.integers(0, 20))
-def test_the_peak_of_replay_is_always_enough(case: Case, spare: int) -> None:
-    graph, call, rate = case
-    schedule = made(graph, call)
-    cost = replay(schedule)
-    capacity = cost.peak_bytes + spare
-    host, disk = (cost.tier_peak_bytes[tier] + spare for tier in ("host", "disk"))
-    limits = {"memory_bytes": capacity, "host_memory_bytes": host, "disk_memory_bytes": disk}
-    trace = simulate(schedule, linked(rate, **limits))
-    assert trace.peak_bytes <= capacity
-    assert trace.tier_peak_bytes["host"] <= host
-    assert trace.tier_peak_bytes["disk"] <= disk
-    busy = [s.busy_seconds for s in trace.streams.values()]
-    assert max(busy) <= trace.seconds * (1 + 1e-12)
-    assert trace.seconds <= sum(busy) * (1 + 1e-12)
-    check_trace(trace)
-
-
-@given(case=COPYING)
-def test_with_links_that_take_no_time_the_order_is_that_of_the_schedule(case: Case) -> None:
-    graph, call, _ = case
-    schedule = made(graph, call)
-    trace, cost = simulate(schedule, linked(math.inf)), replay(schedule)
-    assert np.all(np.diff(trace.starts) >= 0)
-    assert trace.peak_bytes == cost.peak_bytes
-    assert trace.tier_peak_bytes == cost.tier_peak_bytes
-    assert trace.stall_seconds == 0
-    assert trace.seconds == pytest.approx(trace.streams["compute"].busy_seconds)
-
-
-@given(case=COPYING)
-def test_two_runs_are_the_same_byte_for_byte(case: Case) -> None:
-    graph, call, rate = case
-    schedule = made(graph, call)
-    first, second = (simulate(schedule, linked(rate, copy_latency_s=0.1)) for _ in range(2))
-    assert first.to_json() == second.to_json()
-    assert first.seconds == second.seconds
-
-
-def check_trace(trace: Trace) -> None:
-    """Streams do one thing at a time in order, data are there, memory is the sum of the lives at every moment."""
-    schedule = trace.schedule
-    t, rows, widths = schedule.table, schedule.flat.rows, schedule.flat.widths
-    starts, ends = trace.starts, trace.ends
-    assert np.allclose(ends - starts, action_seconds(schedule, trace.device))
-    for s in range(len(STREAMS)):
-        own = np.flatnonzero(trace.stream_of == s)
-        assert np.all(starts[own[1:]] >= ends[own[:-1]])
-    spans: list[tuple[float, float, int, int]] = []  # from, to, tier, bytes
-    life: dict[int, list[float]] = {}  # value: when it was made, when written, last access so far
-    e, computed = 0, 0.0
-    for k, row in enumerate(rows.tolist()):
-        touched = range(int(t.ptr[row]), int(t.ptr[row + 1]))
-        if trace.stream_of[k]:
-            assert starts[k] >= computed, "a copy is issued after the computation before it"
-        else:
-            computed = ends[k]
-            spans.append((starts[k], ends[k], 0, t.workspace_of(row)))
-        for i, x in enumerate(touched):
-            v, access = int(t.value[x]), int(t.access[x])
-            if access == SAVE and schedule.flags[e + i] == SKIP:
-                continue
-            if access >= WRITE or v not in life:
-                assert access > READ
-                life[v] = [starts[k], ends[k], ends[k]]
-            elif access <= 1:
-                assert starts[k] >= life[v][1], "what is read has been written"
-            else:
-                life[v][1] = ends[k]
-            life[v][2] = max(life[v][2], ends[k])
-        for i, x in enumerate(touched):
-            v = int(t.value[x])
-            if schedule.flags[e + i] == FREE and v in life:
-                begin, _, end = life.pop(v)
-                spans.append((begin, end, int(t.value_tier[v]), size_of(schedule, v, int(widths[k]))))
-        e += len(touched)
-    finish = float(ends.max())
-    spans += [(b, finish + 1, int(t.value_tier[v]), size_of(schedule, v, 1)) for v, (b, _, _) in life.items()]
-    moments = sorted({0.0, *starts.tolist(), *ends.tolist()})
-    for tier, (times, levels) in enumerate(trace.tier_memory.values()):
-        for a, b in pairwise(moments):
-            middle = (a + b) / 2
-            there = sum(size for begin, end, where, size in spans if where == tier and begin <= middle < end)
-            there += trace.resident_bytes if tier == 0 else 0
-            assert levels[np.searchsorted(times, middle, side="right") - 1] == there
-
-
-def size_of(schedule: Schedule, v: int, width: int) -> int:
-    return int(schedule.table.value_bytes[v]) * (width if schedule.table.scaled[v] else 1)
 
 
 # The trace for Perfetto
