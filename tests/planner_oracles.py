@@ -1,4 +1,4 @@
-"""Slow, obvious twins of the checkpointing planners: exhaustive search over all schedules of a small chain."""
+"""Slow, obvious twins of the checkpointing planners: exhaustive search over all schedules of a small graph."""
 
 from __future__ import annotations
 
@@ -15,31 +15,51 @@ INFEASIBLE = 2**60
 
 
 def least_cost(graph: Graph, memory: int) -> int | None:
-    """The least flops of forwards of any schedule of a chain whose working bytes are at most `memory`.
+    """The least flops of forwards of any schedule whose working bytes are at most `memory`, VJPs from last to first.
 
     A shortest path over (what is in memory, the next VJP): every forward that can run may run, with or
     without saving its residual, and everything may be dropped at any time. Every node is evaluated at
-    least once. The input is differentiated, one cotangent at a time. Up to about six layers.
+    least once, because all lead to the last one. The input is differentiated, one cotangent at a time.
+    Up to about six nodes.
     """
-    c = graph.columns
-    assert graph.is_chain
+    c, n, m = graph.columns, len(graph), len(graph.inputs)
+    assert graph.sinks.tolist() == [n - 1]
     assert graph.wrt == "input"
+    assert graph.active.all()
     assert graph.output_scalars == 1
+    assert c.vjp_workspace_bytes is None
+    assert c.taping_workspace_bytes is None
+    inputs = [
+        {p - m for p in c.input_index[c.input_ptr[i] : c.input_ptr[i + 1]].tolist()} - {*range(-m, 0)} for i in range(n)
+    ]
+    consumers = [[i for i in range(n) if v in inputs[i]] for v in range(n)]
+    cotangent = graph.cotangent_bytes[m:].tolist()
+    before = [sum(cotangent[v] for v in range(j + 1) if any(i > j for i in consumers[v])) for j in range(n)]
+    during = [sum(cotangent[v] for v in range(j + 1) if v == j or any(i >= j for i in consumers[v])) for j in range(n)]
+    read = np.array([sum(1 << v for v in of) for of in inputs])
+    derivative = np.where(c.needs & 1, read, 0) | np.where(c.needs & 2, 1 << np.arange(n), 0)
+    assert c.reads is None
     found = _least_cost(
-        np.concatenate([[0], c.activation_bytes]), c.residual_bytes, c.workspace_bytes, c.forward_flops, c.needs,
-        graph.cotangent_bytes, memory,
+        c.activation_bytes, c.residual_bytes, c.workspace_bytes, c.forward_flops, read, derivative,
+        np.array(before), np.array(during), memory,
     )  # fmt: skip
     return None if found >= INFEASIBLE else int(found)
 
 
 @numba.njit(cache=True)
-def _least_cost(a: Any, residual: Any, workspace: Any, flops: Any, needs: Any, cotangent: Any, memory: Any) -> Any:
-    """Sets are bit masks: activation i is bit i, residual i bit n + i, bit 2n says that the last node has run."""
+def _least_cost(
+    a: Any, residual: Any, workspace: Any, flops: Any, read: Any, derivative: Any, before: Any, during: Any, memory: Any
+) -> Any:
+    """Sets are bit masks: activation i is bit i, residual i bit n + i, bit 2n says that the last node has run.
+
+    `read` and `derivative` are the activations that a forward and a VJP read; `before` and `during` the
+    bytes of cotangents in memory between the VJP of the next node and a node's own, and during that.
+    """
     n = len(flops)
     sets = 1 << (2 * n + 1)
     size = np.zeros(2 * n + 1, dtype=np.int64)
     for i in range(n):
-        size[i], size[n + i] = a[i + 1], max(0, residual[i])
+        size[i], size[n + i] = a[i], max(0, residual[i])
     total = np.zeros(sets, dtype=np.int64)
     for m in range(sets):
         for b in range(2 * n):
@@ -48,7 +68,6 @@ def _least_cost(a: Any, residual: Any, workspace: Any, flops: Any, needs: Any, c
     best = np.full(sets, INFEASIBLE, dtype=np.int64)
     best[0] = 0
     for j in range(n - 1, -1, -1):  # the next VJP
-        beside = 0 if j == n - 1 else cotangent[j + 1]
         changed = True
         while changed:
             changed = False
@@ -60,25 +79,20 @@ def _least_cost(a: Any, residual: Any, workspace: Any, flops: Any, needs: Any, c
                         best[m ^ (1 << b)] = best[m]
                         changed = True
                 for i in range(n):
-                    if i > 0 and not m >> (i - 1) & 1:
+                    if m & read[i] != read[i]:
                         continue
                     for saves in range(2 if residual[i] >= 0 else 1):
                         after = m | 1 << i | saves << (n + i)
                         if i == n - 1:
                             after |= 1 << 2 * n
-                        if total[after] + workspace[i] + beside <= memory and best[after] > best[m] + flops[i]:
+                        if total[after] + workspace[i] + before[j] <= memory and best[after] > best[m] + flops[i]:
                             best[after] = best[m] + flops[i]
                             changed = True
         following = np.full(sets, INFEASIBLE, dtype=np.int64)
         for m in range(sets):
-            if (
-                (needs[j] & 1 and j > 0 and not m >> (j - 1) & 1)
-                or (needs[j] & 2 and not m >> j & 1)
-                or (residual[j] >= 0 and not m >> (n + j) & 1)
-            ):
+            if m & derivative[j] != derivative[j] or (residual[j] >= 0 and not m >> (n + j) & 1):
                 continue
-            made = cotangent[j] if j > 0 else 0
-            if total[m] + workspace[j] + cotangent[j + 1] + made <= memory:
+            if total[m] + workspace[j] + during[j] <= memory:
                 after = m & ~(1 << j) & ~(1 << (n + j))
                 following[after] = min(following[after], best[m])
         best = following

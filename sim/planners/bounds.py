@@ -60,7 +60,8 @@ def recomputed(
     table = stages.table
     left = np.append(np.cumsum(table[::-1, GRADIENTS])[::-1][1:], 0)
     beside = np.maximum(table[:, VJP_PEAK], 0) + left
-    bounds = np.array([_best(windows, prices, cuts, beside, int(m)) for m in memory])
+    by_cuts = np.ascontiguousarray(np.moveaxis(windows, 0, 2))
+    bounds = np.array([_best(by_cuts, prices, cuts, beside, int(m)) for m in memory])
     exact = np.ceil(bounds * (1 - 1e-9) - 1e-6).astype(np.int64)
     return np.maximum(exact, 0)
 
@@ -104,6 +105,6 @@ def _best(windows: Any, prices: Any, cuts: Any, beside: Any, memory: Any) -> Any
         for a in range(b):
             least = 0.0
             for p in range(len(prices)):
-                least = max(least, windows[p, b, a] - prices[p] * room)
+                least = max(least, windows[b, a, p] - prices[p] * room)
             most[b] = max(most[b], most[a] + least)
     return most[count - 1]

@@ -34,8 +34,9 @@ class Front:
 
     `cost` is total flops, or picoseconds of all forwards and VJPs where seconds are minimised.
     `lower_bound[i]` is a cost that no schedule with fewer bytes than the next point has can come below
-    (of reverse mode on one device). `exact` says that the points are all breakpoints of
-    the class, at most 1 + `tolerance` above it; on graphs that are no chains they are replayed estimates.
+    (of reverse mode on one device, whose VJPs run from the last node to the first). `exact` says that the
+    points are all breakpoints of the class, at most 1 + `tolerance` above it; on graphs that are no chains
+    they are replayed estimates.
     """
 
     graph: Graph
@@ -160,6 +161,7 @@ Candidate = tuple[int, int, Callable[[], Schedule]]
 
 
 def _make_front(graph: Graph, tolerance: float, costs: tuple[Ints, Ints] | None) -> Front:
+    from sim.planners.block_bounds import block_lower_bound
     from sim.planners.blocks import planned, spread
     from sim.planners.bounds import lower_bound
     from sim.planners.stages import stages_of
@@ -194,7 +196,7 @@ def _make_front(graph: Graph, tolerance: float, costs: tuple[Ints, Ints] | None)
     peaks = tuple(candidates[i][0] for i in unique)
     working = np.array([*peaks[1:], peaks[-1] + 1], dtype=np.int64) - 1 - graph.resident_bytes
     one = stairs.stages if width == 1 else stages_of(graph, costs=None if costs is None else costs[0])
-    below = lower_bound(one, working)
+    below = lower_bound(one, working) if chain else block_lower_bound(graph, one, working)
     return Front(
         graph=graph,
         peak_bytes=peaks,
