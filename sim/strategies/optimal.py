@@ -19,10 +19,11 @@ from sim.registry import Count
 from sim.schedule import Builder, Schedule, replay
 from sim.strategies.checkpointing import schedules
 from sim.strategies.reverse import reverse_full
+from sim.strategies.selective import selective, worth_keeping
 from sim.units import Bytes, format_bytes
 
 MOST_NODES = 4000
-MOST_REPLAYS = 1000
+MOST_REPLAYS = 4000
 PICOSECONDS = 1e12
 
 Minimize = Literal["flops", "seconds"]
@@ -189,6 +190,7 @@ def _make_front(graph: Graph, tolerance: float, costs: tuple[Ints, Ints] | None)
         candidates += _replayed((maker(i) for i in chosen), costs)
     if not chain:
         candidates += _replayed(_fixed(graph), costs)
+        candidates += _replayed(_selective(graph, flops[0]), costs)
     if width > 1 and costs is None:
         candidates += _replayed(_in_chunks(graph, width), None)
     kept = front([(peak, cost) for peak, cost, _ in candidates])
@@ -253,3 +255,9 @@ def _fixed(graph: Graph) -> Iterator[Callable[[], Schedule]]:
         yield call("periodic", every=size)
     for size in sizes:
         yield call("binomial", slots=size)
+
+
+def _selective(graph: Graph, costs: Ints) -> Iterator[Callable[[], Schedule]]:
+    """What is cheap for its bytes dropped everywhere, for several meanings of cheap."""
+    for kept in worth_keeping(graph, costs):
+        yield lambda kept=kept: selective(graph, kept)  # type: ignore[misc]
