@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,9 @@ def _remarks(point: Point) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """The text, or the ends of a long one."""
+    """The text, or the ends of a long one, in which many parentheses stand as a few."""
+    if len(text) > LONGEST_REMARK:
+        text = re.sub(r"\){4,}", ")…)", re.sub(r"\({4,}", "(…(", text))
     return text if len(text) <= LONGEST_REMARK else f"{text[: LONGEST_REMARK // 2]} … {text[-LONGEST_REMARK // 2 :]}"
 
 
