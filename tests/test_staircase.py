@@ -23,6 +23,7 @@ from sim.planners import guide
 from sim.planners import staircase as planner
 from sim.planners.binomial import forward_count
 from sim.planners.guide import value_at
+from sim.planners.recurrence import equal_stages, numbered
 from sim.planners.stages import Stages, stages_of
 from sim.planners.staircase import Staircase, full_store_bytes, largest_ratio, staircase
 from sim.schedule import Builder, replay
@@ -223,6 +224,28 @@ def test_without_a_search_plans_fit_and_the_lower_staircase_is_below(
             cost = replayed(graph, near.plan(i))
             assert cost.working_bytes <= near.memory[i]
             assert forwards(cost) == near.cost[i]
+
+
+def test_nothing_is_searched_where_no_part_of_the_whole_problem_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding can leave the whole problem within the slack, and none of its parts."""
+    stages = stages_of(random_chain(random.Random(3), 12, largest=10**9))
+    problem, unit = planner._problem(stages, 0)
+    ids, distinct = numbered(equal_stages(np.arange(len(stages)), 0))
+    bounded = guide.outside.outside
+
+    def leave_the_whole_alone(*arguments: Any) -> int:
+        left: int = bounded(*arguments)
+        row, whole = arguments[7], (len(stages) - 1) * 4
+        row[np.arange(len(row)) != whole] = -1
+        return left
+
+    monkeypatch.setattr(guide.outside, "outside", leave_the_whole_alone)
+    monkeypatch.setattr(guide, "ENOUGH", 0)
+    found = guide.guide(problem, full_store_bytes(stages) // unit, ids, 4 * distinct, 0.001)
+    begins, ends, *_ = found.cells
+    assert (begins >= ends).all()
+    assert found.plans
+    assert len(found.proven) == 1
 
 
 def test_layers_that_cost_nothing_are_planned() -> None:

@@ -17,7 +17,7 @@ from sim.planners.stages import stages_of
 from sim.planners.staircase import Staircase, staircase
 
 LONGEST_SEARCHED = 400
-"""Different stages up to which estimates are searched exactly; above, bounds lead to plans nearly as good."""
+"""Nodes up to which estimates are searched exactly; above (unless many are alike) bounds lead to good plans."""
 REACHES = (20, 20), (40, 3), (80, 1)
 """Lengths of chains up to which a class so wide takes a second; (20, 20) is the widest there is for them."""
 

@@ -76,6 +76,8 @@ def guide(problem: Problem, most: int, ids: Any, count: int, tolerance: float, *
         while size > MOST_POINTS[search]:
             shift += 1
             places, smallest, size = coarse.extents(*problem, anchor, shift, row, windows)
+        if row[whole] < 0:  # it was within the slack alone
+            return Guide(shift, _no_cells(count), plans, proven, beaten)
         lower = np.empty(size, dtype=np.float32)  # arrays from here: numpy asks for large pages
         _inside(problem, anchor, shift, row, places, lower)
         start, first, last = places[root].tolist()

@@ -22,10 +22,9 @@ def outside(
 ) -> Any:  # fmt: skip
     """Fills `beyond` with what the rest of a plan takes at least, less what is `to_beat`, for each point of each row.
 
-    Returns for how many points that and `lower` add up to no more than `slack`.
-
-    `to_beat` has a cost for each point of the whole problem's row. A state that adds up to more than `slack`
-    everywhere loses its row; the windows of the others are made as narrow as the grid allows.
+    `to_beat` has a cost for each point of the whole problem's row. A state whose bounds from inside and outside
+    add up to more than `slack` everywhere loses its row; the windows of the others are made as narrow as the
+    grid allows. Returns at how many points they do not.
     """
     n = len(table)
     variants = 4 * (reach + 1)
