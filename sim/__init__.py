@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sim.cost import Cost
-    from sim.device import Device
-    from sim.graph import Graph
-    from sim.results import Results
-    from sim.scenario import Scenario
-    from sim.schedule import Schedule
-    from sim.trace import Trace
+    from sim.experiment.results import Results
+    from sim.graphs.graph import Graph
+    from sim.scenario.scenario import Scenario
+    from sim.schedules.cost import Cost
+    from sim.schedules.schedule import Schedule
+    from sim.simulation.device import Device
+    from sim.simulation.trace import Trace
 
 __all__ = [
     "chain", "cnn", "device", "layers", "load", "mlp", "replay", "run", "schedule", "simulate", "transformer",
@@ -33,13 +33,13 @@ __all__ = [
 
 
 def _family(name: str, parameters: Mapping[str, Any]) -> Graph:
-    from sim.families import load as families
+    from sim.models.families import load as families
 
     return families().call(name, **parameters)
 
 
 def chain(**parameters: Any) -> Graph:
-    """An abstract chain; the parameters are the keys of `kind: chain` (see `sim.families.chain`)."""
+    """An abstract chain; the parameters are the keys of `kind: chain` (see `sim.models.families.chain`)."""
     return _family("chain", parameters)
 
 
@@ -79,36 +79,36 @@ def schedule(graph: Graph, strategy: str, /, **parameters: Any) -> Schedule:
 
 
 def replay(schedule: Schedule) -> Cost:
-    """Exact peak bytes, flops and counts of a schedule (see `sim.schedule.replay`)."""
-    from sim.schedule import replay as replayed
+    """Exact peak bytes, flops and counts of a schedule (see `sim.schedules.schedule.replay`)."""
+    from sim.schedules.schedule import replay as replayed
 
     return replayed(schedule)
 
 
 def device(spec: str | Mapping[str, Any]) -> Device:
-    """A device: a preset by name, or its rates and sizes (see `sim.device.device`)."""
-    from sim.device import device as made
+    """A device: a preset by name, or its rates and sizes (see `sim.simulation.device.device`)."""
+    from sim.simulation.device import device as made
 
     return made(spec)
 
 
 def simulate(schedule: Schedule, device: Device) -> Trace:
-    """The event simulation of a schedule on a device (see `sim.simulate.simulate`)."""
-    from sim.simulate import simulate as simulated
+    """The event simulation of a schedule on a device (see `sim.simulation.simulate.simulate`)."""
+    from sim.simulation.simulate import simulate as simulated
 
     return simulated(schedule, device)
 
 
 def load(path: str | Path) -> Scenario:
-    """The scenario in a YAML file, validated (see `sim.scenario.load`)."""
-    from sim.scenario import load as loaded
+    """The scenario in a YAML file, validated (see `sim.scenario.scenario.load`)."""
+    from sim.scenario.scenario import load as loaded
 
     return loaded(path)
 
 
 def run(scenario: Scenario) -> Results:
-    """Every point of a scenario, replayed and simulated (see `sim.experiment.run`)."""
-    from sim.experiment import run as ran
+    """Every point of a scenario, replayed and simulated (see `sim.experiment.run.run`)."""
+    from sim.experiment.run import run as ran
 
     return ran(scenario)
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sim.errors import GraphError, NotApplicable
-from sim.importers import extra
-from sim.importers.jax import Imported, argument_names, from_function
-from sim.importers.jax_factory import without_parameters
-from sim.importers.jax_regions import Region, regions
-from sim.importers.jax_remat import evaluate
-from sim.plan import fingerprint, plan_of, schedule_of
-from sim.schedule import Schedule
+from sim.base.errors import GraphError, NotApplicable
+from sim.execution.jax.regions import Region, regions
+from sim.execution.jax.remat import evaluate
+from sim.models.importers import extra
+from sim.models.jax.function import without_parameters
+from sim.models.jax.importer import Imported, argument_names, from_function
+from sim.schedules.plan import fingerprint, plan_of, schedule_of
+from sim.schedules.schedule import Schedule
 
 __all__ = ["checkpoint", "from_function", "plan_of"]
 

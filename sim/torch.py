@@ -18,12 +18,12 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from sim.errors import GraphError, NotApplicable
-from sim.execute.torch import Runner
-from sim.execute.torch_work import Run, Tensors
-from sim.plan import plan_of, schedule_of
-from sim.tracing.program import Program, program
-from sim.tracing.recorded import Captured, Op, tensors_of
+from sim.base.errors import GraphError, NotApplicable
+from sim.execution.torch.execute import Runner
+from sim.execution.torch.work import Run, Tensors
+from sim.models.torch.program import Program, program
+from sim.models.torch.recorded import Captured, Op, tensors_of
+from sim.schedules.plan import plan_of, schedule_of
 
 __all__ = ["apply", "plan_of"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.errors import NotApplicable
-from sim.execute.arrays import inputs_for, parameters_for
-from sim.execute.liveness import unrolled
-from sim.execute.numpy import Execution, execute
-from sim.graph import Graph
-from sim.schedule import Builder, Schedule, walk
+from sim.base.errors import NotApplicable
+from sim.execution.numpy.arrays import inputs_for, parameters_for
+from sim.execution.numpy.execute import Execution, execute
+from sim.execution.numpy.liveness import unrolled
+from sim.graphs.graph import Graph
+from sim.schedules.schedule import Builder, Schedule, walk
 from sim.strategies import load
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from sim.graph import NEEDS, READS, Graph, GraphInput, Node
+from sim.graphs.graph import NEEDS, READS, Graph, GraphInput, Node
 
 small = st.integers(0, 9)
 

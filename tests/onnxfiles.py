@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from sim.graph import Graph
-from sim.importers import importers, load
+from sim.graphs.graph import Graph
+from sim.models.importers import importers, load
 
 load()
 

@@ -9,7 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from sim.graph import Graph
+from sim.graphs.graph import Graph
 
 INFEASIBLE = 2**60
 

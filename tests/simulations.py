@@ -9,10 +9,10 @@ from typing import Any
 
 from hypothesis import assume
 
-from sim.device import Device
-from sim.errors import NotApplicable
-from sim.graph import Graph
-from sim.schedule import Schedule
+from sim.base.errors import NotApplicable
+from sim.graphs.graph import Graph
+from sim.schedules.schedule import Schedule
+from sim.simulation.device import Device
 from sim.strategies import load
 
 STRATEGIES = load()

@@ -13,16 +13,16 @@ from planner_oracles import least_cost
 from test_staircase import NEEDS, forwards, random_chain
 
 import sim
-from sim.cost import Cost
-from sim.graph import Graph, GraphInput, Node
-from sim.planners import block_bounds
-from sim.planners.block_bounds import LARGEST_BLOCK, block_lower_bound
-from sim.planners.bounds import PRICES, lower_bound
-from sim.planners.stages import stages_of
-from sim.planners.staircase import full_store_bytes
-from sim.schedule import replay
-from sim.strategies.checkpointing import schedules
-from sim.strategies.optimal import optimal_front
+from sim.graphs.graph import Graph, GraphInput, Node
+from sim.schedules.cost import Cost
+from sim.schedules.schedule import replay
+from sim.strategies.checkpointing.segments import schedules
+from sim.strategies.general import bound as block_bounds
+from sim.strategies.general.bound import LARGEST_BLOCK, block_lower_bound
+from sim.strategies.optimal.bound import PRICES, lower_bound
+from sim.strategies.optimal.front import full_store_bytes
+from sim.strategies.optimal.stages import stages_of
+from sim.strategies.optimal.strategy import optimal_front
 from sim.strategies.reverse import reverse_full
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"

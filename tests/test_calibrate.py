@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sim import calibrate, cli
-from sim.device import device
-from sim.document import DocumentError
-from sim.scenario import from_document, load
-from sim.yamltext import parse
+from sim.base.document import DocumentError
+from sim.base.yaml import parse
+from sim.commands import cli
+from sim.experiment import calibrate
+from sim.scenario.scenario import from_document, load
+from sim.simulation.device import device
 
 SCENARIO = """\
 version: 1

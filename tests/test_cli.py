@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from sim import cli, experiment, plots, strategies
+from sim import plots, strategies
+from sim.commands import cli
+from sim.experiment import run as experiment
 
 SCENARIO = """\
 version: 1
@@ -339,7 +341,7 @@ def test_version_is_the_package_version(sim: Run) -> None:
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     heavy = "{'numpy', 'numba', 'pydantic', 'yaml', 'matplotlib', 'simpy', 'rich', 'quantiphy'}"
-    code = f"import sys; from sim.cli import main; main(['--help']); print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys; from sim.commands.cli import main; main(['--help']); print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *text, loaded = done.stdout.splitlines()
     assert loaded == "[]"

@@ -7,8 +7,8 @@ import dataclasses
 import jsonschema
 import pytest
 
-from sim.device import FIELDS, PRESETS, DeviceModel, check, device
-from sim.errors import ParameterError
+from sim.base.errors import ParameterError
+from sim.simulation.device import FIELDS, PRESETS, DeviceModel, check, device
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -23,19 +23,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sim.errors import GraphError, InvalidSchedule, NotApplicable
-from sim.execute import machine
-from sim.execute.arrays import inputs_for, parameters_for
-from sim.execute.memory import Memory
-from sim.execute.numpy import Execution, execute
-from sim.execute.ops import RULES, rule_of
-from sim.families.chain import chain
-from sim.families.mlp import mlp
-from sim.graph import Graph
-from sim.schedule import Builder, Schedule, replay
+from sim.base.errors import GraphError, InvalidSchedule, NotApplicable
+from sim.execution.numpy import machine
+from sim.execution.numpy.arrays import inputs_for, parameters_for
+from sim.execution.numpy.execute import Execution, execute
+from sim.execution.numpy.memory import Memory
+from sim.graphs.graph import Graph
+from sim.models.families.chain import chain
+from sim.models.families.mlp import mlp
+from sim.ops.table import RULES, rule_of
+from sim.schedules.schedule import Builder, Schedule, replay
 from sim.strategies import load
-from sim.strategies.chaining import orders
-from sim.strategies.checkpointing import schedules
+from sim.strategies.checkpointing.segments import schedules
+from sim.strategies.jacobians.chaining import orders
 
 WIDTHS = [5, 4, 7, 2, 3]
 SETTINGS = [(a, loss, wrt) for a in ("tanh", "relu") for loss in ("cross_entropy", "mse", "sum", "mean", "none")

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from execution import check_bytes, check_graph, outputs_of
 
-from sim import cli
-from sim.errors import NotApplicable
-from sim.execute.arrays import inputs_for, parameter_shapes, parameters_for
-from sim.execute.imported import IMPORTED
-from sim.execute.numpy import execute
-from sim.execute.products import executed_flops
-from sim.execute.rule import split
-from sim.graph import Graph
-from sim.schedule import replay
+from sim.base.errors import NotApplicable
+from sim.commands import cli
+from sim.execution.numpy.arrays import inputs_for, parameter_shapes, parameters_for
+from sim.execution.numpy.execute import execute
+from sim.execution.numpy.products import executed_flops
+from sim.graphs.graph import Graph
+from sim.ops.imported import IMPORTED
+from sim.ops.rule import split
+from sim.schedules.schedule import replay
 from sim.strategies import load
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")

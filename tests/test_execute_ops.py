@@ -12,17 +12,17 @@ from execution import check_bytes, check_graph, derivative, outputs_of, schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.errors import GraphError, NotApplicable
-from sim.execute import machine
-from sim.execute.arrays import inputs_for, parameters_for
-from sim.execute.memory import Memory
-from sim.execute.numpy import execute
-from sim.execute.ops import RULES
-from sim.families import load as load_families
-from sim.families import ops as op
-from sim.families.ops import GraphBuilder, Tensor, add_loss
-from sim.families.transformer import transformer
-from sim.graph import Graph
+from sim import ops as op
+from sim.base.errors import GraphError, NotApplicable
+from sim.execution.numpy import machine
+from sim.execution.numpy.arrays import inputs_for, parameters_for
+from sim.execution.numpy.execute import execute
+from sim.execution.numpy.memory import Memory
+from sim.graphs.graph import Graph
+from sim.models.families import load as load_families
+from sim.models.families.transformer import transformer
+from sim.ops import GraphBuilder, Tensor, add_loss
+from sim.ops.table import RULES
 from sim.strategies import load
 
 Make = Callable[[GraphBuilder, Tensor], Tensor]

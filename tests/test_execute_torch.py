@@ -11,15 +11,15 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.1
 import models  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from sim.errors import NotApplicable  # noqa: E402
-from sim.execute.torch import Runner, execute  # noqa: E402
-from sim.execute.torch_memory import LiveBytes  # noqa: E402
-from sim.schedule import Builder, replay  # noqa: E402
-from sim.strategies.checkpointing import uniform  # noqa: E402
+from sim.base.errors import NotApplicable  # noqa: E402
+from sim.execution.torch.execute import Runner, execute  # noqa: E402
+from sim.execution.torch.memory import LiveBytes  # noqa: E402
+from sim.models.torch.program import program  # noqa: E402
+from sim.schedules.schedule import Builder, replay  # noqa: E402
+from sim.strategies.checkpointing.segments import uniform  # noqa: E402
 from sim.strategies.forward import forward_recompute  # noqa: E402
-from sim.strategies.optimal import optimal_front  # noqa: E402
+from sim.strategies.optimal.strategy import optimal_front  # noqa: E402
 from sim.strategies.reverse import reverse_full, reverse_offload  # noqa: E402
-from sim.tracing.program import program  # noqa: E402
 
 MIB = 2**20
 torch.set_num_threads(1)  # sums in one order, and no waiting for other processes

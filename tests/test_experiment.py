@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import sim
-from sim.experiment import run
-from sim.results import Results
-from sim.scenario import from_document
-from sim.yamltext import parse
+from sim.base.yaml import parse
+from sim.experiment.results import Results
+from sim.experiment.run import run
+from sim.scenario.scenario import from_document
 
 TEXT = """\
 version: 1

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sim import cli, scenario
-from sim.errors import GraphError
-from sim.importers import factory
-from sim.importers.factory import find, parse
+from sim.base.errors import GraphError
+from sim.commands import cli
+from sim.models import factory
+from sim.models.factory import find, parse
+from sim.scenario import scenario
 
 SCENARIO = """\
 version: 1

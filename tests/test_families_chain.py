@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.errors import CountOverflow, GraphError, ParameterError
-from sim.families import load
-from sim.graph import Graph
+from sim.base.errors import CountOverflow, GraphError, ParameterError
+from sim.graphs.graph import Graph
+from sim.models.families import load
 
 
 def chain(**parameters: object) -> Graph:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from sim.counts import CONTRACTIONS, contraction_flops, saved_bytes
-from sim.errors import GraphError, ParameterError
-from sim.families import load
-from sim.families.ops import core
-from sim.graph import Graph
+from sim.base.errors import GraphError, ParameterError
+from sim.graphs.counts import CONTRACTIONS, contraction_flops, saved_bytes
+from sim.graphs.graph import Graph
+from sim.models.families import load
+from sim.ops import core
 
 
 def cnn(**parameters: object) -> Graph:

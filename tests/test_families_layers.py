@@ -2,9 +2,9 @@
 
 import pytest
 
-from sim.errors import GraphError, ParameterError
-from sim.families import load
-from sim.graph import Graph
+from sim.base.errors import GraphError, ParameterError
+from sim.graphs.graph import Graph
+from sim.models.families import load
 
 X = {"x": {"shape": [64, 10]}}
 

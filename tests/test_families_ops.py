@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.counts import CONTRACTIONS
-from sim.errors import GraphError
-from sim.families.ops import Tensor, apply, ops
-from sim.graph import NEEDS, Node
+from sim.base.errors import GraphError
+from sim.graphs.counts import CONTRACTIONS
+from sim.graphs.graph import NEEDS, Node
+from sim.ops import Tensor, apply, ops
 
 ROWS, IMAGE, TOKENS, SCORES = (2, 6), (2, 4, 8, 8), (2, 5, 6), (2, 3, 5, 5)
 # op: shapes read, parameters, output shape, needs, residual bytes

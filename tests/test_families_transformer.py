@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.counts import contraction_flops, saved_bytes
-from sim.errors import GraphError
-from sim.families import load
-from sim.graph import Graph
+from sim.base.errors import GraphError
+from sim.graphs.counts import contraction_flops, saved_bytes
+from sim.graphs.graph import Graph
+from sim.models.families import load
 
 GPT2 = {"layers": 12, "hidden": 768, "heads": 12, "sequence": 1024, "vocab": 50257}
 SIZES = st.fixed_dictionaries(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_experiment import RESULTS
 
-from sim.experiment import _with_fronts
+from sim.experiment.run import _with_fronts
 
 costs = st.tuples(st.integers(1, 6), st.integers(1, 6), st.sampled_from([0, 0, 1, 3]))
 

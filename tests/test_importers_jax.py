@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sim.counts import saved_bytes
-from sim.errors import GraphError, ParameterError
-from sim.graph import Graph, Node
-from sim.importers import importers, load
-from sim.schedule import replay
+from sim.base.errors import GraphError, ParameterError
+from sim.graphs.counts import saved_bytes
+from sim.graphs.graph import Graph, Node
+from sim.models.importers import importers, load
+from sim.schedules.schedule import replay
 from sim.strategies.reverse import reverse_full
 
 jax = pytest.importorskip("jax", reason="the extra 'jax' is not installed: pip install 'ad-tradeoff-sim[jax]'")
@@ -22,8 +22,8 @@ import jax.numpy as jnp  # noqa: E402
 from jax._src.ad_checkpoint import saved_residuals  # noqa: E402
 from jax_models import attention_block, choices, cnn, mlp, shapes_of  # noqa: E402
 
-from sim.importers import jax_flops  # noqa: E402
-from sim.importers.jax import from_function  # noqa: E402
+from sim.models.jax import flops as jax_flops  # noqa: E402
+from sim.models.jax.importer import from_function  # noqa: E402
 
 load()
 
@@ -288,5 +288,5 @@ def test_a_missing_extra_is_named_with_its_install_line(monkeypatch: pytest.Monk
 
 
 def test_jax_is_not_imported_before_a_model_is() -> None:
-    code = "import sys; from sim.importers import load; load(); sys.exit('jax' in sys.modules)"
+    code = "import sys; from sim.models.importers import load; load(); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

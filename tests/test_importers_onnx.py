@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim import scenario, strategies
-from sim.counts import contraction_flops, saved_bytes
-from sim.errors import GraphError
-from sim.families.cnn import cnn
-from sim.graph import Graph
-from sim.schedule import replay
+from sim import strategies
+from sim.base.errors import GraphError
+from sim.graphs.counts import contraction_flops, saved_bytes
+from sim.graphs.graph import Graph
+from sim.models.families.cnn import cnn
+from sim.scenario import scenario
+from sim.schedules.schedule import replay
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")
 from onnx import shape_inference  # noqa: E402

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sim import scenario
-from sim.document import DocumentError
-from sim.errors import GraphError
+from sim.base.document import DocumentError
+from sim.base.errors import GraphError
+from sim.scenario import scenario
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")
 from onnx import TensorProto, helper  # noqa: E402

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sim.counts import saved_bytes
-from sim.errors import GraphError
-from sim.importers.onnx_ops import RULES
+from sim.base.errors import GraphError
+from sim.graphs.counts import saved_bytes
+from sim.models.onnx.operators import RULES
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")
 from onnx import TensorProto, helper  # noqa: E402

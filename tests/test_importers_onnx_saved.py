@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.counts import saved_bytes
-from sim.importers import importers, load
+from sim.graphs.counts import saved_bytes
+from sim.models.importers import importers, load
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")

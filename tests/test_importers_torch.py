@@ -14,11 +14,12 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.1
 import models  # noqa: E402
 from torch import nn  # noqa: E402
 
-from sim import counts, plan  # noqa: E402
-from sim.errors import GraphError  # noqa: E402
-from sim.families.mlp import mlp  # noqa: E402
-from sim.importers import importers  # noqa: E402
-from sim.importers.torch import Input, from_module, load  # noqa: E402
+from sim.base.errors import GraphError  # noqa: E402
+from sim.graphs import counts  # noqa: E402
+from sim.models.families.mlp import mlp  # noqa: E402
+from sim.models.importers import importers  # noqa: E402
+from sim.models.torch.importer import Input, from_module, load  # noqa: E402
+from sim.schedules import plan  # noqa: E402
 
 torch.set_num_threads(1)
 GRANULARITIES = ("ops", "modules", "blocks")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.actions import FORWARD
-from sim.errors import NotApplicable
-from sim.schedule import Schedule
-from sim.strategies.checkpointing import binomial, uniform
+from sim.base.errors import NotApplicable
+from sim.schedules.actions import FORWARD
+from sim.schedules.schedule import Schedule
+from sim.strategies.checkpointing.segments import binomial, uniform
 from sim.strategies.forward import forward_cached
 from sim.strategies.reverse import reverse_full, reverse_offload
 
@@ -20,9 +20,9 @@ import jax.numpy as jnp  # noqa: E402
 from jax._src.ad_checkpoint import saved_residuals  # noqa: E402
 from jax_models import attention_block, choices, cnn, mlp, shapes_of  # noqa: E402
 
-from sim.importers import jax_flops  # noqa: E402
-from sim.importers.jax_regions import regions  # noqa: E402
+from sim.execution.jax.regions import regions  # noqa: E402
 from sim.jax import checkpoint, from_function, plan_of  # noqa: E402
+from sim.models.jax import flops as jax_flops  # noqa: E402
 
 MODELS = {
     "mlp": mlp(widths=[12, *[16] * 8, 4], batch=8),

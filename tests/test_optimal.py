@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from planner_oracles import least_cost
 from test_staircase import random_chain
 
-from sim.errors import NotApplicable, ParameterError
-from sim.families.chain import chain
-from sim.families.cnn import cnn
-from sim.families.mlp import mlp
-from sim.families.transformer import transformer
-from sim.graph import Graph, GraphInput, Node
-from sim.planners.blocks import spread
-from sim.planners.bounds import lower_bound
-from sim.planners.stages import stages_of
-from sim.planners.staircase import staircase
-from sim.schedule import replay
-from sim.strategies.checkpointing import schedules
-from sim.strategies.optimal import optimal_front
+from sim.base.errors import NotApplicable, ParameterError
+from sim.graphs.graph import Graph, GraphInput, Node
+from sim.models.families.chain import chain
+from sim.models.families.cnn import cnn
+from sim.models.families.mlp import mlp
+from sim.models.families.transformer import transformer
+from sim.schedules.schedule import replay
+from sim.strategies.checkpointing.segments import schedules
+from sim.strategies.general.blocks import spread
+from sim.strategies.optimal.bound import lower_bound
+from sim.strategies.optimal.front import staircase
+from sim.strategies.optimal.stages import stages_of
+from sim.strategies.optimal.strategy import optimal_front
 from sim.strategies.reverse import reverse_full
 
 

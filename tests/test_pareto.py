@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.pareto import Point, dominates, front, hypervolume, knee, landmarks, representatives
+from sim.base.pareto import Point, dominates, front, hypervolume, knee, landmarks, representatives
 
 numbers = st.integers(0, 12) | st.integers(2**53 - 2, 2**53 + 3) | st.sampled_from([0.5, 2.0**53, 1e300])
 clouds = st.lists(st.tuples(numbers, numbers), max_size=40)

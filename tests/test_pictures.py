@@ -9,11 +9,11 @@ from graphs import graphs
 from hypothesis import given
 
 import sim
-from sim.experiment import run
-from sim.graph import Graph
-from sim.pictures import PICTURED_ACTIONS, picture
-from sim.scenario import from_document
-from sim.yamltext import parse
+from sim.base.yaml import parse
+from sim.experiment.run import run
+from sim.experiment.views.schedule import PICTURED_ACTIONS, picture
+from sim.graphs.graph import Graph
+from sim.scenario.scenario import from_document
 
 HEAD = "version: 1\nname: demo\n"
 CHAIN = "graph: {kind: chain, length: 30, activation_bytes: 8, residual_bytes: 24}\n"

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 from execution import schedules_of
 
-from sim import cli, compact, planfile
-from sim.choice import choose
+from sim.base.errors import NotApplicable, SimError
+from sim.base.units import parse_bytes
+from sim.base.yaml import parse
+from sim.commands import cli
 from sim.commands.plan import ranges
-from sim.errors import NotApplicable, SimError
-from sim.families.chain import chain
-from sim.families.mlp import mlp
-from sim.graph import Graph
-from sim.plan import schedule_of
-from sim.scenario import from_document
-from sim.schedule import replay
+from sim.experiment.choose import choose
+from sim.graphs.graph import Graph
+from sim.models.families.chain import chain
+from sim.models.families.mlp import mlp
+from sim.scenario.scenario import from_document
+from sim.schedules import compact, planfile
+from sim.schedules.plan import schedule_of
+from sim.schedules.schedule import replay
 from sim.strategies import load
-from sim.units import parse_bytes
-from sim.yamltext import parse
 
 CHAIN = """\
 version: 1

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim import files
-from sim.cli import main
-from sim.device import device
-from sim.experiment import run
-from sim.fronts import curves, stand_ins
-from sim.graph import Graph
-from sim.points import StrategyPoint
-from sim.results import Results
-from sim.scenario import from_document
-from sim.schedule import replay
-from sim.yamltext import parse
+from sim.base import files
+from sim.base.yaml import parse
+from sim.commands.cli import main
+from sim.experiment.fronts import curves, stand_ins
+from sim.experiment.results import Results
+from sim.experiment.run import run
+from sim.graphs.graph import Graph
+from sim.scenario.points import StrategyPoint
+from sim.scenario.scenario import from_document
+from sim.schedules.schedule import replay
+from sim.simulation.device import device
 
 HEAD = "version: 1\nname: fronts\n"
 FIXED = """\

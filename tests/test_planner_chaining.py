@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.errors import NotApplicable
-from sim.families import load as load_families
-from sim.families.chain import chain
-from sim.graph import Graph
-from sim.planners.chaining import Bracketing, Elements, best_matrix_free, best_product, in_order
-from sim.planners.chaining_front import Search
-from sim.planners.chaining_order import Move, Step, best_order, steps_of
-from sim.schedule import replay
+from sim.base.errors import NotApplicable
+from sim.graphs.graph import Graph
+from sim.models.families import load as load_families
+from sim.models.families.chain import chain
+from sim.schedules.schedule import replay
 from sim.strategies import load
-from sim.strategies.chaining import Chain
-from sim.strategies.chaining_memory import chaining_front
+from sim.strategies.jacobians.chaining import Chain
+from sim.strategies.jacobians.front import Search
+from sim.strategies.jacobians.interleave import Move, Step, best_order, steps_of
+from sim.strategies.jacobians.memory import chaining_front
+from sim.strategies.jacobians.orders import Bracketing, Elements, best_matrix_free, best_product, in_order
 
 
 @st.composite

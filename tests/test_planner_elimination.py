@@ -11,17 +11,17 @@ from graphs import graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.errors import NotApplicable
-from sim.execute.arrays import inputs_for, parameters_for
-from sim.execute.numpy import execute
-from sim.extras import effects
-from sim.families import load as load_families
-from sim.families.chain import chain
-from sim.graph import Graph
-from sim.planners.elimination import Blocks, eliminate, planned
-from sim.schedule import replay
+from sim.base.errors import NotApplicable
+from sim.execution.numpy.arrays import inputs_for, parameters_for
+from sim.execution.numpy.execute import execute
+from sim.graphs.graph import Graph
+from sim.models.families import load as load_families
+from sim.models.families.chain import chain
+from sim.schedules.extras import effects
+from sim.schedules.schedule import replay
 from sim.strategies import load
-from sim.strategies.elimination import blocks_of
+from sim.strategies.jacobians.elimination import blocks_of
+from sim.strategies.jacobians.elimination_plan import Blocks, eliminate, planned
 
 RULES = ("forward", "reverse", "markowitz", "optimal")
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_oracles import persistent_cost
 
-from sim.cost import Cost
-from sim.errors import CountOverflow, NotApplicable
-from sim.families.chain import chain
-from sim.planners.mixed import forward_count, mixed_plan
-from sim.schedule import replay
+from sim.base.errors import CountOverflow, NotApplicable
+from sim.models.families.chain import chain
+from sim.schedules.cost import Cost
+from sim.schedules.schedule import replay
 from sim.strategies import load
+from sim.strategies.checkpointing.mixed_plan import forward_count, mixed_plan
 
 
 def executed(length: int, slots: int) -> Cost:

@@ -19,19 +19,19 @@ from checkpoint_schedules import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.actions import Action
-from sim.cost import Cost
-from sim.device import Device, device
-from sim.errors import NotApplicable, ParameterError
-from sim.extras import effects
-from sim.families.chain import chain
-from sim.graph import Graph, Node
-from sim.node import GraphInput
-from sim.planners.multilevel import Level, multilevel_cost, multilevel_plan
-from sim.schedule import Schedule, replay
-from sim.simulate import simulate
+from sim.base.errors import NotApplicable, ParameterError
+from sim.graphs.graph import Graph, Node
+from sim.graphs.node import GraphInput
+from sim.models.families.chain import chain
+from sim.schedules.actions import Action
+from sim.schedules.cost import Cost
+from sim.schedules.extras import effects
+from sim.schedules.schedule import Schedule, replay
+from sim.simulation.device import Device, device
+from sim.simulation.simulate import simulate
 from sim.strategies import load
-from sim.strategies.multilevel import crossings, link_costs
+from sim.strategies.checkpointing.multilevel import crossings, link_costs
+from sim.strategies.checkpointing.multilevel_plan import Level, multilevel_cost, multilevel_plan
 
 PRICES = st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5, 8.0, 30.0])
 

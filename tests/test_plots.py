@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
 from sim import plots
-from sim.files import OutputError
-from sim.pareto import dominates
+from sim.base.files import OutputError
+from sim.base.pareto import dominates
 from sim.plots import labels, pareto, style, timeline
 from sim.plots.spots import read_spot, short_label, sweeps
 

@@ -20,8 +20,8 @@ Matrix = list[list[int | None]]
 
 
 def section(values: list[Matrix], **more: Any) -> dict[str, Any]:
-    """Maps whose winner and factor follow from the values, as `sim.regimes.outcome` says."""
-    from sim.regimes import outcome
+    """Maps whose winner and factor follow from the values, as `sim.experiment.views.regimes.outcome` says."""
+    from sim.experiment.views.regimes import outcome
 
     rows, columns = len(values[0]), len(values[0][0])
     outcomes = [[outcome([v[j][i] for v in values]) for i in range(columns)] for j in range(rows)]

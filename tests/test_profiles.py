@@ -7,10 +7,10 @@ from graphs import graphs
 from hypothesis import given
 
 import sim
-from sim.graph import Graph
-from sim.profiles import SAMPLES, memory_profile
-from sim.schedule import replay
-from sim.simulate import simulate
+from sim.experiment.views.timeline import SAMPLES, memory_profile
+from sim.graphs.graph import Graph
+from sim.schedules.schedule import replay
+from sim.simulation.simulate import simulate
 
 
 @given(graph=graphs())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.cli import main
-from sim.schedule import replay
+from sim.commands.cli import main
+from sim.schedules.schedule import replay
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -118,7 +118,7 @@ def test_the_numbers_of_the_table_are_those_of_the_scenarios(
     name: str, strategy: str, parameters: dict[str, object], amount: str, redone: str | None
 ) -> None:
     import sim
-    from sim.units import format_bytes, format_flops
+    from sim.base.units import format_bytes, format_flops
 
     (row,) = [line for line in README.splitlines() if line.startswith(f"| `{name}.yaml`")]
     graph = sim.load(ROOT / "scenarios" / f"{name}.yaml").build_graph()

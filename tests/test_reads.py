@@ -9,14 +9,15 @@ from execution import check_graph
 from twins import PlainGraph
 
 import sim
-from sim.counts import saved_bytes
-from sim.errors import GraphError
-from sim.extras import effects
-from sim.families import load
-from sim.graph import Graph, GraphInput, Node, Reads
-from sim.planfile import graph_sha256
-from sim.planners.stages import READS as READ_BYTES
-from sim.planners.stages import READS_INPUT, stages_of
+from sim.base.errors import GraphError
+from sim.graphs.counts import saved_bytes
+from sim.graphs.graph import Graph, GraphInput, Node, Reads
+from sim.models.families import load
+from sim.schedules.actions import Action
+from sim.schedules.extras import effects
+from sim.schedules.planfile import graph_sha256
+from sim.strategies.optimal.stages import READS as READ_BYTES
+from sim.strategies.optimal.stages import READS_INPUT, stages_of
 
 X, MASK = GraphInput("x", (1,)), GraphInput("mask", (1,), constant=True)
 
@@ -36,7 +37,7 @@ def read_by_derivative(graph: Graph) -> set[str]:
     """The activations that the VJP of the last node reads; its JVP reads the same."""
     found = []
     for kind in ("vjp", "jvp"):
-        action = sim.actions.Action(kind, graph.nodes[-1].name)
+        action = Action(kind, graph.nodes[-1].name)
         found.append({v.node for v in effects(graph, action).reads if v.kind == "activation"})
     assert found[0] == found[1] == {name for _, name in PlainGraph(graph).derivative_reads(graph.nodes[-1].name)}
     return found[0]

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sim
-from sim.document import DocumentError
-from sim.experiment import run
-from sim.regimes import outcome
-from sim.results import from_json
-from sim.scenario import Scenario, from_document
-from sim.yamltext import parse
+from sim.base.document import DocumentError
+from sim.base.yaml import parse
+from sim.experiment.results import from_json
+from sim.experiment.run import run
+from sim.experiment.views.regimes import outcome
+from sim.scenario.scenario import Scenario, from_document
 
 BASE = """\
 version: 1

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import files, results
-from sim.errors import SimError
-from sim.files import OutputError
-from sim.results import Point, Results
+from sim.base import files
+from sim.base.errors import SimError
+from sim.base.files import OutputError
+from sim.experiment import results
+from sim.experiment.results import Point, Results
 
 
 def point(**changes: object) -> Point:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sim import scenario
-from sim.document import DocumentError
-from sim.points import expand
-from sim.scenario import Scenario, from_document
-from sim.yamltext import parse
+from sim.base.document import DocumentError
+from sim.base.yaml import parse
+from sim.scenario import scenario
+from sim.scenario.points import expand
+from sim.scenario.scenario import Scenario, from_document
 
 HEAD = "version: 1\nname: demo\ngraph: {kind: chain, length: 9}\n"
 

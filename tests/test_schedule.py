@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twins import PlainGraph, plain_replay, unrolled
 
-from sim.cost import BREAKDOWN_KINDS, dot
-from sim.errors import CountOverflow, InvalidSchedule, NotApplicable
-from sim.extras import effects
-from sim.families.chain import chain
-from sim.graph import ITEMSIZE, Graph, GraphInput, Node
-from sim.schedule import Builder, Schedule, profile, replay, walk
+from sim.base.errors import CountOverflow, InvalidSchedule, NotApplicable
+from sim.graphs.graph import ITEMSIZE, Graph, GraphInput, Node
+from sim.models.families.chain import chain
+from sim.schedules.cost import BREAKDOWN_KINDS, dot
+from sim.schedules.extras import effects
+from sim.schedules.schedule import Builder, Schedule, profile, replay, walk
 from sim.strategies import load
 
 STRATEGIES = load()

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from sim import yamltext
+from sim.base import yaml as yamltext
+from sim.base.document import DocumentError
 from sim.commands.init import TEMPLATE
-from sim.document import DocumentError
-from sim.scenario import from_document
-from sim.schema import scenario_schema, schema_text
+from sim.scenario.scenario import from_document
+from sim.scenario.schema import scenario_schema, schema_text
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 SCHEMA = scenario_schema()

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sim
-from sim.graph import Graph
-from sim.schedule import replay
-from sim.strategies.optimal import optimal_front
+from sim.graphs.graph import Graph
+from sim.schedules.schedule import replay
+from sim.strategies.optimal.strategy import optimal_front
 from sim.strategies.reverse import reverse_full
 from sim.strategies.selective import selective, worth_keeping
 

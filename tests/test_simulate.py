@@ -14,14 +14,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from simulations import ONE, STRATEGIES, calls, linked, made
 
-from sim.device import device
-from sim.errors import InvalidSchedule, OutOfMemory
-from sim.families.chain import chain
-from sim.graph import Graph, GraphInput, Node, Seconds
-from sim.lives import ENDS, STREAMS
-from sim.schedule import Builder, replay
-from sim.simulate import action_seconds, simulate
-from sim.trace import Trace
+from sim.base.errors import InvalidSchedule, OutOfMemory
+from sim.graphs.graph import Graph, GraphInput, Node, Seconds
+from sim.models.families.chain import chain
+from sim.schedules.lifetimes import ENDS, STREAMS
+from sim.schedules.schedule import Builder, replay
+from sim.simulation.device import device
+from sim.simulation.simulate import action_seconds, simulate
+from sim.simulation.trace import Trace
 
 
 def offloaded(rate: float) -> Trace:

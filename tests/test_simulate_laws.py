@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulations import STRATEGIES, calls, linked, made
 
-from sim.actions import READ, SAVE, WRITE
-from sim.families.chain import chain
-from sim.graph import Graph
-from sim.kernels import FREE, SKIP
-from sim.lives import STREAMS
-from sim.schedule import Schedule, replay
-from sim.simulate import action_seconds, simulate
-from sim.trace import Trace
+from sim.graphs.graph import Graph
+from sim.models.families.chain import chain
+from sim.schedules.actions import READ, SAVE, WRITE
+from sim.schedules.ledger import FREE, SKIP
+from sim.schedules.lifetimes import STREAMS
+from sim.schedules.schedule import Schedule, replay
+from sim.simulation.simulate import action_seconds, simulate
+from sim.simulation.trace import Trace
 
 LINKS = st.sampled_from([0.5, 1.0, 3.0, 10.0, math.inf])
 

@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_oracles import least_cost, persistent_cost
 
-from sim.cost import Cost
-from sim.errors import CountOverflow
-from sim.families.chain import chain
-from sim.graph import Graph
-from sim.planners import guide
-from sim.planners import staircase as planner
-from sim.planners.binomial import forward_count
-from sim.planners.guide import value_at
-from sim.planners.recurrence import equal_stages, numbered
-from sim.planners.stages import Stages, stages_of
-from sim.planners.staircase import Staircase, full_store_bytes, largest_ratio, staircase
-from sim.schedule import Builder, replay
+from sim.base.errors import CountOverflow
+from sim.graphs.graph import Graph
+from sim.models.families.chain import chain
+from sim.schedules.cost import Cost
+from sim.schedules.schedule import Builder, replay
+from sim.strategies.checkpointing.binomial import forward_count
+from sim.strategies.optimal import front as planner
+from sim.strategies.optimal import refine as guide
+from sim.strategies.optimal.front import Staircase, full_store_bytes, largest_ratio, staircase
+from sim.strategies.optimal.recurrence import equal_stages, numbered
+from sim.strategies.optimal.refine import value_at
+from sim.strategies.optimal.stages import Stages, stages_of
 from sim.strategies.reverse import reverse_full
 
 NEEDS = ["none", "input", "output", "both"]

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from twins import PlainGraph
 
 import sim
-from sim.actions import FORWARD, JVP, VJP
-from sim.errors import NotApplicable, ParameterError
-from sim.graph import Graph, GraphInput, Node
-from sim.planners.binomial import binomial_plan, forward_count
-from sim.schedule import Schedule, replay, walk
-from sim.strategies.checkpointing import from_plan, segmented
+from sim.base.errors import NotApplicable, ParameterError
+from sim.graphs.graph import Graph, GraphInput, Node
+from sim.schedules.actions import FORWARD, JVP, VJP
+from sim.schedules.schedule import Schedule, replay, walk
+from sim.strategies.checkpointing.binomial import binomial_plan, forward_count
+from sim.strategies.checkpointing.segments import from_plan, segmented
 
 CHUNKS = st.integers(1, 5)
 REVERSE = [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from sim.base.units import format_seconds
+from sim.base.yaml import parse
 from sim.commands.table import LONGEST_REMARK, table
-from sim.experiment import run
-from sim.results import Results
-from sim.scenario import from_document
-from sim.units import format_seconds
-from sim.yamltext import parse
+from sim.experiment.results import Results
+from sim.experiment.run import run
+from sim.scenario.scenario import from_document
 
 
 def results(text: str) -> Results:

@@ -12,12 +12,12 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.1
 import models  # noqa: E402
 
 import sim.torch  # noqa: E402
-from sim.errors import GraphError, NotApplicable  # noqa: E402
-from sim.execute.torch_memory import LiveBytes  # noqa: E402
-from sim.plan import plan_of  # noqa: E402
-from sim.schedule import replay  # noqa: E402
-from sim.strategies.checkpointing import uniform  # noqa: E402
-from sim.tracing.program import program  # noqa: E402
+from sim.base.errors import GraphError, NotApplicable  # noqa: E402
+from sim.execution.torch.memory import LiveBytes  # noqa: E402
+from sim.models.torch.program import program  # noqa: E402
+from sim.schedules.plan import plan_of  # noqa: E402
+from sim.schedules.schedule import replay  # noqa: E402
+from sim.strategies.checkpointing.segments import uniform  # noqa: E402
 
 torch.set_num_threads(1)  # sums in one order, and no waiting for other processes
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter, ValidationError
 
-from sim.units import (
+from sim.base.units import (
     ByteRate,
     Bytes,
     Duration,

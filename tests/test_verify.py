@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 from execution import schedules_of
 
-from sim import cli, verification
-from sim.device import device
-from sim.execute import differences
-from sim.execute.arrays import inputs_for, parameters_for
-from sim.execute.numpy import Execution, execute
-from sim.execute.products import executed_flops
-from sim.families.cnn import cnn
-from sim.families.mlp import mlp
-from sim.families.transformer import transformer
-from sim.graph import Graph
-from sim.points import StrategyPoint
-from sim.schedule import replay
-from sim.verification import Verifier
+from sim.commands import cli
+from sim.execution import differences
+from sim.execution.numpy.arrays import inputs_for, parameters_for
+from sim.execution.numpy.execute import Execution, execute
+from sim.execution.numpy.products import executed_flops
+from sim.experiment import verify as verification
+from sim.experiment.verify import Verifier
+from sim.graphs.graph import Graph
+from sim.models.families.cnn import cnn
+from sim.models.families.mlp import mlp
+from sim.models.families.transformer import transformer
+from sim.scenario.points import StrategyPoint
+from sim.schedules.schedule import replay
+from sim.simulation.device import device
 
 MLP = """\
 version: 1

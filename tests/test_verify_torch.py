@@ -14,10 +14,11 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'ad-tradeo
 import models  # noqa: E402
 
 import sim.torch  # noqa: E402
-from sim import cli, verification_torch  # noqa: E402
-from sim.execute import torch_reference  # noqa: E402
-from sim.execute.torch_memory import LiveBytes  # noqa: E402
-from sim.importers.torch import from_module  # noqa: E402
+from sim.commands import cli  # noqa: E402
+from sim.execution.torch import reference as torch_reference  # noqa: E402
+from sim.execution.torch.memory import LiveBytes  # noqa: E402
+from sim.experiment import verify_torch as verification_torch  # noqa: E402
+from sim.models.torch.importer import from_module  # noqa: E402
 
 torch.set_num_threads(1)  # sums in one order, and no waiting for other processes
 

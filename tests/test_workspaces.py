@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sim.device import device
-from sim.errors import GraphError
-from sim.graph import Graph, GraphInput, Node
-from sim.schedule import Builder, replay
-from sim.simulate import simulate
+from sim.base.errors import GraphError
+from sim.graphs.graph import Graph, GraphInput, Node
+from sim.schedules.schedule import Builder, replay
+from sim.simulation.device import device
+from sim.simulation.simulate import simulate
 
 
 def _graph(*, taping: int | None, vjp: int | None) -> Graph:

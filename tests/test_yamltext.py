@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.document import DocumentError, Position, shown_path
-from sim.registry import Problem
-from sim.yamltext import parse, read
+from sim.base.document import DocumentError, Position, shown_path
+from sim.base.registry import Problem
+from sim.base.yaml import parse, read
 
 
 def data(text: str) -> object:

@@ -9,9 +9,9 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from sim.actions import Action
-from sim.graph import ITEMSIZE, Graph, Node
-from sim.schedule import Schedule
+from sim.graphs.graph import ITEMSIZE, Graph, Node
+from sim.schedules.actions import Action
+from sim.schedules.schedule import Schedule
 
 Key = tuple[str, ...]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, cast
 
-from sim import files
+from sim.base import files
 from sim.commands.output import emit, note
 
 
@@ -13,7 +13,7 @@ def calibrate(output: Path | None, *, dtype: str, quiet: bool) -> int:
     """0, once the rates of this machine are printed as YAML, and written to `output` if it is given."""
     if output is not None:
         files.check_writable(output.parent)
-    from sim.calibrate import calibrate as measured
+    from sim.experiment.calibrate import calibrate as measured
 
     note("measuring matrix products, memory and launches: a few seconds on an idle machine", quiet=quiet)
     text = measured().to_yaml(cast("Literal['float32', 'float64']", dtype))

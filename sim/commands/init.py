@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sim import files
+from sim.base import files
+from sim.base.errors import ParameterError
 from sim.commands.output import note
-from sim.errors import ParameterError
-from sim.scenario import SAFE_NAME
+from sim.scenario.scenario import SAFE_NAME
 
 TEMPLATE = """\
 {schema_line}

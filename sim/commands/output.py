@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sim.files import OutputError
+from sim.base.files import OutputError
 
 
 class PipeClosed(Exception):

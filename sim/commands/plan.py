@@ -9,15 +9,15 @@ from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
-from sim import files
-from sim.choice import Candidate, Choice, NothingFits, choose
+from sim.base import files
+from sim.base.errors import ParameterError
+from sim.base.units import format_bytes, format_flops, format_seconds, parse_bytes
 from sim.commands.output import emit, note
-from sim.device import Device
-from sim.errors import ParameterError
-from sim.graph import Graph
-from sim.planfile import Plan, describe, to_json, write
-from sim.scenario import load, named_device
-from sim.units import format_bytes, format_flops, format_seconds, parse_bytes
+from sim.experiment.choose import Candidate, Choice, NothingFits, choose
+from sim.graphs.graph import Graph
+from sim.scenario.scenario import load, named_device
+from sim.schedules.planfile import Plan, describe, to_json, write
+from sim.simulation.device import Device
 
 NOTHING_FITS = 3
 WIDTH = 100

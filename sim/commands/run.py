@@ -12,12 +12,12 @@ from typing import Any
 
 import typer
 
-from sim import files
+from sim.base import files
+from sim.base.units import format_bytes
 from sim.commands.output import colours, emit, note
 from sim.commands.table import table
+from sim.experiment.results import Results
 from sim.plots import FIGURES
-from sim.results import Results
-from sim.units import format_bytes
 
 NOTHING_FITS, INTERRUPTED = 3, 130
 _MOST_NOTES = 5
@@ -28,7 +28,8 @@ _DERIVED = ("trace.json", *(f"{figure}.{kind}" for figure in FIGURES for kind in
 def run(file: Path, *, output: Path | None, format: str, quiet: bool, strict: bool, plots: bool) -> int:
     """The exit code of `sim run`, after the table is printed and the files are written."""
     with _told_of_compilation(quiet):
-        from sim import experiment, scenario
+        from sim.experiment import run as experiment
+        from sim.scenario import scenario
 
         wanted = scenario.load(file)
         folder = Path("outputs") / wanted.name if output is None else output

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import typer
 
-from sim.results import Point, Results
-from sim.units import format_bytes, format_count, format_flops, format_seconds
+from sim.base.units import format_bytes, format_count, format_flops, format_seconds
+from sim.experiment.results import Point, Results
 
 LONGEST_REMARK = 100
 """Characters of a bracketing that are shown; results.json has all."""

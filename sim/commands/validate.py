@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sim.base.document import DocumentError
 from sim.commands.output import emit, note
-from sim.document import DocumentError
 
 INVALID = 2
 
 
 def validate(paths: Sequence[Path], *, quiet: bool) -> int:
     """0 if all files are valid scenarios, else 2; a line for each valid one, the problems of the others."""
-    from sim import scenario
+    from sim.scenario import scenario
 
     code = 0
     for path in paths:

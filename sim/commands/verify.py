@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sim import verification
+from sim.base.errors import GraphError, NotApplicable, ParameterError
+from sim.base.registry import Problem
+from sim.base.units import format_bytes, format_flops, format_seconds
 from sim.commands.output import emit, note
-from sim.device import Device
-from sim.errors import GraphError, NotApplicable, ParameterError
-from sim.graph import Graph
-from sim.points import REFUSALS
-from sim.registry import Problem
-from sim.scenario import Scenario, graph_kinds, load, named_device
-from sim.units import format_bytes, format_flops, format_seconds
-from sim.verification import Check, Verified, Verifier
+from sim.experiment import verify as verification
+from sim.experiment.verify import Check, Verified, Verifier
+from sim.graphs.graph import Graph
+from sim.scenario.points import REFUSALS
+from sim.scenario.scenario import Scenario, graph_kinds, load, named_device
+from sim.simulation.device import Device
 
 if TYPE_CHECKING:
-    from sim.verification_torch import TorchVerifier
+    from sim.experiment.verify_torch import TorchVerifier
 
 AnyVerifier: TypeAlias = "Verifier | TorchVerifier"
 
@@ -71,7 +71,7 @@ def verify(file: Path, *, device: str | None, batch: int | None, max_seconds: fl
 def _verifier(scenario: Scenario, machine: Device | None, max_seconds: float) -> AnyVerifier:
     memory_bytes = verification.free_memory()
     if scenario.graph_kind == "torch":
-        from sim.verification_torch import TorchVerifier
+        from sim.experiment.verify_torch import TorchVerifier
 
         return TorchVerifier(scenario.graph_parameters, device=machine, limit_s=max_seconds, memory_bytes=memory_bytes)
     return Verifier(scenario.build_graph(), device=machine, limit_s=max_seconds, memory_bytes=memory_bytes)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sim.pareto import Number
+from sim.base.pareto import Number
 from sim.plots import marking, style
 from sim.plots.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sim.pareto import Number, front, landmarks, representatives
+from sim.base.pareto import Number, front, landmarks, representatives
 from sim.plots import labels, marking, style
 from sim.plots.marking import DOMINATED_SIZE, FRONT_SIZE, LABEL_SIZE
 from sim.plots.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot, sweeps

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sim.pareto import Number
+from sim.base.pareto import Number
 from sim.plots.style import short_bytes
 
 Memory = Literal["auto", "total", "working"]

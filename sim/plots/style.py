@@ -25,8 +25,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from sim import files
-from sim.units import format_bytes, format_count, format_flops
+from sim.base import files
+from sim.base.units import format_bytes, format_count, format_flops
 
 INK, MUTED, FAINT, PAPER = "#1F2328", "#5D6670", "#E6E8EB", "#FFFFFF"
 DOMINATED = "#9AA1A9"

@@ -13,8 +13,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sim.registry import Count, Registry
-from sim.schedule import Schedule
+from sim.base.registry import Count, Registry
+from sim.schedules.schedule import Schedule
 
 strategies: Registry[Schedule] = Registry("strategy")
 
@@ -24,8 +24,8 @@ Chunk = Annotated[Count, Field(description="tangents or cotangents that one swee
 @cache
 def load() -> Registry[Schedule]:
     """The registry, with every module of this package imported."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
     return strategies
 
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.actions import JVP
-from sim.errors import NotApplicable
-from sim.graph import Graph
-from sim.schedule import Builder, Schedule
+from sim.base.errors import NotApplicable
+from sim.graphs.graph import Graph
+from sim.schedules.actions import JVP
+from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import Chunk, chunks, strategies
 
 MOST_ACTIONS = 50_000_000

@@ -7,11 +7,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from sim.actions import ACTIVATION, READ, RESIDUAL, VJP
-from sim.effects import base_table
-from sim.graph import Graph
-from sim.registry import Count
-from sim.schedule import Builder, Schedule
+from sim.base.registry import Count
+from sim.graphs.graph import Graph
+from sim.schedules.actions import ACTIVATION, READ, RESIDUAL, VJP
+from sim.schedules.schedule import Builder, Schedule
+from sim.schedules.table import base_table
 from sim.strategies import Chunk, chunks, strategies
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.actions import ACTIVATION, READ, RESIDUAL, VJP
-from sim.effects import base_table
-from sim.graph import Graph, Ints
-from sim.schedule import Builder, Schedule
+from sim.graphs.graph import Graph, Ints
+from sim.schedules.actions import ACTIVATION, READ, RESIDUAL, VJP
+from sim.schedules.schedule import Builder, Schedule
+from sim.schedules.table import base_table
 
 THRESHOLDS = 24
 

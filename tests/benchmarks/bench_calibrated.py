@@ -10,13 +10,13 @@ import dataclasses
 
 import pytest
 
-from sim.calibrate import calibrate, shortest
-from sim.execute.arrays import inputs_for, parameters_for
-from sim.execute.numpy import execute
-from sim.families.mlp import mlp
-from sim.points import StrategyPoint
-from sim.simulate import simulate
-from sim.verification import SECONDS_TOLERANCE
+from sim.execution.numpy.arrays import inputs_for, parameters_for
+from sim.execution.numpy.execute import execute
+from sim.experiment.calibrate import calibrate, shortest
+from sim.experiment.verify import SECONDS_TOLERANCE
+from sim.models.families.mlp import mlp
+from sim.scenario.points import StrategyPoint
+from sim.simulation.simulate import simulate
 
 ROUNDS = 4
 POINTS = (

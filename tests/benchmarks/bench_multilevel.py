@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from checkpoint_schedules import Copy, DiskRevolve, EndReverse, Forward, HRevolve, Move, StorageType
 
-from sim.families.chain import chain
-from sim.schedule import replay
+from sim.models.families.chain import chain
+from sim.schedules.schedule import replay
 from sim.strategies import load
 
 STEPS, SLOTS = 3000, 10

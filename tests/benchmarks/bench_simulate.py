@@ -11,10 +11,10 @@ from typing import Any
 
 import simpy
 
-from sim.device import PRESETS
-from sim.families.chain import chain
-from sim.schedule import Schedule
-from sim.simulate import simulate
+from sim.models.families.chain import chain
+from sim.schedules.schedule import Schedule
+from sim.simulation.device import PRESETS
+from sim.simulation.simulate import simulate
 from sim.strategies import load
 
 ROUNDS = 5

@@ -17,10 +17,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from sim.families.chain import chain
-from sim.graph import Graph
-from sim.planners.stages import stages_of
-from sim.planners.staircase import largest_ratio, staircase
+from sim.graphs.graph import Graph
+from sim.models.families.chain import chain
+from sim.strategies.optimal.front import largest_ratio, staircase
+from sim.strategies.optimal.stages import stages_of
 
 LAYERS, SLOTS = 100, 500
 

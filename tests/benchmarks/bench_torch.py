@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 import sim.torch
-from sim.plan import plan_of
+from sim.models.torch.program import program
+from sim.schedules.plan import plan_of
 from sim.strategies.reverse import reverse_full
-from sim.tracing.program import program
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import models

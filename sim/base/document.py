@@ -1,0 +1,125 @@
+"""The plain data of a file with the position of every key and value, and its problems shown where they are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sim.base.errors import SimError
+from sim.base.registry import Problem
+
+_MOST_SHOWN = 50
+_WIDEST_SHOWN = 120
+_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in a text, both numbers from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """The plain data of a file, and where each key and value of it stands; paths as in `Problem`."""
+
+    name: str
+    text: str
+    data: Any
+    keys: dict[KeyPath, Position] = field(default_factory=dict)
+    values: dict[KeyPath, Position] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the file, as `sha256sum` prints it."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def position(self, problem: Problem) -> Position:
+        """Where to point: the key or value at the problem's path, or the closest thing that contains it."""
+        path = problem.path
+        if problem.on_key and path in self.keys:
+            return self.keys[path]
+        while path:
+            if path in self.values:
+                return self.values[path]
+            path = path[:-1]
+        return self.values.get((), Position(1, 1))
+
+    def error(self, problems: Iterable[Problem]) -> DocumentError:
+        """The error that shows these problems in the order of the file, each once."""
+        return document_error(self.name, self.text, [(self.position(p), p.path, p.message) for p in problems])
+
+
+def document_error(name: str, text: str, found: Iterable[tuple[Position, KeyPath, str]]) -> DocumentError:
+    """The error that shows what was found, in the order of the file, each once."""
+    ordered = sorted(dict.fromkeys(found), key=lambda f: f[0])
+    return DocumentError([Finding(name, at, shown_path(path), message) for at, path, message in ordered], text)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One problem with its place: what editors and CI systems parse as `file:line:column: message`."""
+
+    file: str
+    at: Position | None
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.at.line}:{self.at.column}" if self.at else self.file
+        return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
+
+
+class DocumentError(SimError):
+    """Everything that is wrong with a file, in the order of its lines, with the lines themselves.
+
+    `document` is what could be read all the same, so that its contents can be checked too.
+    """
+
+    def __init__(self, findings: list[Finding], text: str = "") -> None:
+        self.findings = findings
+        self.text = text
+        self.document: Document | None = None
+        lines = _LINE_BREAK.split(text)
+        shown = [_shown(f, lines) for f in findings[:_MOST_SHOWN]]
+        if len(findings) > _MOST_SHOWN:
+            shown.append(f"… and {len(findings) - _MOST_SHOWN} more problems")
+        super().__init__("\n".join(shown))
+
+    def within(self, document: Document) -> DocumentError:
+        """This error, with the rest of the document."""
+        self.document = document
+        return self
+
+    def joined(self, other: DocumentError) -> DocumentError:
+        """Both errors' findings as one error, in the order of the file."""
+        findings = sorted({*self.findings, *other.findings}, key=lambda f: f.at or Position(0, 0))
+        return DocumentError(findings, self.text)
+
+
+def shown_path(path: KeyPath) -> str:
+    """`strategies[2].slots`: the name of the strategy itself is left out, for it stands in the line shown."""
+    if len(path) > 2 and path[0] == "strategies":
+        path = (*path[:2], *path[3:])
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def _shown(finding: Finding, lines: list[str]) -> str:
+    at = finding.at
+    if at is None or not 0 < at.line <= len(lines):
+        return str(finding)
+    start = max(0, at.column - 1 - _WIDEST_SHOWN // 2) if len(lines[at.line - 1]) > _WIDEST_SHOWN else 0
+    line = lines[at.line - 1][start : start + _WIDEST_SHOWN]
+    before = "".join("\t" if c == "\t" else " " for c in line[: at.column - 1 - start])
+    number = f"{at.line:>5}"
+    return f"{finding}\n{number} | {line}\n{' ' * len(number)} | {before}^"

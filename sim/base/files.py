@@ -1,0 +1,100 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from sim.base.errors import SimError
+
+
+class OutputError(SimError):
+    """A file or folder that cannot be written; the message says which and why.
+
+    `out_of_space` tells a full disk from a place that was never possible.
+    """
+
+    def __init__(self, message: str, *, out_of_space: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_space = out_of_space
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """The path, once `content` is in it; a file that was there stays untouched if that fails.
+
+    Raises
+    ------
+    OutputError
+        If the folder or the file cannot be written (no space, no permission, something in the way).
+    """
+    data = content.encode() if isinstance(content, str) else content
+    make_folder(path.parent)
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            if temporary:
+                os.unlink(temporary)
+    return path
+
+
+def remove_others(folder: Path, written: Collection[Path], *, among: Collection[str]) -> None:
+    """Take away the files named `among` that an earlier run left in a folder and this one did not write."""
+    for name in among:
+        if folder / name not in written:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> Path:
+    """The path, once it is a folder.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made, or something else has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise OutputError(f"{path}: this is a file, expected a folder for the output") from None
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    return path
+
+
+def check_writable(folder: Path) -> None:
+    """Nothing, if files can be made in a folder that may not be there yet.
+
+    Raises
+    ------
+    OutputError
+        If something else has its name or that of a folder above it, or it is not ours to write.
+    """
+    try:
+        place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    if not place.is_dir():
+        raise OutputError(f"{place}: this is a file, expected a folder for the output")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: cannot be written: permission denied")
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    reason = (error.strerror or str(error)).lower()
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    return OutputError(f"{path}: cannot be written: {reason}", out_of_space=full)

@@ -1,0 +1,191 @@
+"""Named, validated entries: families, strategies, schedules and what their parameters may be.
+
+An entry is one decorated function. Its keyword parameters, with pydantic annotations, become a
+model that checks values, a JSON Schema for editors and the text that `sim list` shows.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from sim.base.errors import ParameterError, suggest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _whole(value: Any) -> Any:
+    """1e9 is how people write a large whole number; YAML reads it as a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int), Field(ge=1, le=2**53)]
+"""A whole number of at least 1."""
+Size = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int), Field(ge=0, lt=2**62)]
+"""A whole number of at least 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one value: where it is in the data, and a message that says got and expected.
+
+    `on_key` tells that the key itself is at fault (unknown) rather than its value.
+    """
+
+    path: tuple[str | int, ...]
+    message: str
+    on_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[R]):
+    """One registered function, its parameters as a pydantic model, and its docstring's first line.
+
+    With `variants` = (key, registry), the value of that parameter names an entry of the registry,
+    whose parameters are given beside it (`reverse_checkpointed: {schedule: binomial, slots: 3}`).
+    """
+
+    name: str
+    function: Callable[..., R]
+    model: type[BaseModel]
+    summary: str
+    variants: tuple[str, Registry[Any]] | None = None
+
+    def check(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+        """The parameters, checked and converted, and everything that is wrong with them.
+
+        Only those given are returned, so that defaults stay the function's.
+        """
+        if self.variants is not None and self.variants[0] in values:
+            key, registry = self.variants
+            name = values[key]
+            if not isinstance(name, str) or name not in registry:
+                what = f"{registry.what} '{name}'" if isinstance(name, str) else f"{registry.what} {_shown(name)}"
+                return {}, [Problem((key,), f"unknown {what}" + suggest(str(name), registry))]
+            checked, found = registry[name].check({k: v for k, v in values.items() if k != key})
+            return {key: name, **checked}, found
+        try:
+            model = self.model.model_validate(dict(values))
+        except ValidationError as error:
+            return {}, problems(error, self.model)
+        return {key: getattr(model, key) for key in self.model.model_fields if key in model.model_fields_set}, []
+
+
+class Registry(Mapping[str, Entry[R]]):
+    """Entries by name; `what` is what an entry is called in messages ('strategy', 'family')."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._entries: dict[str, Entry[R]] = {}
+
+    def __getitem__(self, name: str) -> Entry[R]:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise ParameterError(f"unknown {self.what} '{name}'{suggest(name, self._entries)}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def register(
+        self, name: str, *, variants: tuple[str, Registry[Any]] | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Decorator: register a function whose keyword-only parameters are the entry's parameters."""
+
+        def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            hints = get_type_hints(function, include_extras=True)
+            fields: dict[str, Any] = {
+                p.name: (hints[p.name], ... if p.default is p.empty else p.default)
+                for p in inspect.signature(function).parameters.values()
+                if p.kind is p.KEYWORD_ONLY
+            }
+            config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+            model = create_model(name, __config__=config, **fields)
+            summary = (inspect.getdoc(function) or "").partition("\n")[0]
+            self._entries[name] = Entry(name, function, model, summary, variants)
+            return function
+
+        return decorate
+
+    def forget(self, name: str) -> None:
+        """Takes an entry out again, for tests that register their own."""
+        del self._entries[name]
+
+    def call(self, name: str, /, *args: Any, **parameters: Any) -> R:
+        """What the named entry makes of `args` and the checked `parameters`.
+
+        Raises
+        ------
+        ParameterError
+            For an unknown name, or parameters that are unknown, missing or out of range.
+        """
+        entry = self[name]
+        checked, found = entry.check(parameters)
+        if found:
+            key = ".".join(map(str, found[0].path))
+            rest = f" (and {len(found) - 1} more problems)" if len(found) > 1 else ""
+            message = f"{self.what} {name}: {key + ': ' if key else ''}{found[0].message}{rest}"
+            raise ParameterError(message, parameter=key)
+        return entry.function(*args, **checked)
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """pydantic's errors as messages that say what was found and what is allowed."""
+    found = []
+    for e in error.errors(include_url=False):
+        path = tuple(e["loc"])
+        kind, got = e["type"], e.get("input")
+        if kind == "extra_forbidden":
+            known = [f.alias or n for n, f in model.model_fields.items()] if len(path) == 1 else []
+            found.append(Problem(path, f"unknown key '{path[-1]}'" + suggest(str(path[-1]), known), on_key=True))
+        elif kind == "missing":
+            found.append(Problem(path[:-1], f"'{path[-1]}' is missing"))
+        else:
+            expected = str(e.get("ctx", {}).get("error", "")) or _expected(e)
+            found.append(Problem(path, f"got {_shown(got)}, expected {expected}"))
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _expected(error: Any) -> str:
+    context = error.get("ctx", {})
+    known = {
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "int_parsing": "a whole number",
+        "float_type": "a number",
+        "string_type": "text",
+        "bool_type": "true or false",
+        "list_type": "a list",
+        "dict_type": "a mapping of keys to values",
+        "model_type": "a mapping of keys to values",
+        "model_attributes_type": "a mapping of keys to values",
+        "dataclass_type": "a mapping of keys to values",
+        "literal_error": f"one of {context.get('expected', '')}".replace(" or ", ", "),
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "greater_than": f"more than {context.get('gt')}",
+        "less_than_equal": f"at most {context.get('le')}",
+        "less_than": f"less than {context.get('lt')}",
+        "too_short": f"a list of {context.get('min_length')} or more",
+        "too_long": f"a list of {context.get('max_length')} or fewer",
+    }
+    return known.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")

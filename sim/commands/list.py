@@ -1,0 +1,101 @@
+"""`sim list`: what there is to choose from, each with one line that says what it is, and its parameters."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import sim
+from sim.base.document import DocumentError
+from sim.base.registry import Entry
+from sim.base.units import format_bytes
+from sim.commands.output import emit
+
+Rows = list[tuple[str, str, str]]
+"""Name, what it is, and what there is to know beside: its parameters, its source."""
+
+WIDTH = 100
+
+
+def show(topic: str | None) -> int:
+    """0, once one topic or all of them are printed."""
+    if topic is not None:
+        emit(_text(TOPICS[topic]()))
+        return 0
+    emit("\n".join(f"{name}\n{_text(rows(), indent='  ')}" for name, rows in TOPICS.items()))
+    return 0
+
+
+def _text(rows: Rows, *, indent: str = "") -> str:
+    margin = indent + " " * (max((len(name) for name, _, _ in rows), default=0) + 2)
+    lines = []
+    for name, about, beside in rows:
+        lines.append(f"{indent + name:<{len(margin)}}{about}".rstrip())
+        lines += textwrap.wrap(beside, WIDTH, initial_indent=margin, subsequent_indent=margin)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _strategies() -> Rows:
+    from sim import strategies
+
+    return _entries(strategies.load())
+
+
+def _schedules() -> Rows:
+    from sim import strategies
+
+    rows: Rows = []
+    for strategy in strategies.load().values():
+        if strategy.variants is not None:
+            key, registry = strategy.variants
+            rows += [(f"{strategy.name} {key}={name}", about, takes) for name, about, takes in _entries(registry)]
+    return rows
+
+
+def _families() -> Rows:
+    from sim.scenario.scenario import graph_kinds
+
+    return _entries(graph_kinds())
+
+
+def _entries(registry: Mapping[str, Entry[Any]]) -> Rows:
+    return [(name, entry.summary, ", ".join(entry.model.model_fields)) for name, entry in sorted(registry.items())]
+
+
+def _devices() -> Rows:
+    from sim.simulation.device import PRESETS
+
+    rows = []
+    for name, device in PRESETS.items():
+        memory = "" if device.memory_bytes is None else format_bytes(device.memory_bytes)
+        rates = f"{device.flops_per_s / 1e12:g} TFLOP/s, {device.bandwidth_bytes_per_s / 1e9:g} GB/s"
+        rows.append((name, f"{rates}, {memory}", device.source))
+    return rows
+
+
+def _scenarios() -> Rows:
+    """The scenarios in `scenarios/` here, or else of the checkout that this program runs from."""
+    from sim.base import yaml as yamltext
+
+    places = [Path("scenarios"), Path(sim.__path__[0]).parent / "scenarios"]
+    folder = next((p for p in places if p.is_dir()), None)
+    rows: Rows = []
+    for path in sorted(folder.glob("*.y*ml")) if folder else []:
+        try:
+            data = yamltext.read(path).data
+            about = str(data.get("description", "")) if isinstance(data, dict) else ""
+        except DocumentError:
+            about = "(not YAML: `sim validate` says why)"
+        rows.append((str(path), about, ""))
+    return rows
+
+
+TOPICS: Mapping[str, Callable[[], Rows]] = {
+    "strategies": _strategies,
+    "schedules": _schedules,
+    "families": _families,
+    "devices": _devices,
+    "scenarios": _scenarios,
+}

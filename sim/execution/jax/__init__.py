@@ -1,0 +1,1 @@
+"""Schedules put back into JAX functions."""

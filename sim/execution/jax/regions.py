@@ -1,0 +1,153 @@
+"""What a reverse schedule keeps, and which stretches of nodes it computes again: a tree of regions.
+
+The first forward sweep keeps some values for the adjoint sweep. Each burst of forwards between VJPs
+computes a stretch of nodes again, and keeps some values for later bursts, which lie inside it.
+Stretches nest like the regions of `jax.checkpoint`. That keeps what enters and leaves a region by
+itself, so a stretch is a region only where no kept value is read both in it and around it; otherwise
+it is computed again together with the stretch around it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.base.errors import NotApplicable
+from sim.graphs.graph import NEEDS, Graph
+from sim.schedules.actions import FORWARD, READ, RESIDUAL, SAVE, VJP, WRITE
+from sim.schedules.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Nodes start … stop-1, and what of them is kept when the sweep around the region evaluates them.
+
+    Kept are `activations` and `residuals` of the nodes that these name; everything else is computed
+    again when the region's adjoint begins. `inner` are regions in order, disjoint.
+    """
+
+    start: int
+    stop: int
+    activations: frozenset[int]
+    residuals: frozenset[int]
+    inner: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Burst:
+    """Forwards in a row and the VJPs after them: the first node evaluated, those of VJPs, and what is kept.
+
+    `kept` are the values that these VJPs and later actions read.
+    """
+
+    first: int
+    lowest: int
+    kept: frozenset[int]
+
+
+def regions(schedule: Schedule) -> Region:
+    """The tree of a schedule; its root spans all nodes and says what the first forward sweep keeps.
+
+    Raises
+    ------
+    NotApplicable
+        If the schedule has other actions than forwards and VJPs: tangents, copies, Jacobians.
+    """
+    if set(schedule.opcode.tolist()) != {FORWARD, VJP}:
+        raise NotApplicable("the plan is not reverse mode on the device alone: jax.checkpoint keeps or recomputes")
+    n = len(schedule.graph)
+    bursts = _bursts(schedule)
+    ends = [n, *(b.lowest for b in bursts)]  # burst k has the VJPs of nodes ends[k+1] … ends[k]-1
+    ends[-1] = 0
+    if any(a <= b for a, b in itertools.pairwise(ends)):
+        bursts, ends = bursts[:1], [n, 0]  # VJPs do not go down in stretches: one region
+
+    def children(k: int, last: int, kept: frozenset[int]) -> tuple[Region, ...]:
+        """The regions of bursts k … last, which lie in the region (or sweep) that keeps `kept`."""
+        found: list[Region] = []
+        while k <= last:
+            end = k
+            while end < last and bursts[k].first < ends[end + 1]:
+                end += 1
+            if _closed(schedule.graph, ends[end + 1], ends[k], kept):
+                found.append(_region(ends[end + 1], ends[k], n, kept, children(k + 1, end, bursts[k].kept)))
+            k = end + 1
+        return tuple(found[::-1])
+
+    first = bursts[0].kept
+    return _region(0, n, n, first, children(1, len(bursts) - 1, first))
+
+
+def _region(start: int, stop: int, n: int, kept: frozenset[int], inner: Sequence[Region]) -> Region:
+    return Region(
+        start,
+        stop,
+        frozenset(v for v in kept if start <= v < stop),
+        frozenset(v - RESIDUAL * n for v in kept if v >= n and start <= v - RESIDUAL * n < stop),
+        tuple(inner),
+    )
+
+
+def _closed(graph: Graph, start: int, stop: int, kept: frozenset[int]) -> bool:
+    """Whether no kept value that enters or leaves nodes start … stop-1 is read on both sides of their border.
+
+    JAX would keep it twice (under two names for one buffer): for the region, and for what is around it.
+    """
+    m, c = len(graph.inputs), graph.columns
+    reader = np.repeat(np.arange(len(graph)), np.diff(c.input_ptr))
+    made = c.input_index >= m
+    reader, value = reader[made], c.input_index[made] - m
+    crossing = ((value >= start) & (value < stop)) != ((reader >= start) & (reader < stop))
+    crossing_values = kept.intersection(value[crossing].tolist())
+    reads_output = c.needs & NEEDS.index("output") > 0
+    if any(reads_output[v] for v in crossing_values):
+        return False
+    within = (reader >= start) & (reader < stop)
+    return not crossing_values.intersection(value[within].tolist()) & set(value[~within].tolist())
+
+
+def _turning_points(schedule: Schedule) -> list[int]:
+    """Where runs of forwards end and VJPs begin."""
+    opcode = schedule.opcode
+    return [k for k in range(1, len(opcode)) if opcode[k] == VJP and opcode[k - 1] == FORWARD]
+
+
+def _bursts(schedule: Schedule) -> list[_Burst]:
+    opcode, node = schedule.opcode, schedule.node
+    turns = _turning_points(schedule)
+    found = []
+    start = 0
+    for turn, following in zip(turns, [*turns[1:], len(opcode)], strict=True):
+        stop = turn
+        while stop < following and opcode[stop] == VJP:
+            stop += 1
+        forwards, adjoints = node[start:turn], node[turn:stop]
+        found.append(_Burst(int(forwards.min()), int(adjoints.min()), _kept_by(schedule, start, turn)))
+        start = stop
+    return found
+
+
+def _kept_by(schedule: Schedule, start: int, turn: int) -> frozenset[int]:
+    """The values that actions start … turn-1 write, and that action `turn` or a later one reads.
+
+    Values are numbered as in `sim.schedules.actions`; only activations and residuals are looked at.
+    """
+    table, n = schedule.table, len(schedule.graph)
+    written: set[int] = set()
+    kept: set[int] = set()
+    for k in range(start, len(schedule)):
+        row = int(schedule.rows[k])
+        for e in range(int(table.ptr[row]), int(table.ptr[row + 1])):
+            value, access = int(table.value[e]), int(table.access[e])
+            if value >= (RESIDUAL + 1) * n:
+                continue
+            if k < turn and access in (WRITE, SAVE):
+                written.add(value)
+            elif k >= turn and access == READ and value in written:
+                kept.add(value)
+            elif k >= turn and access in (WRITE, SAVE):
+                written.discard(value)
+    return frozenset(kept)

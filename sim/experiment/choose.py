@@ -1,0 +1,194 @@
+"""The cheapest plan that fits: among a scenario's strategies and the optimal planner.
+
+Cheapest means least seconds where there is a device, least flops where there is none; a plan that
+copies to other tiers comes after all others then, for its price is time alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from sim.base.errors import SimError
+from sim.base.registry import Problem
+from sim.base.units import format_bytes
+from sim.experiment.results import Point
+from sim.experiment.run import measure
+from sim.graphs.graph import Graph
+from sim.scenario.points import REFUSALS, StrategyPoint
+from sim.scenario.scenario import Scenario
+from sim.simulation.device import Device
+from sim.strategies.optimal.strategy import optimal_front
+
+FULL_STORE = StrategyPoint("reverse_full", {})
+SPREAD = 24
+"""Points of the optimal front that are measured, beside those next to the budget."""
+
+
+class NothingFits(SimError):
+    """No plan fits; `smallest` is the one with the least peak, or the least of those cheap enough."""
+
+    def __init__(self, message: str, *, smallest: Candidate) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that was considered: what asks for it, and what it takes."""
+
+    wanted: StrategyPoint
+    point: Point
+
+    @property
+    def flops(self) -> int:
+        return self.point.flops["total"]
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.point.peak_bytes
+
+    @property
+    def copied_bytes(self) -> int:
+        return sum(self.point.copied_bytes.values())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The plan chosen, full store to compare with, and its neighbours.
+
+    `cheaper` is the one with the least peak of those that cost less, `smaller` the cheapest of those
+    with a smaller peak; `None` where there is none. `considered` counts them all.
+    """
+
+    chosen: Candidate
+    full_store: Candidate
+    cheaper: Candidate | None
+    smaller: Candidate | None
+    budget_bytes: int | None
+    device: Device | None
+    considered: int
+
+
+def choose(
+    scenario: Scenario,
+    graph: Graph,
+    *,
+    budget_bytes: int | None = None,
+    max_overhead: Fraction | None = None,
+    device: Device | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Choice:
+    """The cheapest plan within a budget, the smallest within an overhead over full store, or the former of both.
+
+    Raises
+    ------
+    NothingFits
+        If no plan does.
+    DocumentError
+        If strategies of the scenario do not work on the graph.
+    """
+    found = _measured(scenario, graph, budget_bytes, device, progress)
+    price = _seconds if device is not None else _flops
+    by_price = sorted(found, key=lambda c: (*price(c), c.peak_bytes))
+    full_store = next(c for c in found if c.wanted == FULL_STORE)
+    allowed = _within_overhead(by_price, full_store, max_overhead, timed=device is not None)
+    fitting = [c for c in allowed if budget_bytes is None or c.peak_bytes <= budget_bytes]
+    if not fitting:
+        smallest = min(allowed, key=lambda c: c.peak_bytes)
+        raise NothingFits(_nothing(smallest, budget_bytes, max_overhead), smallest=smallest)
+    chosen = fitting[0] if budget_bytes is not None else min(fitting, key=lambda c: (c.peak_bytes, price(c)))
+    cheaper = [c for c in by_price if price(c) < price(chosen) and c.peak_bytes > chosen.peak_bytes]
+    smaller = [c for c in by_price if c.peak_bytes < chosen.peak_bytes]
+    return Choice(
+        chosen=chosen,
+        full_store=full_store,
+        cheaper=min(cheaper, key=lambda c: c.peak_bytes, default=None),
+        smaller=next(iter(smaller), None),
+        budget_bytes=budget_bytes,
+        device=device,
+        considered=len(found),
+    )
+
+
+def _flops(c: Candidate) -> tuple[float, float]:
+    return c.copied_bytes > 0, c.flops
+
+
+def _seconds(c: Candidate) -> tuple[float, float]:
+    return c.point.seconds is None, c.point.seconds or 0.0
+
+
+def _within_overhead(
+    found: list[Candidate], full_store: Candidate, most: Fraction | None, *, timed: bool
+) -> list[Candidate]:
+    if most is None:
+        return found
+    if timed and full_store.point.seconds is not None:
+        limit = full_store.point.seconds * float(1 + most)
+        return [c for c in found if c.point.seconds is not None and c.point.seconds <= limit]
+    return [c for c in found if c.flops <= full_store.flops * (1 + most) and not (c.copied_bytes and not timed)]
+
+
+def _nothing(smallest: Candidate, budget_bytes: int | None, max_overhead: Fraction | None) -> str:
+    what = f"the budget of {format_bytes(budget_bytes or 0)}"
+    among = "peak" if max_overhead is None else f"peak within {float(max_overhead * 100):g} % of full store"
+    size = f"{format_bytes(smallest.peak_bytes)} ({smallest.peak_bytes} bytes)"
+    return f"nothing fits {what}; the smallest {among} is {size}, of {smallest.wanted.label}"
+
+
+def _measured(
+    scenario: Scenario,
+    graph: Graph,
+    budget_bytes: int | None,
+    device: Device | None,
+    progress: Callable[[int, int], object] | None,
+) -> list[Candidate]:
+    """Every candidate once; simulated memory is unlimited, or the budget where copies may have to wait for it."""
+    unlimited = dataclasses.replace(device, memory_bytes=None) if device else None
+    problems: list[Problem] = []
+    found: list[Candidate] = []
+    wanted = _distinct([FULL_STORE, *scenario.points, *_planned(graph, budget_bytes)])
+    for done, one in enumerate(wanted):
+        try:
+            schedule = one.schedule(graph)
+        except REFUSALS as error:
+            if one is FULL_STORE:
+                raise
+            if one.path:
+                problems.append(one.problem(error))
+            continue
+        finally:
+            if progress is not None:
+                progress(done + 1, len(wanted))
+        point = measure(one, schedule, device=unlimited)
+        if point.copied_bytes and budget_bytes is not None and point.peak_bytes <= budget_bytes:
+            point = measure(one, schedule, device=unlimited, budget_bytes=budget_bytes)
+        found.append(Candidate(one, point))
+    if problems:
+        raise scenario.document.error(problems)
+    return found
+
+
+def _planned(graph: Graph, budget_bytes: int | None) -> list[StrategyPoint]:
+    """What the optimal planner is asked for: the ends of its front, a spread, and the neighbours of the budget."""
+    try:
+        front = optimal_front(graph)
+    except REFUSALS:
+        return []
+    wanted = {front.peak_bytes[i] for i in front.spread(SPREAD)}
+    if budget_bytes is not None:
+        at = bisect_right(front.peak_bytes, budget_bytes) - 1
+        wanted |= set(front.peak_bytes[max(0, at - 1) : at + 2])
+    return [StrategyPoint("reverse_checkpointed", {"schedule": "optimal", "budget": peak}) for peak in sorted(wanted)]
+
+
+def _distinct(points: Iterable[StrategyPoint]) -> list[StrategyPoint]:
+    """The points, each once; the first of those that ask for the same stands."""
+    found: dict[str, StrategyPoint] = {}
+    for p in points:
+        found.setdefault(repr((p.strategy, sorted(p.parameters.items()))), p)
+    return list(found.values())

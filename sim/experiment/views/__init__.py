@@ -1,0 +1,1 @@
+"""What figures show: the data of each, made from a run."""

@@ -1,0 +1,166 @@
+"""A few schedules of a run, described action by action: what the picture of a checkpointing schedule shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.base.pareto import representatives
+from sim.experiment.results import Point
+from sim.experiment.views.timeline import coordinates
+from sim.graphs.graph import Graph
+from sim.scenario.points import StrategyPoint
+from sim.schedules.actions import (
+    ACCUMULATE,
+    ACTIVATION,
+    COPIED,
+    COPY,
+    FORWARD,
+    INPUT,
+    RESIDUAL,
+    SAVE,
+    TIERS,
+    VALUE_KINDS,
+)
+from sim.schedules.ledger import FREE, SKIP
+from sim.schedules.schedule import Schedule
+from sim.schedules.table import Table
+
+PICTURED_POINTS = 4
+PICTURED_ACTIONS = 2_000
+SWEEP_KINDS = ("forward", "recompute", "jvp", "vjp", "copy")
+
+
+def pictures(graph: Graph, wanted: Sequence[StrategyPoint], points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Up to four schedules short enough to be looked at, those with fewer actions first; none without checkpoints.
+
+    Checkpointed ones are preferred. `wanted[i]` is what `points[i]` was asked for.
+    """
+    found: list[dict[str, Any]] = []
+    if len(graph) > PICTURED_ACTIONS:
+        return found
+    for i in _ranked(graph, points):
+        schedule = wanted[i].schedule(graph)
+        if len(schedule.flat.rows) <= PICTURED_ACTIONS:
+            about = {"label": points[i].label, "strategy": points[i].strategy, "parameters": points[i].parameters}
+            found.append(about | picture(schedule))
+        elif not found and not _is_checkpointed(graph, points[i]):
+            break
+        if len(found) == PICTURED_POINTS:
+            break
+    return sorted(found, key=lambda entry: int(entry["actions"]))
+
+
+def picture(schedule: Schedule) -> dict[str, Any]:
+    """The actions and the lives of stored values of one schedule; at most three turns of a loop are laid out.
+
+    `sweeps` are rows (index into `kinds`, first node, last node), each |last - first| + 1 actions that
+    step from node to node; together they are all `actions` in order. Node -1 is a graph input.
+    `stored` lists, by kind of value and tier, rows (node, start, stop): the value of that node is in
+    memory during actions start … stop-1. `loops` marks the actions that stand for `times` turns.
+    """
+    flat, table = schedule.flat, schedule.table
+    nodes = _row_nodes(table)[flat.rows].tolist()
+    kinds = _kinds(schedule, nodes)
+    change = np.diff(np.concatenate([[0], flat.weights > 1, [0]]))
+    starts, stops = np.flatnonzero(change > 0).tolist(), np.flatnonzero(change < 0).tolist()
+    return {
+        "nodes": len(schedule.graph),
+        "actions": len(nodes),
+        "kinds": list(SWEEP_KINDS),
+        "sweeps": list(_sweeps(kinds, nodes)),
+        "stored": _stored(schedule),
+        "loops": [{"start": a, "stop": b, "times": int(flat.weights[a])} for a, b in zip(starts, stops, strict=True)],
+    }
+
+
+def _ranked(graph: Graph, points: Sequence[Point]) -> list[int]:
+    """The points that compute derivatives node by node, most instructive first; none where nothing is recomputed."""
+    swept = [i for i, p in enumerate(points) if not p.actions.get("jacobian") and not p.actions.get("multiply")]
+    again = [i for i in swept if _is_checkpointed(graph, points[i])]
+    if not again:
+        return []
+    order: list[int] = []
+    for group in (again, [i for i in swept if i not in again]):
+        names = [str(points[i].parameters.get("schedule", points[i].strategy)) for i in group]
+        chosen = representatives([coordinates(points[i], "flops") for i in group], names, count=len(group))
+        order += [group[k] for k in chosen] + group
+    return list(dict.fromkeys(order))
+
+
+def _is_checkpointed(graph: Graph, point: Point) -> bool:
+    """Whether a reverse mode evaluates nodes again."""
+    return point.actions.get("vjp", 0) > 0 and point.actions.get("forward", 0) > len(graph)
+
+
+def _kinds(schedule: Schedule, nodes: Sequence[int]) -> list[int]:
+    names = {opcode: SWEEP_KINDS.index(name) for opcode, name in enumerate(("forward", "vjp", "jvp"))}
+    names[COPY] = SWEEP_KINDS.index("copy")
+    seen: set[int] = set()
+    kinds = []
+    for opcode, node in zip(schedule.table.opcode[schedule.flat.rows].tolist(), nodes, strict=True):
+        kinds.append(names[opcode] + (opcode == FORWARD and node in seen))
+        if opcode == FORWARD:
+            seen.add(node)
+    return kinds
+
+
+def _sweeps(kinds: Sequence[int], nodes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    start = 0
+    for k in range(1, len(nodes) + 1):
+        goes_on = k < len(nodes) and kinds[k] == kinds[start] and abs(nodes[k] - nodes[k - 1]) == 1
+        if not goes_on or (k > start + 1 and nodes[k] - nodes[k - 1] != nodes[start + 1] - nodes[start]):
+            yield kinds[start], nodes[start], nodes[k - 1]
+            start = k
+
+
+def _stored(schedule: Schedule) -> list[dict[str, Any]]:
+    """When activations and residuals that take memory are in it, by liveness."""
+    t = schedule.table
+    ptr, value, access, flags = t.ptr.tolist(), t.value.tolist(), t.access.tolist(), schedule.flags.tolist()
+    sizes, codes = t.value_bytes.tolist(), t.value_code.tolist()
+    since: dict[int, int] = {}
+    spans: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+
+    def end(v: int, stop: int) -> None:
+        spans.setdefault((codes[v] % 8, codes[v] // 8), []).append((_node_of(t, v), since.pop(v), stop))
+
+    e = 0
+    rows = schedule.flat.rows.tolist()
+    for k, row in enumerate(rows):
+        touched = range(ptr[row], ptr[row + 1])
+        for at, i in enumerate(touched):
+            v, how = value[i], access[i]
+            made = how >= ACCUMULATE and not (how == SAVE and flags[e + at] == SKIP)
+            if made and v not in since and codes[v] % 8 in (ACTIVATION, RESIDUAL) and sizes[v] > 0:
+                since[v] = k
+        for at, i in enumerate(touched):
+            if flags[e + at] == FREE and value[i] in since:
+                end(value[i], k + 1)
+        e += len(touched)
+    for v in list(since):
+        end(v, len(rows))
+    return [
+        {"value": VALUE_KINDS[kind], "tier": TIERS[tier], "spans": sorted(found)}
+        for (kind, tier), found in sorted(spans.items())
+    ]
+
+
+def _row_nodes(table: Table) -> NDArray[np.int64]:
+    nodes = table.node.astype(np.int64)
+    for e, extra in enumerate(table.extra_rows):
+        if extra.opcode == COPY:
+            nodes[3 * len(table.graph) + e] = _node_of(table, cast("tuple[int, int]", extra.key)[0])
+    return nodes
+
+
+def _node_of(table: Table, v: int) -> int:
+    """The node that a value, or what it is a copy of, belongs to; -1 for a graph input."""
+    n, m = len(table.graph), len(table.graph.inputs)
+    if v < 5 * n:
+        return v % n
+    key = table.extra_values[v - 5 * n - m] if v >= 5 * n + m else (INPUT,)
+    return _node_of(table, key[1]) if key[0] == COPIED else -1

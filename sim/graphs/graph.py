@@ -1,0 +1,314 @@
+"""Graphs of layers: what each node costs, what its derivative reads, and how the nodes hang together.
+
+A reader builds a `Graph` from `Node`s here (families and importers do it for them), asks it for its
+columns, and finds its steps and articulation points. Costs are integers: a multiply-add counts as
+2 flops, sizes are bytes. A graph is stored as NumPy columns, so that a chain of a million layers
+costs a few arrays; `graph.nodes[i]` makes a `Node` when a person wants to look at one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.base.errors import CountOverflow, GraphError
+from sim.graphs import cuts, reads
+from sim.graphs.columns import Columns, columns_of, per_sample
+from sim.graphs.node import (
+    FLOATS,
+    ITEMSIZE,
+    LARGEST,
+    NEEDS,
+    OPTIMIZER_STATES,
+    READS,
+    STRUCTURES,
+    GraphInput,
+    Ints,
+    LocalJacobian,
+    Needs,
+    Node,
+    Optimizer,
+    Reads,
+    Seconds,
+    Structure,
+    Wrt,
+    check_names,
+    check_node,
+    check_ties,
+    sorted_nodes,
+)
+
+__all__ = [
+    "FLOATS", "ITEMSIZE", "LARGEST", "NEEDS", "OPTIMIZER_STATES", "READS", "STRUCTURES", "Columns", "Graph",
+    "GraphInput", "Ints", "LocalJacobian", "Needs", "Node", "NodeView", "Optimizer", "Reads", "Seconds", "Structure",
+    "Wrt", "per_sample",
+]  # fmt: skip
+
+
+class NodeView(Sequence[Node]):
+    """The nodes of a graph, made one at a time from its columns."""
+
+    def __init__(self, length: int, make: Callable[[int], Node]) -> None:
+        self._length = length
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._make(i) for i in range(*index.indices(self._length))]
+        if not -self._length <= index < self._length:
+            raise IndexError(index)
+        return self._make(index % self._length)
+
+    def __iter__(self) -> Iterator[Node]:
+        return (self._make(i) for i in range(self._length))
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A validated list of nodes in topological order, with what is differentiated and what is resident.
+
+    Build one with `Graph.from_nodes` (any DAG) or a family; `configured` changes `wrt`, the optimizer
+    or whether gradients are preallocated. Two graphs are equal only if they are the same object.
+    """
+
+    name: str
+    nodes: Sequence[Node]
+    inputs: tuple[GraphInput, ...]
+    columns: Columns
+    batch: int = 1
+    wrt: Wrt = "input"
+    optimizer: Optimizer = "none"
+    preallocated_gradients: bool = False
+
+    @staticmethod
+    def from_nodes(
+        nodes: Sequence[Node],
+        inputs: Sequence[GraphInput],
+        *,
+        name: str = "graph",
+        batch: int = 1,
+        wrt: Wrt | None = None,
+    ) -> Graph:
+        """The graph of `nodes`, sorted topologically (the given order is kept where it is one already).
+
+        Without `wrt`, parameters are differentiated if there are any, the input if not.
+
+        Raises
+        ------
+        GraphError
+            For an empty graph, repeated names, unknown inputs, a cycle, or an impossible size.
+        """
+        if not nodes:
+            raise GraphError("a graph needs at least one node")
+        check_names(nodes, inputs)
+        ordered = sorted_nodes(nodes, inputs)
+        for node in ordered:
+            check_node(node)
+        check_ties(ordered)
+        columns = columns_of(ordered, inputs, batch)
+        has_parameters = bool(columns.param_size.any())
+        graph = Graph(
+            name=name,
+            nodes=tuple(ordered),
+            inputs=tuple(inputs),
+            columns=columns,
+            batch=batch,
+            wrt="parameters" if has_parameters else "input",
+        )
+        return graph if wrt is None else graph.configured(wrt=wrt)
+
+    def configured(
+        self,
+        *,
+        wrt: Wrt | None = None,
+        optimizer: Optimizer | None = None,
+        preallocated_gradients: bool | None = None,
+    ) -> Graph:
+        """The same graph with another question asked of it.
+
+        Raises
+        ------
+        GraphError
+            If there is nothing to differentiate: no parameters, or no input of a floating dtype.
+        """
+        changed = replace(
+            self,
+            wrt=self.wrt if wrt is None else wrt,
+            optimizer=self.optimizer if optimizer is None else optimizer,
+            preallocated_gradients=(
+                self.preallocated_gradients if preallocated_gradients is None else preallocated_gradients
+            ),
+        )
+        if not changed.active.any():
+            what = (
+                "the graph has no parameters"
+                if changed.wrt == "parameters"
+                else "no output depends on an input of a floating dtype ("
+                + ", ".join(f"{i.name}: {i.dtype}" for i in self.inputs)
+                + ")"
+            )
+            raise GraphError(f"wrt: {changed.wrt} asks for nothing, because {what}")
+        return changed
+
+    def __len__(self) -> int:
+        return len(self.columns.activation_bytes)
+
+    def __repr__(self) -> str:
+        return f"Graph({self.name!r}, {len(self)} nodes, wrt={self.wrt!r})"
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every node reads exactly the one before it (the first: the only graph input)."""
+        c = self.columns
+        return (
+            len(self.inputs) == 1
+            and len(c.input_index) == len(self)
+            and bool(np.array_equal(c.input_index, np.arange(len(self))))
+        )
+
+    @cached_property
+    def consumer_counts(self) -> NDArray[np.int32]:
+        """How many nodes read each position (graph inputs first)."""
+        return np.bincount(self.columns.input_index, minlength=len(self.inputs) + len(self)).astype(np.int32)
+
+    @cached_property
+    def sinks(self) -> Ints:
+        """The nodes that nobody reads: the outputs of the graph."""
+        return np.flatnonzero(self.consumer_counts[len(self.inputs) :] == 0)
+
+    @cached_property
+    def variables(self) -> tuple[int, ...]:
+        """The graph inputs that the output can be differentiated by: of a floating dtype, and read by a node."""
+        return tuple(p for p, i in enumerate(self.inputs) if i.differentiable and self.consumer_counts[p])
+
+    @cached_property
+    def gradient_of(self) -> NDArray[np.int32]:
+        """For each node, the node to whose parameter gradient its VJP adds: itself, the one it is tied to, or -1."""
+        owner = np.where(self.columns.param_size > 0, np.arange(len(self), dtype=np.int32), np.int32(-1))
+        for node, other in self.columns.tied:
+            owner[node] = other
+        return owner
+
+    @cached_property
+    def active(self) -> NDArray[np.bool_]:
+        """For each position, whether what is differentiated reaches it.
+
+        With `wrt="parameters"` a node with parameters is active itself. Only active nodes have
+        JVPs, VJPs, tangents and cotangents.
+        """
+        m, c = len(self.inputs), self.columns
+        active = np.zeros(m + len(self), dtype=np.bool_)
+        if self.wrt == "input":
+            active[list(self.variables)] = True
+        else:
+            active[m:] = self.gradient_of >= 0
+        if self.is_chain:
+            active[m:] = np.logical_or.accumulate(active)[m:]
+            return active
+        ptr, index = c.input_ptr.tolist(), c.input_index
+        for i in range(len(self)):
+            if not active[m + i]:
+                active[m + i] = active[index[ptr[i] : ptr[i + 1]]].any()
+        return active
+
+    @cached_property
+    def reads_active(self) -> NDArray[np.bool_]:
+        """For each node, whether an input of it is active: whether its VJP makes a cotangent."""
+        c = self.columns
+        if self.is_chain:
+            return self.active[:-1]
+        reader = np.repeat(np.arange(len(self)), np.diff(c.input_ptr))
+        return np.bincount(reader, weights=self.active[c.input_index], minlength=len(self)) > 0
+
+    @cached_property
+    def derivative_reads(self) -> NDArray[np.bool_]:
+        """For each edge of `columns.input_index`, whether the derivative of the node that it leads to reads it."""
+        return reads.derivative_reads(self)
+
+    @cached_property
+    def input_scalars(self) -> int:
+        """n_in: the scalars of one sample of the variables."""
+        return sum(per_sample(self.inputs[p].shape, self.batch) for p in self.variables)
+
+    @cached_property
+    def output_scalars(self) -> int:
+        """n_out: the scalars of one sample of all active outputs."""
+        m = len(self.inputs)
+        return int(sum(int(self.columns.scalars[s]) for s in self.sinks if self.active[m + s]))
+
+    @cached_property
+    def parameter_count(self) -> int:
+        return int(self.columns.param_size.sum())
+
+    @cached_property
+    def input_bytes(self) -> tuple[int, ...]:
+        return tuple(i.total_bytes for i in self.inputs)
+
+    @property
+    def cotangent_bytes(self) -> Ints:
+        """Bytes of one cotangent of each position: those of its activation, less where it is a broadcast view."""
+        m, c = len(self.inputs), self.columns
+        out = np.concatenate([np.array(self.input_bytes, dtype=np.int64), c.activation_bytes])
+        for i in np.flatnonzero(c.vjp_broadcasts)[::-1].tolist():
+            for p in c.input_index[c.input_ptr[i] : c.input_ptr[i + 1]].tolist():
+                if self.consumer_counts[p] == 1:
+                    out[p] = min(out[p], out[m + i])
+        return out
+
+    @cached_property
+    def result_bytes(self) -> int:
+        """Bytes of the derivative, where they are resident from the start.
+
+        With `wrt="input"` the Jacobian: one row of input bytes for each of the n_out cotangents. With
+        `wrt="parameters"` gradients are working memory of the schedule unless preallocated.
+        """
+        if self.wrt == "parameters":
+            return 0
+        return sum(self.input_bytes[p] for p in self.variables) * self.output_scalars
+
+    @cached_property
+    def gradient_bytes(self) -> Ints:
+        """Bytes of each node's parameter gradient: n_out rows of its parameters."""
+        if self.output_scalars * float(self.columns.param_bytes.sum()) > LARGEST:
+            raise CountOverflow("the gradients take more than 4 EiB; there are too many outputs or parameters")
+        return self.columns.param_bytes * self.output_scalars
+
+    @cached_property
+    def resident_bytes(self) -> int:
+        """Bytes that no schedule can change: graph inputs, parameters, optimizer state, the result."""
+        parameters = int(self.columns.param_bytes.sum())
+        gradients = int(self.gradient_bytes.sum()) if self.preallocated_gradients and self.wrt == "parameters" else 0
+        total = (
+            sum(self.input_bytes) + parameters * (1 + OPTIMIZER_STATES[self.optimizer]) + self.result_bytes + gradients
+        )
+        if total > LARGEST:
+            raise CountOverflow(f"resident memory would be {total} bytes, more than 4 EiB")
+        return total
+
+    @cached_property
+    def forward_flops(self) -> int:
+        """F: flops of evaluating every node once."""
+        return sum(self.columns.forward_flops.tolist())
+
+    @cached_property
+    def crossing_counts(self) -> Ints:
+        """For p = 0 … n, how many activations made before node p are read by nodes p … n-1."""
+        return cuts.crossing_counts(self)
+
+    @cached_property
+    def step_starts(self) -> Ints:
+        """Where the steps of checkpointing begin, as node numbers from 0 to n."""
+        return cuts.step_starts(self)
+
+    @cached_property
+    def articulation_points(self) -> Ints:
+        """The cuts (0 and n included) that a single activation crosses."""
+        return cuts.articulation_points(self)

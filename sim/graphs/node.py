@@ -1,0 +1,240 @@
+"""What a graph is made of: nodes and graph inputs, and what makes one of them meaningless."""
+
+from __future__ import annotations
+
+import graphlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.base.errors import GraphError, suggest
+
+Needs = Literal["none", "input", "output", "both"]
+Reads = Literal["never", "always", "others", "parameters"]
+Wrt = Literal["input", "parameters"]
+Optimizer = Literal["none", "sgd", "momentum", "adam"]
+Structure = Literal["dense", "diagonal", "constant"]
+Ints = NDArray[np.int64]
+
+NEEDS: tuple[Needs, ...] = get_args(Needs)  # the index is a bit mask: 1 reads inputs, 2 reads the output
+READS: tuple[Reads, ...] = get_args(Reads)
+STRUCTURES: tuple[Structure, ...] = get_args(Structure)
+OPTIMIZER_STATES: Mapping[str, int] = MappingProxyType({"none": 0, "sgd": 0, "momentum": 1, "adam": 2})
+ITEMSIZE: Mapping[str, int] = MappingProxyType(
+    {
+        "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
+        "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1,
+    }
+)  # fmt: skip
+FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+LOSS = "loss"
+"""The attribute that marks a loss put behind a model, which is no part of the model's plan."""
+GRANULARITY = "granularity"
+"""The attribute that says how finely a model was cut into nodes."""
+LARGEST = 2**62  # what a column or a sum of bytes may reach: half of int64, so that one addition never wraps
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInput:
+    """A tensor that the caller owns: resident, never freed, differentiable if its dtype is a float.
+
+    `constant` marks a float that nothing is differentiated by, such as the target of a loss.
+    `bytes` overrides what shape and dtype say, for abstract chains.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    bytes: int | None = None
+    constant: bool = False
+
+    @property
+    def differentiable(self) -> bool:
+        return self.dtype in FLOATS and not self.constant
+
+    @property
+    def total_bytes(self) -> int:
+        return math.prod(self.shape) * ITEMSIZE[self.dtype] if self.bytes is None else self.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LocalJacobian:
+    """How the Jacobian of one node's output by its (only) input is stored and what forming it costs.
+
+    Samples are independent, so a batch makes every Jacobian block-diagonal and only blocks are kept:
+    `dense` has a block of output × input scalars for each sample, `diagonal` one scalar for each
+    output scalar of each sample, `constant` one dense block that serves all samples (of a linear
+    layer: its weight).
+    """
+
+    structure: Structure = "dense"
+    flops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Measured times of a node that override the roofline (profiled models)."""
+
+    forward: float
+    jvp: float
+    vjp: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One layer or operation, with everything the simulation needs to know about it.
+
+    `inputs` names nodes or graph inputs. `needs` says which activations the derivative reads, and
+    `reads` for each of `inputs`, where `needs` has the inputs, when that is so (`None`: always, of all):
+    `never`, `always`, or only where something is differentiated: `others` another input (each factor of
+    a product), `parameters` the node's own (the input of a linear map). A JVP reads what a VJP does.
+    `residual_bytes` is what the derivative needs beyond activations; `None` means that there is
+    nothing (a VJP then never asks for an evaluation of its own node), while 0 means an empty tape
+    that a forward evaluation must still have written, as in the checkpointing literature.
+    `jvp_flops` and `vjp_flops` are for one tangent or cotangent with respect to activations and
+    default to `forward_flops`; `param_vjp_flops` is the share of the weight gradient.
+    `workspace_bytes` lives only while the node runs. Where evaluations that save the residual or VJPs
+    differ from that, `taping_workspace_bytes` and `vjp_workspace_bytes` say so; they may be negative,
+    for a node that frees parts of what it reads (its residual, its own cotangent) before it is done.
+    `vjp_broadcasts` marks a sum or mean, whose VJP is a view of its own (small) cotangent.
+    `tied_to` names an earlier node whose parameters this one uses: its own `param_size` is 0, and its
+    share of the gradient, `param_vjp_flops`, is added to that node's.
+    `attributes` (strides, heads, …) is for execution alone; no cost is read from it.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output_shape: tuple[int, ...]
+    op: str = "custom"
+    dtype: str = "float32"
+    forward_flops: int = 0
+    forward_bytes: int | None = None
+    jvp_flops: int | None = None
+    vjp_flops: int | None = None
+    param_vjp_flops: int = 0
+    param_size: int = 0
+    residual_bytes: int | None = None
+    needs: Needs = "input"
+    reads: tuple[Reads, ...] | None = None
+    workspace_bytes: int = 0
+    taping_workspace_bytes: int | None = None
+    vjp_workspace_bytes: int | None = None
+    jacobian: LocalJacobian = LocalJacobian()
+    activation_bytes: int | None = None
+    vjp_broadcasts: bool = False
+    tied_to: str | None = None
+    seconds: Seconds | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_names(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> None:
+    """Nothing, where every name is used once and every input exists.
+
+    Raises
+    ------
+    GraphError
+        For a repeated or unknown name, and for a node that reads nothing.
+    """
+    seen: set[str] = set()
+    for name in [i.name for i in inputs] + [n.name for n in nodes]:
+        if name in seen:
+            raise GraphError(f"two nodes or inputs are named '{name}'")
+        seen.add(name)
+    for node in nodes:
+        if not node.inputs:
+            raise GraphError(f"node '{node.name}' reads nothing; name a node or a graph input under 'inputs'")
+        for name in node.inputs:
+            if name not in seen:
+                raise GraphError(f"node '{node.name}' reads '{name}', which does not exist{suggest(name, seen)}")
+
+
+def sorted_nodes(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> list[Node]:
+    """The nodes in topological order: the given one where it is one already.
+
+    Raises
+    ------
+    GraphError
+        For a cycle, which the message walks through.
+    """
+    known = {i.name for i in inputs}
+    for node in nodes:
+        if not known.issuperset(node.inputs):
+            break
+        known.add(node.name)
+    else:
+        return list(nodes)
+    by_name = {n.name: n for n in nodes}
+    sorter = graphlib.TopologicalSorter({n.name: [i for i in n.inputs if i in by_name] for n in nodes})
+    try:
+        return [by_name[name] for name in sorter.static_order()]
+    except graphlib.CycleError as error:
+        raise GraphError("the nodes form a cycle: " + " -> ".join(reversed(error.args[1]))) from None
+
+
+def check_ties(nodes: Sequence[Node]) -> None:
+    """Nothing, where each node that uses another's parameters comes after that node and has none of its own.
+
+    Raises
+    ------
+    GraphError
+        Naming the node that does not.
+    """
+    earlier: set[str] = set()
+    for node in nodes:
+        if node.tied_to is not None:
+            if node.tied_to not in earlier:
+                raise GraphError(
+                    f"node '{node.name}' is tied to '{node.tied_to}', which is no earlier node with parameters"
+                )
+            if node.param_size:
+                raise GraphError(f"node '{node.name}' is tied to '{node.tied_to}' but has a param_size of its own")
+        if node.param_size:
+            earlier.add(node.name)
+
+
+def check_node(node: Node) -> None:
+    """Nothing, where the node's dtype, shape and costs are possible.
+
+    Raises
+    ------
+    GraphError
+        For an unknown dtype, an empty or negative dimension, or a negative or absurd cost.
+    """
+    if node.dtype not in ITEMSIZE:
+        raise GraphError(f"node '{node.name}': unknown dtype '{node.dtype}'{suggest(node.dtype, ITEMSIZE)}")
+    if node.needs not in NEEDS:
+        raise GraphError(f"node '{node.name}': unknown needs '{node.needs}'{suggest(node.needs, NEEDS)}")
+    if node.reads is not None:
+        _check_reads(node, node.reads)
+    if any(d < 1 for d in node.output_shape):
+        raise GraphError(f"node '{node.name}': output shape {node.output_shape} has a dimension below 1")
+    for key in (
+        "forward_flops", "forward_bytes", "jvp_flops", "vjp_flops", "param_vjp_flops", "param_size",
+        "residual_bytes", "workspace_bytes", "activation_bytes",
+    ):  # fmt: skip
+        value = getattr(node, key)
+        if value is not None and not 0 <= value < LARGEST:
+            raise GraphError(f"node '{node.name}': {key} is {value}, expected 0 … 2^62")
+    for key in ("taping_workspace_bytes", "vjp_workspace_bytes"):
+        value = getattr(node, key)
+        if value is not None and not -LARGEST < value < LARGEST:
+            raise GraphError(f"node '{node.name}': {key} is {value}, expected -2^62 … 2^62")
+
+
+def _check_reads(node: Node, reads: Sequence[str]) -> None:
+    for word in reads:
+        if word not in READS:
+            raise GraphError(f"node '{node.name}': unknown reads '{word}'{suggest(word, READS)}")
+    if len(reads) != len(node.inputs):
+        raise GraphError(
+            f"node '{node.name}': got reads of {len(reads)} inputs, expected one for each of {len(node.inputs)}"
+        )
+    if node.needs not in ("input", "both"):
+        raise GraphError(
+            f"node '{node.name}': reads says which inputs the derivative reads, but needs is '{node.needs}'"
+        )

@@ -1,0 +1,276 @@
+"""The abstract chain of the automatic differentiation literature: L layers known by their costs alone.
+
+A chain of a million layers is a few arrays; a `Node` is made only when somebody looks at one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, cast
+
+import numpy as np
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from sim.base.errors import CountOverflow, GraphError
+from sim.base.registry import Count, Size
+from sim.graphs.graph import LARGEST, NEEDS, Columns, Graph, GraphInput, Ints, LocalJacobian, Needs, Node, NodeView
+from sim.models.families import families
+
+R = TypeVar("R")
+SCALAR_BYTES = 8  # a float64
+LARGEST_DIMENSION = 2**53
+LARGEST_LENGTH = 10**8
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < LARGEST:
+        raise ValueError("a whole number from 0 to 2^62, or a list of them")
+    return int(value)
+
+
+def _costs(value: Any) -> int | list[int] | Ints:
+    if isinstance(value, list | tuple):
+        return [_element(_whole, v, i) for i, v in enumerate(value)]
+    if not isinstance(value, np.ndarray):
+        return _whole(value)
+    if value.ndim != 1 or value.dtype.kind not in "iu" or not len(value):
+        raise ValueError("a one-dimensional array of whole numbers")
+    if not 0 <= int(value.min()) <= int(value.max()) < LARGEST:
+        raise ValueError("an array of numbers from 0 to 2^62")
+    return value.astype(np.int64)
+
+
+def _element(check: Callable[[Any], R], value: Any, index: int) -> R:
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ValueError(f"{error} (value {index + 1} of the list is {value!r})") from None
+
+
+def _word(value: Any) -> Needs:
+    if value not in NEEDS:
+        raise ValueError(f"one of {', '.join(NEEDS)}, or a list of them")
+    return cast(Needs, value)
+
+
+def _needs(value: Any) -> Needs | list[Needs]:
+    if isinstance(value, list | tuple):
+        return [_element(_word, v, i) for i, v in enumerate(value)]
+    return _word(value)
+
+
+_NUMBER = {"type": "integer", "minimum": 0}
+_WORD = {"enum": list(NEEDS)}
+Costs = Annotated[
+    int | Sequence[int] | Ints,
+    PlainValidator(_costs),
+    WithJsonSchema({"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER}]}),
+]
+"""One whole number for all layers, or a list (or an int64 array) with one for each."""
+NeedsOfLayers = Annotated[
+    Needs | Sequence[Needs],
+    PlainValidator(_needs),
+    WithJsonSchema({"anyOf": [_WORD, {"type": "array", "items": _WORD}]}),
+]
+
+
+@families.register("chain")
+def chain(
+    *,
+    length: Annotated[Count, Field(le=LARGEST_LENGTH)] | None = None,
+    sizes: Costs | None = None,
+    forward_flops: Costs | None = None,
+    jvp_flops: Costs | None = None,
+    vjp_flops: Costs | None = None,
+    activation_bytes: Costs | None = None,
+    residual_bytes: Costs = 0,
+    workspace_bytes: Costs = 0,
+    needs: NeedsOfLayers = "input",
+    jacobian_flops: Costs = 0,
+    input_bytes: Size | None = None,
+) -> Graph:
+    """An abstract chain: each cost is one value for all layers, or a list with one for each layer.
+
+    `sizes` are the L + 1 state dimensions n_0 … n_L. Layer i is then a dense map from n_{i-1} to n_i
+    scalars, and forward, JVP and VJP cost 2·n_{i-1}·n_i flops unless given. Without `sizes` every
+    state is one scalar, a forward costs 1 flop, and JVP and VJP cost what the forward does. A state
+    takes 8 bytes a scalar unless `activation_bytes` says otherwise; the input takes 8·n_0, or without
+    `sizes` what the first layer's output does, unless `input_bytes` says otherwise.
+
+    Every layer has a tape of `residual_bytes` (which may be 0) that its JVP and VJP read, so each VJP
+    is preceded by an evaluation of its own layer, as in the checkpointing literature.
+
+    Raises
+    ------
+    GraphError
+        If a list does not have one value for each layer, or neither `length` nor `sizes` is given.
+    CountOverflow
+        If the bytes or flops of all layers together exceed 2^62.
+    """
+    layers = _length(length, sizes)
+    if sizes is None:
+        dims = _constant(1, layers + 1)
+        work = dims[1:]
+    else:
+        dims = np.asarray(sizes, dtype=np.int64)
+        if int(dims.min()) < 1 or int(dims.max()) > LARGEST_DIMENSION:
+            raise GraphError(f"sizes: got {int(dims.min())} … {int(dims.max())}, expected 1 … 2^53")
+        if float(dims[:-1].max()) * float(dims.max()) >= LARGEST / 2:
+            raise CountOverflow("sizes: a layer would cost more than 2^62 flops")
+        work = 2 * dims[:-1] * dims[1:]
+    forward = _column("forward_flops", forward_flops, layers, work)
+    tangent = work if sizes is not None else forward
+    activation = _column("activation_bytes", activation_bytes, layers, SCALAR_BYTES * dims[1:])
+    if input_bytes is None:
+        by_layer = activation_bytes is not None and sizes is None
+        input_bytes = int(activation[0]) if by_layer else SCALAR_BYTES * int(dims[0])
+    columns = ChainColumns(
+        sizes=dims,
+        forward_flops=forward,
+        jvp_flops=_column("jvp_flops", jvp_flops, layers, tangent),
+        vjp_flops=_column("vjp_flops", vjp_flops, layers, tangent),
+        activation_bytes=activation,
+        residual_bytes=_column("residual_bytes", residual_bytes, layers),
+        workspace_bytes=_column("workspace_bytes", workspace_bytes, layers),
+        needs=_needs_column(needs, layers),
+        jacobian_flops=_column("jacobian_flops", jacobian_flops, layers),
+        input_bytes=input_bytes,
+    )
+    return chain_graph(columns)
+
+
+def _length(length: int | None, sizes: int | Sequence[int] | Ints | None) -> int:
+    if sizes is None:
+        if length is None:
+            raise GraphError("a chain needs 'length' (how many layers) or 'sizes' (length + 1 state dimensions)")
+        return length
+    if isinstance(sizes, int):
+        raise GraphError(f"sizes: got {sizes}, expected a list of the state dimensions, one more than layers")
+    if len(sizes) < 2:
+        raise GraphError(f"sizes: got {len(sizes)} values, expected at least 2 (an input and an output)")
+    if length is not None and length != len(sizes) - 1:
+        raise GraphError(f"sizes: got {len(sizes)} values, expected {length + 1} for a chain of length {length}")
+    return len(sizes) - 1
+
+
+def _constant(value: int, length: int) -> Ints:
+    """A read-only array of one value that takes the memory of one."""
+    return np.broadcast_to(np.int64(value), length)
+
+
+def _column(key: str, value: int | Sequence[int] | Ints | None, length: int, default: Ints | None = None) -> Ints:
+    if value is None:
+        assert default is not None
+        return _checked_sum(key, default)
+    if isinstance(value, int):
+        return _checked_sum(key, _constant(value, length))
+    _check_length(key, len(value), length)
+    return _checked_sum(key, np.asarray(value, dtype=np.int64))
+
+
+def _check_length(key: str, got: int, length: int) -> None:
+    if got != length:
+        raise GraphError(f"{key}: got {got} values, expected one value or {length}")
+
+
+def _checked_sum(key: str, column: Ints) -> Ints:
+    total = float(column.sum(dtype=np.float64))
+    if total > LARGEST:
+        what = "bytes, more than 4 EiB" if key.endswith("bytes") else "flops, more than 2^62"
+        raise CountOverflow(f"{key}: all layers together would take about {total:.3g} {what}")
+    return column
+
+
+def _needs_column(needs: Needs | Sequence[Needs], length: int) -> Ints:
+    if isinstance(needs, str):
+        return _constant(NEEDS.index(needs), length)
+    _check_length("needs", len(needs), length)
+    return np.array([NEEDS.index(n) for n in needs], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainColumns:
+    """What an abstract chain of L layers states, one array of length L each (sizes: L + 1)."""
+
+    sizes: Ints
+    forward_flops: Ints
+    jvp_flops: Ints
+    vjp_flops: Ints
+    activation_bytes: Ints
+    residual_bytes: Ints
+    workspace_bytes: Ints
+    needs: Ints
+    jacobian_flops: Ints
+    input_bytes: int
+    itemsize: int = 8
+
+
+def chain_graph(chain: ChainColumns, *, name: str = "chain") -> Graph:
+    """The graph of an abstract chain, without a Python object for each layer.
+
+    Every layer has a tape (`residual_bytes`, possibly of 0 bytes) that its VJP and JVP read, so each
+    VJP must be preceded by a forward evaluation of its own layer, as in the literature.
+
+    Raises
+    ------
+    CountOverflow
+        If all bytes together exceed 4 EiB.
+    """
+    length = len(chain.forward_flops)
+    together = chain.input_bytes + sum(
+        float(c.sum(dtype=np.float64)) for c in (chain.activation_bytes, chain.residual_bytes, chain.workspace_bytes)
+    )
+    if together > LARGEST:
+        raise CountOverflow(f"the chain's values take about {together:.3g} bytes together, more than 4 EiB")
+    zeros = _constant(0, length)
+    positions = np.arange(length + 1, dtype=np.int64)
+    activation = chain.activation_bytes
+    if activation.strides == (0,) and activation[0] == chain.input_bytes:  # one value for all, the input included
+        moved = _constant(2 * chain.input_bytes, length)
+    else:
+        moved = np.concatenate([[chain.input_bytes], activation[:-1]]) + activation
+    positions = np.arange(length + 1, dtype=np.int64)
+    columns = Columns(
+        activation_bytes=chain.activation_bytes,
+        scalars=chain.sizes[1:],
+        forward_flops=chain.forward_flops,
+        forward_bytes=moved,
+        jvp_flops=chain.jvp_flops,
+        vjp_flops=chain.vjp_flops,
+        param_vjp_flops=zeros,
+        param_size=zeros,
+        param_bytes=zeros,
+        residual_bytes=chain.residual_bytes,
+        needs=chain.needs,
+        workspace_bytes=chain.workspace_bytes,
+        jacobian_structure=zeros,
+        jacobian_flops=chain.jacobian_flops,
+        itemsize=_constant(chain.itemsize, length),
+        vjp_broadcasts=np.zeros(length, dtype=np.bool_),
+        input_ptr=positions,
+        input_index=positions[:-1],
+    )
+
+    def node(i: int) -> Node:
+        return Node(
+            name=f"layer{i + 1}",
+            inputs=("x" if i == 0 else f"layer{i}",),
+            output_shape=(int(columns.scalars[i]),),
+            op="step",
+            dtype="float64",
+            forward_flops=int(columns.forward_flops[i]),
+            forward_bytes=int(columns.forward_bytes[i]),
+            jvp_flops=int(columns.jvp_flops[i]),
+            vjp_flops=int(columns.vjp_flops[i]),
+            residual_bytes=int(columns.residual_bytes[i]),
+            needs=NEEDS[int(columns.needs[i])],
+            workspace_bytes=int(columns.workspace_bytes[i]),
+            jacobian=LocalJacobian("dense", int(columns.jacobian_flops[i])),
+            activation_bytes=int(columns.activation_bytes[i]),
+        )
+
+    x = GraphInput("x", (int(chain.sizes[0]),), "float64", bytes=chain.input_bytes)
+    return Graph(name=name, nodes=NodeView(length, node), inputs=(x,), columns=columns, batch=1, wrt="input")

@@ -1,0 +1,43 @@
+"""Importers: a real model to a `Graph`. One file each, one decorated function; they register themselves.
+
+The packages that read models (onnx, torch, jax) are imported when a model is, not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from sim.base.errors import GraphError
+from sim.base.registry import Registry
+from sim.graphs.graph import Graph
+
+KINDS = ("onnx", "torch", "jax")
+
+importers: Registry[Graph] = Registry("importer")
+
+
+def load() -> Registry[Graph]:
+    """The registry, with every importer imported."""
+    for kind in KINDS:
+        importlib.import_module(f"sim.models.{kind}.importer")
+    return importers
+
+
+def extra(package: str, *modules: str) -> list[ModuleType]:
+    """`modules`, imported from the optional dependency `package`, which is also the name of its extra.
+
+    Raises
+    ------
+    GraphError
+        With the line that installs it.
+    """
+    try:
+        return [importlib.import_module(module) for module in modules]
+    except ImportError as error:
+        if error.name != package:
+            raise
+        raise GraphError(
+            f"graphs of kind {package} need the package '{package}', which is not installed; "
+            f"install it by: pip install 'ad-tradeoff-sim[{package}]'"
+        ) from None

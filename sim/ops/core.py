@@ -1,0 +1,194 @@
+"""What every op rule is made with: tensors to read, nodes to write, a registry, and a builder of graphs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import PlainValidator, WithJsonSchema
+
+from sim.base.errors import GraphError, ParameterError
+from sim.base.registry import Registry
+from sim.graphs.graph import FLOATS, ITEMSIZE, LARGEST, Graph, GraphInput, LocalJacobian, Needs, Node, Reads, Wrt
+
+ops: Registry[Node] = Registry("op")
+"""Rules `(name, *tensors, parameters) -> Node`. The keyword parameters are the keys of a layer in YAML."""
+
+Shape = tuple[int, ...]
+LARGEST_GRAPH = 1_000_000
+DENSE = LocalJacobian("dense")
+FACTORS: tuple[Reads, ...] = ("others", "others")
+"""What the derivative of a product of two activations reads: for the one factor the other."""
+Dtype = Literal["float64", "float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An activation as an op reads it: who makes it, and the shape it is read as.
+
+    The shape may be another than the producer's, with as many scalars: flattening is a view, which
+    owns no memory and therefore is no node.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZE[self.dtype]
+
+    def flattened(self) -> Tensor:
+        """The same values as (batch, features)."""
+        return replace(self, shape=(self.shape[0], math.prod(self.shape[1:])))
+
+
+def fail(name: str, problem: str) -> NoReturn:
+    raise GraphError(f"node '{name}': {problem}")
+
+
+def check_rank(name: str, x: Tensor, *, at_least: int, what: str) -> None:
+    if len(x.shape) < at_least:
+        fail(name, f"got an input of shape {x.shape}, expected {what}")
+
+
+def make_node(
+    op: str,
+    name: str,
+    inputs: Sequence[Tensor],
+    shape: Shape,
+    *,
+    forward_flops: int,
+    jvp_flops: int | None = None,
+    vjp_flops: int | None = None,
+    param_vjp_flops: int = 0,
+    param_size: int = 0,
+    residual_bytes: int | None = None,
+    needs: Needs = "input",
+    reads: tuple[Reads, ...] | None = None,
+    jacobian: LocalJacobian = DENSE,
+    vjp_broadcasts: bool = False,
+    tied_to: str | None = None,
+    dtype: str | None = None,
+    **attributes: Any,
+) -> Node:
+    """A node that reads `inputs`; its attributes say how to execute it.
+
+    `input_shapes` is always among the attributes: the shape as which each input is read.
+    """
+    if math.prod(shape) * 8 >= LARGEST:
+        fail(name, f"its output of shape {shape} would take more than 4 EiB")
+    return Node(
+        name=name,
+        op=op,
+        inputs=tuple(x.name for x in inputs),
+        output_shape=shape,
+        dtype=inputs[0].dtype if dtype is None else dtype,
+        forward_flops=forward_flops,
+        jvp_flops=jvp_flops,
+        vjp_flops=vjp_flops,
+        param_vjp_flops=param_vjp_flops,
+        param_size=param_size,
+        residual_bytes=residual_bytes,
+        needs=needs,
+        reads=reads,
+        jacobian=jacobian,
+        vjp_broadcasts=vjp_broadcasts,
+        tied_to=tied_to,
+        attributes={"input_shapes": tuple(x.shape for x in inputs), **attributes},
+    )
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """(height, width) of a number that stands for both, or of two numbers."""
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    return int(both[0]), int(both[1])
+
+
+def _pair_of(lowest: int) -> PlainValidator:
+    def check(value: Any) -> tuple[int, int]:
+        both = value if isinstance(value, list | tuple) else [value, value]
+        if len(both) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < lowest for v in both):
+            raise ValueError(f"a whole number of at least {lowest}, or two of them: [height, width]")
+        return both[0], both[1]
+
+    return PlainValidator(check)
+
+
+def _pair_schema(lowest: int) -> WithJsonSchema:
+    one = {"type": "integer", "minimum": lowest}
+    return WithJsonSchema({"anyOf": [one, {"type": "array", "items": one, "minItems": 2, "maxItems": 2}]})
+
+
+Pair = Annotated[int | tuple[int, int], _pair_of(1), _pair_schema(1)]
+"""A number of at least 1 for height and width alike, or one for each."""
+Margin = Annotated[int | tuple[int, int], _pair_of(0), _pair_schema(0)]
+"""A number of at least 0 for height and width alike, or one for each."""
+
+
+def arity(op: str) -> tuple[int, int | None]:
+    """The least and the largest number (`None`: any) of inputs that the rule of `op` takes."""
+    kinds = [p.kind for p in inspect.signature(ops[op].function).parameters.values()]
+    fixed = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) - 1
+    return fixed, None if inspect.Parameter.VAR_POSITIONAL in kinds else fixed
+
+
+def apply(op: str, name: str, inputs: Sequence[Tensor], **parameters: Any) -> Node:
+    """The node that the rule of `op` makes of `inputs` and of parameters as a person wrote them.
+
+    Raises
+    ------
+    GraphError
+        Naming the node, for an unknown op, a wrong number of inputs, impossible parameters or shapes.
+    """
+    try:
+        least, most = arity(op)
+        if len(inputs) < least or (most is not None and len(inputs) > most):
+            expected = f"{least}" if most == least else f"at least {least}"
+            fail(name, f"{op} reads {expected} input{'' if expected == '1' else 's'}, got {len(inputs)}")
+        _check_dtypes(op, name, inputs)
+        return ops.call(op, name, *inputs, **parameters)
+    except ParameterError as error:
+        raise GraphError(f"node '{name}': {error}") from None
+
+
+READS_INTEGERS = {"embedding": 0, "cross_entropy": 1}
+"""Which input of an op holds indices; all others are floats of one dtype."""
+
+
+def _check_dtypes(op: str, name: str, inputs: Sequence[Tensor]) -> None:
+    integer = READS_INTEGERS.get(op)
+    for i, x in enumerate(inputs):
+        if (x.dtype in FLOATS) == (i == integer):
+            fail(name, f"{op} reads {'integers' if i == integer else 'floats'}, but '{x.name}' is {x.dtype}")
+    dtypes = {x.name: x.dtype for i, x in enumerate(inputs) if i != integer}
+    if len(set(dtypes.values())) > 1:
+        fail(name, f"{op} reads one dtype, got {', '.join(f'{n}: {d}' for n, d in dtypes.items())}")
+
+
+class GraphBuilder:
+    """Collects graph inputs and nodes; each `add` gives the tensor that later ops read."""
+
+    def __init__(self) -> None:
+        self.inputs: list[GraphInput] = []
+        self.nodes: list[Node] = []
+
+    def input(self, name: str, shape: Shape, dtype: str, *, constant: bool = False) -> Tensor:
+        self.inputs.append(GraphInput(name, shape, dtype, constant=constant))
+        return Tensor(name, shape, dtype)
+
+    def add(self, node: Node) -> Tensor:
+        if len(self.nodes) == LARGEST_GRAPH:
+            raise GraphError(f"more than {LARGEST_GRAPH} nodes; an abstract chain (kind: chain) may have more")
+        self.nodes.append(node)
+        return Tensor(node.name, node.output_shape, node.dtype)
+
+    def graph(self, name: str, *, batch: int, wrt: Wrt | None = None) -> Graph:
+        return Graph.from_nodes(self.nodes, self.inputs, name=name, batch=batch, wrt=wrt)

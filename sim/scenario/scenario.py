@@ -1,0 +1,317 @@
+"""Scenarios: what a YAML file asks for, checked as a whole, with every problem shown at its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sim.base import yaml as yamltext
+from sim.base.document import Document, DocumentError, KeyPath
+from sim.base.errors import CountOverflow, GraphError, ParameterError, SimError, suggest
+from sim.base.registry import Entry, Problem, problems
+from sim.base.units import Bytes
+from sim.graphs.graph import Graph, Optimizer, Wrt
+from sim.models.factory import Factory
+from sim.scenario import axes
+from sim.scenario.points import REFUSALS, StrategyPoint, expand
+from sim.simulation.device import Device
+from sim.simulation.device import check as check_device
+from sim.simulation.simulate import timed
+
+DEVICE_FILES = (".yaml", ".yml")
+SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+
+
+def _version(value: Any) -> Any:
+    if value != 1 or isinstance(value, bool):
+        raise ValueError("1, the version of this format")
+    return 1
+
+
+class ScenarioFile(BaseModel):
+    """The keys of a scenario file; graph, device and strategies are checked against their registries."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: Annotated[Literal[1], BeforeValidator(_version), Field(description="The version of this format.")]
+    name: Annotated[str, Field(description="Names the folder under outputs/.")]
+    description: Annotated[str, Field(description="One sentence, shown by `sim list`.")] = ""
+    graph: Annotated[dict[str, Any], Field(description="The layers: exactly one kind.")]
+    wrt: Annotated[
+        Wrt | None, Field(description="What is differentiated; parameters where there are any, unless given.")
+    ] = None
+    optimizer: Annotated[Optimizer, Field(description="Its state is resident in memory.")] = "none"
+    gradients: Annotated[
+        Literal["on_demand", "preallocated"],
+        Field(description="Whether parameter gradients are made when first needed or live from the start."),
+    ] = "on_demand"
+    device: Annotated[
+        Any, Field(description="A preset, a YAML file, or rates and sizes of its own; without one no times.")
+    ] = None
+    budget: Annotated[Bytes | None, Field(description="Peak memory that a strategy should not exceed.")] = None
+    strategies: Annotated[
+        list[Any], Field(min_length=1, description="A name, or a name with parameters; lists and ranges sweep.")
+    ]
+    regimes: Annotated[
+        axes.RegimesFile | None, Field(description="A map of which strategy wins where two keys are varied.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A checked scenario: a graph to build, what is asked of it, and the points to compute."""
+
+    name: str
+    graph_kind: str
+    graph_parameters: Mapping[str, Any]
+    points: tuple[StrategyPoint, ...]
+    description: str = ""
+    wrt: Wrt | None = None
+    optimizer: Optimizer = "none"
+    preallocated_gradients: bool = False
+    device: Device | None = None
+    budget_bytes: int | None = None
+    repeated_points: int = 0
+    regimes: axes.Regimes | None = None
+    document: Document = field(default=Document("scenario", "", None), repr=False)
+
+    def build_graph(self) -> Graph:
+        """The graph, with what is differentiated and the optimizer set.
+
+        If a planner is to minimise seconds, its nodes have the device's times.
+
+        Raises
+        ------
+        DocumentError
+            If the graph cannot be; at the layer at fault where that is known.
+        """
+        entry = graph_kinds()[self.graph_kind]
+        try:
+            graph = entry.function(**self.graph_parameters)
+        except (GraphError, ParameterError, CountOverflow) as error:
+            raise self.error(self._graph_place(error), str(error)) from None
+        try:
+            graph = graph.configured(
+                wrt=self.wrt, optimizer=self.optimizer, preallocated_gradients=self.preallocated_gradients
+            )
+        except SimError as error:
+            raise self.error(("wrt",) if self.wrt else ("graph",), str(error)) from None
+        by_time = any(p.parameters.get("minimize") == "seconds" for p in self.points)
+        return timed(graph, self.device) if by_time and self.device else graph
+
+    @property
+    def steps(self) -> int:
+        """How many points there are to compute, and cells of the map."""
+        return len(self.points) + (len(self.regimes) if self.regimes else 0)
+
+    def cell(self, column: int, row: int) -> Scenario:
+        """The scenario of one cell of its map: its graph and its budget with the values of both axes."""
+        assert self.regimes is not None, "a scenario without regimes has no cells"
+        x, y = self.regimes.x, self.regimes.y
+        data = axes.assigned(self.document.data, {x.path: x.values[column], y.path: y.values[row]})
+        parameters, wrong = _graph_parameters(data["graph"], Path(self.document.name).parent)
+        if wrong:
+            raise self.error(("regimes",), f"{wrong[0].path[-1]}: {wrong[0].message}")
+        budget = data["budget"] if "budget" in (x.key, y.key) else self.budget_bytes
+        return replace(self, graph_parameters=parameters, budget_bytes=budget, regimes=None)
+
+    def check(self) -> Graph | None:
+        """The graph, once the strategy of each line has been tried on it with its first values.
+
+        `None` for a graph that only the user's own code can make, which is not run here.
+
+        Raises
+        ------
+        DocumentError
+            If the graph cannot be built, or strategies do not work on it: at their places in the file.
+        """
+        if self.graph_kind in USER_CODE:
+            return None
+        graph = self.build_graph()
+        found = []
+        for point in {p.path: p for p in reversed(self.points)}.values():
+            try:
+                point.schedule(graph)
+            except REFUSALS as error:
+                found.append(point.problem(error))
+        if found:
+            raise self.document.error(found)
+        return graph
+
+    def error(self, path: KeyPath, message: str) -> DocumentError:
+        """The error that shows a problem at a place of this scenario; a key that both name is named once."""
+        key = f"{path[-1]}: " if path else ""
+        return self.document.error([Problem(path, message.removeprefix(key))])
+
+    def _graph_place(self, error: SimError) -> KeyPath:
+        """Where the key or the layer is that a message names, or the graph as a whole."""
+        if isinstance(error, ParameterError) and error.parameter:
+            parts = re.findall(r"[^.\[\]]+", error.parameter)
+            return ("graph", *(int(p) if p.isdigit() else p for p in parts))
+        data = self.document.data
+        graph = data.get("graph", {}) if isinstance(data, dict) else {}
+        named = re.search(r"'(?P<quoted>[^']+)'|cycle: (?P<first>\S+)", str(error))
+        name = named and (named["quoted"] or named["first"])
+        layers = graph.get("layers")
+        for i, item in enumerate(layers if isinstance(layers, list) else ()):
+            if isinstance(item, dict) and item.get("name", f"layer{i + 1}") == name:
+                return ("graph", "layers", i)
+        first = str(error).partition(":")[0]
+        return ("graph", first) if first in graph else ("graph",)
+
+
+USER_CODE = frozenset({"torch", "jax"})
+"""Kinds of graphs whose making imports a module that the scenario names."""
+
+
+def graph_kinds() -> Mapping[str, Entry[Graph]]:
+    """Everything that `graph: {kind: …}` may name."""
+    from sim.models import families, importers
+
+    return {**families.load(), **importers.load()}
+
+
+def load(path: str | Path) -> Scenario:
+    """The scenario in a file.
+
+    Raises
+    ------
+    DocumentError
+        With everything that is wrong with the file.
+    """
+    try:
+        document = yamltext.read(Path(path), name=str(path))
+    except DocumentError as unreadable:
+        if unreadable.document is None:
+            raise
+        try:
+            from_document(unreadable.document)
+        except DocumentError as wrong:
+            raise unreadable.joined(wrong) from None
+        raise
+    return from_document(document)
+
+
+def from_document(document: Document) -> Scenario:
+    """The scenario that a document holds.
+
+    Raises
+    ------
+    DocumentError
+        With everything that is wrong with it.
+    """
+    data, found = document.data, []
+    if not isinstance(data, dict):
+        raise document.error([Problem((), "expected the keys version, name, graph, strategies")])
+    try:
+        ScenarioFile.model_validate(data)
+    except ValidationError as error:
+        found += problems(error, ScenarioFile)
+    name = data.get("name")
+    if isinstance(name, str) and (not re.fullmatch(SAFE_NAME, name) or name.endswith(".")):
+        message = f"got {name!r:.60}, expected letters, digits, '_', '-' and '.', because it names a folder"
+        found.append(Problem(("name",), message))
+    graph_parameters, wrong = _graph_parameters(data.get("graph"), Path(document.name).parent)
+    found += wrong
+    chosen, wrong = (None, []) if data.get("device") is None else _device(data["device"], Path(document.name).parent)
+    found += [Problem(("device", *p.path), p.message, p.on_key) for p in wrong]
+    strategies = data.get("strategies")
+    expansion = expand(strategies if isinstance(strategies, list) else [])
+    found += expansion.problems
+    section, regimes = data.get("regimes"), None
+    if section is not None and not found:
+        regimes, wrong = axes.read(section, data)
+        found += wrong or _cells(regimes, data, Path(document.name).parent)
+    if found:
+        raise document.error(found)
+    file = ScenarioFile.model_validate(data)
+    return Scenario(
+        name=file.name,
+        description=file.description,
+        graph_kind=file.graph["kind"],
+        graph_parameters=graph_parameters,
+        wrt=file.wrt,
+        optimizer=file.optimizer,
+        preallocated_gradients=file.gradients == "preallocated",
+        device=chosen,
+        budget_bytes=file.budget,
+        points=tuple(expansion.points),
+        repeated_points=expansion.repeated,
+        regimes=regimes,
+        document=document,
+    )
+
+
+def named_device(text: str) -> Device:
+    """The device that a command line names: a preset, or a YAML file.
+
+    Raises
+    ------
+    DocumentError
+        With everything that is wrong with the file.
+    ParameterError
+        For an unknown preset.
+    """
+    if text.endswith(DEVICE_FILES):
+        return _device_in(Path(text), text)
+    found, wrong = check_device(text)
+    if found is None:
+        raise ParameterError(wrong[0].message, parameter="device")
+    return found
+
+
+def _device(value: Any, folder: Path) -> tuple[Device | None, list[Problem]]:
+    """The device that a scenario means: what `sim.simulation.device` knows, or a file beside the scenario."""
+    if not (isinstance(value, str) and value.endswith(DEVICE_FILES)):
+        return check_device(value)
+    try:
+        return _device_in(folder / value, value), []
+    except DocumentError as error:
+        return None, [Problem((), str(finding)) for finding in error.findings]
+
+
+def _device_in(path: Path, name: str) -> Device:
+    document = yamltext.read(path, name=name)
+    if not isinstance(document.data, dict):
+        raise document.error([Problem((), "expected the keys of a device, such as flops and bandwidth")])
+    found, wrong = check_device(document.data)
+    if found is None:
+        raise document.error(wrong)
+    return replace(found, source=f"given in {name}")
+
+
+def _cells(regimes: axes.Regimes | None, data: Mapping[str, Any], folder: Path) -> list[Problem]:
+    """What is wrong with the values of a map, each tried by itself, at their places."""
+    found = []
+    for axis in (regimes.x, regimes.y) if regimes else ():
+        for value, place in zip(axis.values, axis.places, strict=True):
+            _, wrong = _graph_parameters(axes.assigned(data, {axis.path: value})["graph"], folder)
+            found += [Problem(place, f"{axis.key}: {p.message}") for p in wrong]
+    return found
+
+
+def _graph_parameters(graph: Any, folder: Path) -> tuple[dict[str, Any], list[Problem]]:
+    if not isinstance(graph, dict):
+        return {}, []
+    if "kind" not in graph:
+        return {}, [Problem(("graph",), f"'kind' is missing{suggest('', graph_kinds())}")]
+    kind = graph["kind"]
+    if not isinstance(kind, str) or kind not in graph_kinds():
+        return {}, [Problem(("graph", "kind"), f"unknown kind of graph '{kind}'{suggest(str(kind), graph_kinds())}")]
+    entry = graph_kinds()[kind]
+    checked, wrong = entry.check({k: v for k, v in graph.items() if k != "kind"})
+    if wrong:
+        return {}, [Problem(("graph", *p.path), p.message, p.on_key) for p in wrong]
+    return {k: _placed(v, folder) for k, v in checked.items()}, []
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    """A path or a factory as the scenario in this folder means it; anything else as it is."""
+    if isinstance(value, Factory):
+        return value.beside(folder)
+    return folder / value if isinstance(value, Path) else value

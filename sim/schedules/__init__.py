@@ -1,0 +1,4 @@
+"""In which order: values, actions, their effects, schedules, the ledger that replays them, plans.
+
+Imports `base`, `graphs`.
+"""

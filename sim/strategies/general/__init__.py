@@ -1,0 +1,1 @@
+"""Checkpointing on graphs that are no chains."""

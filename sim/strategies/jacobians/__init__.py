@@ -1,0 +1,1 @@
+"""In which order local Jacobians are multiplied."""

@@ -1,0 +1,1 @@
+"""Checkpointing at the least cost for every memory, exact on chains."""
