@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 
 CONSTANTS = "STEP = {step}\n"
-HELPER = "from sim.schedules.ledger import compiled\n\n\n@compiled\ndef helper(x):\n    return x * {factor}\n"
+HELPER = "from sim.base.compiled import compiled\n\n\n@compiled\ndef helper(x):\n    return x * {factor}\n"
 KERNEL = """from constants_of_a_kernel import STEP
 from helper_of_a_kernel import helper
-from sim.schedules.ledger import compiled
+from sim.base.compiled import compiled
 
 
 @compiled

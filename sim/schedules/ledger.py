@@ -6,54 +6,17 @@ They see arrays alone: `rows[k]` is the row of action k in a `Table`, whose CSR 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
-from numba.core.dispatcher import Dispatcher
 
+from sim.base.compiled import compiled
 from sim.schedules.actions import ACCUMULATE, CONSUME, COTANGENT, GRADIENT, READ, SAVE, TANGENT, WRITE
 
 FREE, SKIP = 1, 2
 OK, MISSING, WRONG_WIDTH, INCOMPLETE = range(4)
 N_VALUE_KINDS = 6
 WORKSPACE = 6  # the column after the value kinds
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(function: F) -> F:
-    """`function`, compiled without bounds checks and kept on disk for the next process.
-
-    Compiled functions copy and fill arrays in loops: slice assignments pull in numba's own machinery,
-    which takes longer to compile than the function.
-    """
-    made: Any = numba.njit(cache=True, nogil=True)(function)
-    _depend_on_other_files(made._cache._cache_file, function)
-    return cast(F, made)
-
-
-def _depend_on_other_files(file: Any, function: Callable[..., Any]) -> None:
-    """Makes a cached kernel stale when what it takes from other files changes.
-
-    Numba compiles constants and other kernels into a kernel, but compares its own file alone.
-    """
-    taken: list[Any] = []
-    for name in function.__code__.co_names:
-        value = function.__globals__.get(name)
-        if isinstance(value, Dispatcher):
-            cache: Any = vars(value)["_cache"]
-            taken.append((name, cache._cache_file._source_stamp))
-        elif isinstance(value, int | float):
-            taken.append((name, value))
-    file._source_stamp = (file._source_stamp, tuple(taken))
-
-
-@compiled
-def put(stack: Any, at: Any, a: Any, b: Any, c: Any, d: Any) -> None:
-    """Writes a row of four numbers; assigning a tuple takes long to compile."""
-    stack[at, 0], stack[at, 1], stack[at, 2], stack[at, 3] = a, b, c, d
 
 
 @compiled

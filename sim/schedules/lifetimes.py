@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.base.compiled import compiled
 from sim.schedules.actions import ACCUMULATE, CONSUME, COPY, SAVE, TIERS
-from sim.schedules.ledger import FREE, SKIP, compiled, workspace_index
+from sim.schedules.ledger import FREE, SKIP, workspace_index
 from sim.schedules.schedule import Schedule
 from sim.schedules.table import Table
 

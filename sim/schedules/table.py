@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.base.compiled import compiled
 from sim.graphs.graph import NEEDS, STRUCTURES, Graph, Ints
 from sim.schedules.actions import (
     ACCUMULATE,
@@ -40,7 +41,7 @@ from sim.schedules.actions import (
     Effects,
     Value,
 )
-from sim.schedules.ledger import compiled, workspace_index
+from sim.schedules.ledger import workspace_index
 
 Bytes8 = NDArray[np.uint8]
 

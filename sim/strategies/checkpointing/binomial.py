@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.base.compiled import compiled, put
 from sim.base.errors import CountOverflow
-from sim.schedules.ledger import compiled, put
 
 MOST_ACTIONS = 2**31 - 1
 

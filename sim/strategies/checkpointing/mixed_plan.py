@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.base.compiled import compiled
 from sim.base.errors import CountOverflow, NotApplicable
-from sim.schedules.ledger import compiled
 
 MOST_ACTIONS = 2**31 - 1
 MOST_WORK = 2 * 10**11

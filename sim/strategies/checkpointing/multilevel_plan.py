@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.base.compiled import compiled
 from sim.base.errors import CountOverflow
-from sim.schedules.ledger import compiled
 from sim.strategies.checkpointing import binomial
 from sim.strategies.checkpointing.binomial import repetitions
 from sim.strategies.checkpointing.mixed_plan import MOST_ACTIONS, check_work

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.base.compiled import compiled
 from sim.graphs.graph import Graph, Ints
-from sim.schedules.ledger import compiled
 from sim.strategies.optimal.bound import price_grid, recomputed
 from sim.strategies.optimal.recurrence import COST, RESIDUAL
 from sim.strategies.optimal.stages import Stages

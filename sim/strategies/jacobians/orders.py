@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.base.compiled import compiled
 from sim.base.errors import CountOverflow
 from sim.graphs.graph import LARGEST, Ints
-from sim.schedules.ledger import compiled
 
 How = Literal["form", "tangent", "adjoint", "multiply"]
 DENSE, DIAGONAL, CONSTANT = range(3)  # as sim.graphs.node.STRUCTURES

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.schedules.ledger import compiled
+from sim.base.compiled import compiled
 from sim.strategies.optimal.recurrence import COST, GRADIENTS, READS_INPUT, READS_OUTPUT, RESIDUAL, VJP_PEAK
 from sim.strategies.optimal.stages import FREE, Stages
 

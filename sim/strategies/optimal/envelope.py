@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.schedules.ledger import compiled
+from sim.base.compiled import compiled
 from sim.strategies.optimal.recurrence import (
     INFINITE,
     LOW,

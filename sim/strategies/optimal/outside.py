@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.schedules.ledger import compiled
+from sim.base.compiled import compiled
 from sim.strategies.optimal.inside import BLOCK, FAR, FIRST, LAST, START, phase_of
 from sim.strategies.optimal.recurrence import LOW, OFFSET1, OFFSET2, PRICE, S1, S2, T1, T2, V1, V2, WAY_FIELDS, ways_of
 

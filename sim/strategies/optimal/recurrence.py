@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.schedules.ledger import compiled
+from sim.base.compiled import compiled
 
 (
     PASSING, SAVING, RESIDUAL, OUTPUT, COST, READS, READS_INPUT, READS_OUTPUT, FREE, COTANGENTS, GRADIENTS, VJP_PEAK,

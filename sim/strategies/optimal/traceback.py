@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.schedules.ledger import compiled, put
+from sim.base.compiled import compiled, put
 from sim.strategies.optimal.inside import FIRST, LAST, START, phase_of
 from sim.strategies.optimal.recurrence import (
     BASE,

@@ -1,0 +1,44 @@
+"""The decorator of compiled kernels: numba, cached on disk, stale as soon as what a kernel took changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+from numba.core.dispatcher import Dispatcher
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """`function`, compiled without bounds checks and kept on disk for the next process.
+
+    Compiled functions copy and fill arrays in loops: slice assignments pull in numba's own machinery,
+    which takes longer to compile than the function.
+    """
+    made: Any = numba.njit(cache=True, nogil=True)(function)
+    _depend_on_other_files(made._cache._cache_file, function)
+    return cast(F, made)
+
+
+def _depend_on_other_files(file: Any, function: Callable[..., Any]) -> None:
+    """Makes a cached kernel stale when what it takes from other files changes.
+
+    Numba compiles constants and other kernels into a kernel, but compares its own file alone.
+    """
+    taken: list[Any] = []
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if isinstance(value, Dispatcher):
+            cache: Any = vars(value)["_cache"]
+            taken.append((name, cache._cache_file._source_stamp))
+        elif isinstance(value, int | float):
+            taken.append((name, value))
+    file._source_stamp = (file._source_stamp, tuple(taken))
+
+
+@compiled
+def put(stack: Any, at: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+    """Writes a row of four numbers; assigning a tuple takes long to compile."""
+    stack[at, 0], stack[at, 1], stack[at, 2], stack[at, 3] = a, b, c, d
