@@ -278,11 +278,19 @@ def test_memory_is_kept_for_what_was_issued_before() -> None:
     assert roomy.seconds < simulate(schedule, tight).seconds
 
 
-def test_resident_bytes_alone_can_be_too_much() -> None:
-    graph = chain(length=1, input_bytes=100)
-    with pytest.raises(OutOfMemory) as caught:
-        simulate(STRATEGIES.call("reverse_full", graph), replace(ONE, memory_bytes=50))
-    assert caught.value.action == 0
+@pytest.mark.parametrize("copied", [False, True])
+def test_resident_bytes_alone_can_be_too_much(copied: bool) -> None:
+    graph = chain(length=1, input_bytes=50, activation_bytes=0)  # the input and its gradient are resident
+    builder = Builder(graph)
+    builder.forward([0])  # takes nothing
+    if copied:
+        there = builder.extras.copy(builder.extras.input_value(0), 0, 1)
+        builder.rows([there])
+    schedule = builder.build()
+    assert replay(schedule).peak_bytes == simulate(schedule, replace(ONE, memory_bytes=100)).peak_bytes == 100
+    with pytest.raises(OutOfMemory, match=r"are taken by resident 100 B; a capacity of 100 bytes") as caught:
+        simulate(schedule, replace(ONE, memory_bytes=99))
+    assert (caught.value.action, caught.value.enough_bytes, caught.value.tier) == (0, 100, "device")
 
 
 # The trace for Perfetto

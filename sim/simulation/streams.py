@@ -25,7 +25,7 @@ def run_streams(
     Raises
     ------
     OutOfMemory
-        If an action can never get the memory it needs.
+        If an action can never get the memory it needs, or what is resident exceeds the device's.
     """
     known = lives(schedule, streams)
     many = len(streams)
@@ -34,6 +34,8 @@ def run_streams(
     limits = [NO_LIMIT if c is None else c for c in capacities]
     limited = [c is not None for c in capacities]
     level = [schedule.graph.resident_bytes, 0, 0]
+    if level[0] > limits[0]:  # what takes no bytes would not ask
+        raise out_of_memory(schedule, 0, 0, need=0, level=level[0], capacity=limits[0])
     into = [target for _, target in ENDS]
     promised = _Promises(streams, known.taken, capacities)
 
