@@ -157,3 +157,20 @@ def test_an_entry_written_wrongly_says_where_and_what_was_expected(layer: object
 def test_an_input_without_a_shape_is_refused() -> None:
     with pytest.raises(ParameterError, match=r"inputs\.x: 'shape' is missing"):
         layers({"op": "relu"}, inputs={"x": {}})
+
+
+@pytest.mark.parametrize(
+    ("listed", "node", "key"),
+    [
+        ([{"name": "a", "op": "linear", "inputs": ["y"], "features": 3}], "a", "inputs"),
+        ([{"name": "a", "op": "relu", "inputs": ["b"]}, {"name": "b", "op": "relu", "inputs": ["a"]}], "a", "inputs"),
+        ([{"name": "a", "op": "relu"}, {"name": "a", "op": "relu"}], "a", None),
+        ([{"name": "a", "activation_bytes": 8, "needs": "none", "reads": ["always"]}], "a", "reads"),
+        ([{"name": "a", "op": "relu", "output_shape": [3]}], "a", "output_shape"),
+        ([{"name": "a", "op": "conv2d", "channels": 3, "kernel": 3}], "a", None),
+    ],
+)
+def test_an_error_carries_the_node_and_the_key_at_fault(listed: list[object], node: str, key: str | None) -> None:
+    with pytest.raises(GraphError) as caught:
+        layers(*listed)
+    assert (caught.value.node, caught.value.key) == (node, key)

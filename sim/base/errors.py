@@ -11,7 +11,16 @@ class SimError(Exception):
 
 
 class GraphError(SimError):
-    """A graph that means nothing: a cycle, an unknown input, a negative size, a shape that does not fit."""
+    """A graph that means nothing: a cycle, an unknown input, a negative size, a shape that does not fit.
+
+    `node` is the name of the node at fault, `key` the parameter at fault: of the node, or without one of
+    the family or importer.
+    """
+
+    def __init__(self, message: str, *, node: str | None = None, key: str | None = None) -> None:
+        super().__init__(message)
+        self.node = node
+        self.key = key
 
 
 class InvalidSchedule(SimError):
@@ -58,7 +67,11 @@ class Deadlock(SimError):
 
 
 class CountOverflow(SimError):
-    """A count too large for exact integers in the ledger."""
+    """A count too large for exact integers in the ledger; `key` is the parameter that makes it so, if one does."""
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

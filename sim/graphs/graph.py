@@ -155,7 +155,7 @@ class Graph:
                 + ", ".join(f"{i.name}: {i.dtype}" for i in self.inputs)
                 + ")"
             )
-            raise GraphError(f"wrt: {changed.wrt} asks for nothing, because {what}")
+            raise GraphError(f"wrt: {changed.wrt} asks for nothing, because {what}", key="wrt")
         return changed
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import graphlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -133,28 +133,24 @@ class Node:
 
 
 def check_names(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> None:
-    """Nothing, where every name is used once and every input exists.
-
-    Raises
-    ------
-    GraphError
-        For a repeated or unknown name, and for a node that reads nothing.
-    """
+    """Raise `GraphError` unless every name is used once, and every node reads something that exists."""
     seen: set[str] = set()
     for name in [i.name for i in inputs] + [n.name for n in nodes]:
         if name in seen:
-            raise GraphError(f"two nodes or inputs are named '{name}'")
+            raise GraphError(f"two nodes or inputs are named '{name}'", node=name)
         seen.add(name)
     for node in nodes:
         if not node.inputs:
-            raise GraphError(f"node '{node.name}' reads nothing; name a node or a graph input under 'inputs'")
+            message = f"node '{node.name}' reads nothing; name a node or a graph input under 'inputs'"
+            raise GraphError(message, node=node.name)
         for name in node.inputs:
             if name not in seen:
-                raise GraphError(f"node '{node.name}' reads '{name}', which does not exist{suggest(name, seen)}")
+                message = f"node '{node.name}' reads '{name}', which does not exist{suggest(name, seen)}"
+                raise GraphError(message, node=node.name, key="inputs")
 
 
 def sorted_nodes(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> list[Node]:
-    """The nodes in topological order: the given one where it is one already.
+    """Sort the nodes topologically; an order that is one already stays.
 
     Raises
     ------
@@ -173,68 +169,55 @@ def sorted_nodes(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> list[No
     try:
         return [by_name[name] for name in sorter.static_order()]
     except graphlib.CycleError as error:
-        raise GraphError("the nodes form a cycle: " + " -> ".join(reversed(error.args[1]))) from None
+        cycle = error.args[1][::-1]
+        raise GraphError(f"the nodes form a cycle: {' -> '.join(cycle)}", node=cycle[0], key="inputs") from None
 
 
 def check_ties(nodes: Sequence[Node]) -> None:
-    """Nothing, where each node that uses another's parameters comes after that node and has none of its own.
-
-    Raises
-    ------
-    GraphError
-        Naming the node that does not.
-    """
+    """Raise `GraphError` unless a node that uses another's parameters comes after that and has none of its own."""
     earlier: set[str] = set()
     for node in nodes:
         if node.tied_to is not None:
+            tie = f"node '{node.name}' is tied to '{node.tied_to}'"
             if node.tied_to not in earlier:
-                raise GraphError(
-                    f"node '{node.name}' is tied to '{node.tied_to}', which is no earlier node with parameters"
-                )
+                message = f"{tie}, which is no earlier node with parameters"
+                raise GraphError(message, node=node.name, key="tied_to")
             if node.param_size:
-                raise GraphError(f"node '{node.name}' is tied to '{node.tied_to}' but has a param_size of its own")
+                raise GraphError(f"{tie} but has a param_size of its own", node=node.name, key="param_size")
         if node.param_size:
             earlier.add(node.name)
 
 
 def check_node(node: Node) -> None:
-    """Nothing, where the node's dtype, shape and costs are possible.
+    """Raise `GraphError` unless the node's dtype, reads, shape and costs are possible."""
+    for key, problem in _problems(node):
+        raise GraphError(f"node '{node.name}': {problem}", node=node.name, key=key)
 
-    Raises
-    ------
-    GraphError
-        For an unknown dtype, an empty or negative dimension, or a negative or absurd cost.
-    """
+
+_SIZES = (
+    "forward_flops", "forward_bytes", "jvp_flops", "vjp_flops", "param_vjp_flops", "param_size",
+    "residual_bytes", "workspace_bytes", "activation_bytes",
+)  # fmt: skip
+_DIFFERENCES = ("taping_workspace_bytes", "vjp_workspace_bytes")
+
+
+def _problems(node: Node) -> Iterator[tuple[str, str]]:
+    """What is impossible about a node: the field, and what is wrong with it."""
     if node.dtype not in ITEMSIZE:
-        raise GraphError(f"node '{node.name}': unknown dtype '{node.dtype}'{suggest(node.dtype, ITEMSIZE)}")
+        yield "dtype", f"unknown dtype '{node.dtype}'{suggest(node.dtype, ITEMSIZE)}"
     if node.needs not in NEEDS:
-        raise GraphError(f"node '{node.name}': unknown needs '{node.needs}'{suggest(node.needs, NEEDS)}")
+        yield "needs", f"unknown needs '{node.needs}'{suggest(node.needs, NEEDS)}"
     if node.reads is not None:
-        _check_reads(node, node.reads)
+        for word in node.reads:
+            if word not in READS:
+                yield "reads", f"unknown reads '{word}'{suggest(word, READS)}"
+        if len(node.reads) != len(node.inputs):
+            yield "reads", f"got reads of {len(node.reads)} inputs, expected one for each of {len(node.inputs)}"
+        if node.needs not in ("input", "both"):
+            yield "reads", f"reads says which inputs the derivative reads, but needs is '{node.needs}'"
     if any(d < 1 for d in node.output_shape):
-        raise GraphError(f"node '{node.name}': output shape {node.output_shape} has a dimension below 1")
-    for key in (
-        "forward_flops", "forward_bytes", "jvp_flops", "vjp_flops", "param_vjp_flops", "param_size",
-        "residual_bytes", "workspace_bytes", "activation_bytes",
-    ):  # fmt: skip
-        value = getattr(node, key)
-        if value is not None and not 0 <= value < LARGEST:
-            raise GraphError(f"node '{node.name}': {key} is {value}, expected 0 … 2^62")
-    for key in ("taping_workspace_bytes", "vjp_workspace_bytes"):
-        value = getattr(node, key)
-        if value is not None and not -LARGEST < value < LARGEST:
-            raise GraphError(f"node '{node.name}': {key} is {value}, expected -2^62 … 2^62")
-
-
-def _check_reads(node: Node, reads: Sequence[str]) -> None:
-    for word in reads:
-        if word not in READS:
-            raise GraphError(f"node '{node.name}': unknown reads '{word}'{suggest(word, READS)}")
-    if len(reads) != len(node.inputs):
-        raise GraphError(
-            f"node '{node.name}': got reads of {len(reads)} inputs, expected one for each of {len(node.inputs)}"
-        )
-    if node.needs not in ("input", "both"):
-        raise GraphError(
-            f"node '{node.name}': reads says which inputs the derivative reads, but needs is '{node.needs}'"
-        )
+        yield "output_shape", f"output shape {node.output_shape} has a dimension below 1"
+    for key in (*_SIZES, *_DIFFERENCES):
+        value, least = getattr(node, key), 0 if key in _SIZES else 1 - LARGEST
+        if value is not None and not least <= value < LARGEST:
+            yield key, f"{key} is {value}, expected {'0' if least == 0 else '-2^62'} … 2^62"

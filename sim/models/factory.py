@@ -81,10 +81,12 @@ def find(factory: Factory | str) -> Callable[..., Any]:
     for part in factory.function.split("."):
         if not hasattr(found, part):
             file = getattr(module, "__file__", None)
-            raise GraphError(f"factory: '{factory.module}' has no '{part}'{f'; it is {file}' if file else ''}")
+            raise GraphError(
+                f"factory: '{factory.module}' has no '{part}'{f'; it is {file}' if file else ''}", key="factory"
+            )
         found = getattr(found, part)
     if not callable(found):
-        raise GraphError(f"factory: {factory} is {type(found).__name__}, expected a function or class")
+        raise GraphError(f"factory: {factory} is {type(found).__name__}, expected a function or class", key="factory")
 
     def make(**arguments: Any) -> Any:
         with _importing(factory):
@@ -92,7 +94,7 @@ def find(factory: Factory | str) -> Callable[..., Any]:
                 return found(**arguments)
             except (Exception, SystemExit) as error:
                 message = f"factory: {factory} raised {type(error).__name__}: {first_line(error)}"
-                raise GraphError(message) from error
+                raise GraphError(message, key="factory") from error
 
     return make
 
@@ -113,9 +115,9 @@ def _module(factory: Factory) -> ModuleType:
             here = f"in the current folder ({factory.places[-1]})"
             folders = beside if len(factory.places) == 1 and beside else [*beside, here]
             looked = f"looked {', '.join(folders)} and among what is installed"
-            raise GraphError(f"factory: {factory}: there is no module '{absent}'; {looked}") from None
+            raise GraphError(f"factory: {factory}: there is no module '{absent}'; {looked}", key="factory") from None
         message = f"importing '{name}' raised {type(error).__name__}: {first_line(error)}"
-        raise GraphError(f"factory: {factory}: {message}") from error
+        raise GraphError(f"factory: {factory}: {message}", key="factory") from error
 
 
 _loaded: dict[tuple[str, ...], dict[str, ModuleType]] = {}

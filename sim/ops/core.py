@@ -50,8 +50,9 @@ class Tensor:
         return replace(self, shape=(self.shape[0], math.prod(self.shape[1:])))
 
 
-def fail(name: str, problem: str) -> NoReturn:
-    raise GraphError(f"node '{name}': {problem}")
+def fail(name: str, problem: str, *, key: str | None = None) -> NoReturn:
+    """Raise the `GraphError` of a node, at one of its parameters if `key` names it."""
+    raise GraphError(f"node '{name}': {problem}", node=name, key=key)
 
 
 def check_rank(name: str, x: Tensor, *, at_least: int, what: str) -> None:
@@ -156,7 +157,7 @@ def apply(op: str, name: str, inputs: Sequence[Tensor], **parameters: Any) -> No
         _check_dtypes(op, name, inputs)
         return ops.call(op, name, *inputs, **parameters)
     except ParameterError as error:
-        raise GraphError(f"node '{name}': {error}") from None
+        raise GraphError(f"node '{name}': {error}", node=name, key=error.parameter) from None
 
 
 READS_INTEGERS = {"embedding": 0, "cross_entropy": 1}

@@ -117,9 +117,9 @@ def chain(
     else:
         dims = np.asarray(sizes, dtype=np.int64)
         if int(dims.min()) < 1 or int(dims.max()) > LARGEST_DIMENSION:
-            raise GraphError(f"sizes: got {int(dims.min())} … {int(dims.max())}, expected 1 … 2^53")
+            raise GraphError(f"sizes: got {int(dims.min())} … {int(dims.max())}, expected 1 … 2^53", key="sizes")
         if float(dims[:-1].max()) * float(dims.max()) >= LARGEST / 2:
-            raise CountOverflow("sizes: a layer would cost more than 2^62 flops")
+            raise CountOverflow("sizes: a layer would cost more than 2^62 flops", key="sizes")
         work = 2 * dims[:-1] * dims[1:]
     forward = _column("forward_flops", forward_flops, layers, work)
     tangent = work if sizes is not None else forward
@@ -148,11 +148,15 @@ def _length(length: int | None, sizes: int | Sequence[int] | Ints | None) -> int
             raise GraphError("a chain needs 'length' (how many layers) or 'sizes' (length + 1 state dimensions)")
         return length
     if isinstance(sizes, int):
-        raise GraphError(f"sizes: got {sizes}, expected a list of the state dimensions, one more than layers")
+        raise GraphError(
+            f"sizes: got {sizes}, expected a list of the state dimensions, one more than layers", key="sizes"
+        )
     if len(sizes) < 2:
-        raise GraphError(f"sizes: got {len(sizes)} values, expected at least 2 (an input and an output)")
+        raise GraphError(f"sizes: got {len(sizes)} values, expected at least 2 (an input and an output)", key="sizes")
     if length is not None and length != len(sizes) - 1:
-        raise GraphError(f"sizes: got {len(sizes)} values, expected {length + 1} for a chain of length {length}")
+        raise GraphError(
+            f"sizes: got {len(sizes)} values, expected {length + 1} for a chain of length {length}", key="sizes"
+        )
     return len(sizes) - 1
 
 
@@ -173,14 +177,14 @@ def _column(key: str, value: int | Sequence[int] | Ints | None, length: int, def
 
 def _check_length(key: str, got: int, length: int) -> None:
     if got != length:
-        raise GraphError(f"{key}: got {got} values, expected one value or {length}")
+        raise GraphError(f"{key}: got {got} values, expected one value or {length}", key=key)
 
 
 def _checked_sum(key: str, column: Ints) -> Ints:
     total = float(column.sum(dtype=np.float64))
     if total > LARGEST:
         what = "bytes, more than 4 EiB" if key.endswith("bytes") else "flops, more than 2^62"
-        raise CountOverflow(f"{key}: all layers together would take about {total:.3g} {what}")
+        raise CountOverflow(f"{key}: all layers together would take about {total:.3g} {what}", key=key)
     return column
 
 

@@ -56,12 +56,12 @@ def cnn(
         net = [cnn_layers.parse(layer) for layer in published.layers(classes or published.classes)]
     else:
         if image is None:
-            raise GraphError("'layers' need an 'image': [channels, height, width]")
+            raise GraphError("'layers' need an 'image': [channels, height, width]", key="layers")
         if classes is not None:
-            raise GraphError("'classes' goes with a preset; among 'layers' give {linear: classes}")
+            raise GraphError("'classes' goes with a preset; among 'layers' give {linear: classes}", key="classes")
         size, net = tuple(image), list(layers or ())
     x = cnn_layers.build(builder, net, builder.input("x", (batch, *size), dtype))
     if not builder.nodes:
-        raise GraphError("'layers' make no node; flattening alone computes nothing")
+        raise GraphError("'layers' make no node; flattening alone computes nothing", key="layers")
     add_loss(builder, x, loss, axis=1)
     return builder.graph(preset or "cnn", batch=batch)

@@ -14,7 +14,7 @@ from sim.graphs.graph import ITEMSIZE, Graph, GraphInput, LocalJacobian, Needs, 
 from sim.graphs.node import check_names, sorted_nodes
 from sim.models.families import families
 from sim.ops import GraphBuilder, Tensor, apply, ops
-from sim.ops.core import Dtype
+from sim.ops.core import Dtype, fail
 
 AnyDtype = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -205,11 +205,11 @@ def layers(
             node = apply(layer.op, name, operands, **layer.parameters)
             if layer.costs.get("output_shape", node.output_shape) != node.output_shape:
                 asked = layer.costs["output_shape"]
-                raise GraphError(f"node '{name}': {layer.op} gives a shape of {node.output_shape}, not {asked}")
+                fail(name, f"{layer.op} gives a shape of {node.output_shape}, not {asked}", key="output_shape")
             node = replace(node, **layer.costs)
         tensors[name] = builder.add(node)
     if not builder.nodes:
-        raise GraphError("'layers' make no node; flattening alone computes nothing")
+        raise GraphError("'layers' make no node; flattening alone computes nothing", key="layers")
     return builder.graph("layers", batch=samples)
 
 
@@ -228,7 +228,7 @@ def _in_order(layers: Sequence[Layer], inputs: Sequence[GraphInput]) -> list[tup
         name = layer.name or f"layer{i + 1}"
         if i == 0 and layer.inputs is None and len(entering) > 1:
             known = ", ".join(entering)
-            raise GraphError(f"node '{name}': name its 'inputs', as there are several graph inputs ({known})")
+            fail(name, f"name its 'inputs', as there are several graph inputs ({known})")
         read = (before,) if layer.inputs is None else layer.inputs
         stand_ins.append(Node(name=name, inputs=read, output_shape=()))
         listed[name] = layer
@@ -239,7 +239,7 @@ def _in_order(layers: Sequence[Layer], inputs: Sequence[GraphInput]) -> list[tup
 
 def _flattened(name: str, operands: Sequence[Tensor]) -> Tensor:
     if len(operands) != 1 or not operands[0].shape:
-        raise GraphError(f"node '{name}': flatten reads one tensor with a batch dimension")
+        fail(name, "flatten reads one tensor with a batch dimension")
     return operands[0].flattened()
 
 
@@ -249,7 +249,7 @@ def _by_costs(name: str, operands: Sequence[Tensor], costs: Mapping[str, Any], b
     shape = costs.get("output_shape")
     if shape is None:
         if "activation_bytes" not in costs:
-            raise GraphError(f"node '{name}': give an 'op', an 'output_shape' or 'activation_bytes'")
+            fail(name, "give an 'op', an 'output_shape' or 'activation_bytes'")
         scalars = max(1, -(costs["activation_bytes"] // -(ITEMSIZE[dtype] * batch)))
         shape = (batch, scalars)
     fields = {k: v for k, v in costs.items() if k not in ("dtype", "output_shape")}

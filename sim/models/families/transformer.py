@@ -83,7 +83,7 @@ def transformer(
         If hidden cannot be divided among the heads.
     """
     if hidden % heads:
-        raise GraphError(f"hidden {hidden} cannot be divided among {heads} heads")
+        raise GraphError(f"hidden {hidden} cannot be divided among {heads} heads", key="heads")
     inner = max(1, int(mlp_ratio * hidden))
     builder = GraphBuilder()
     if vocab:

@@ -92,7 +92,7 @@ class Pricing:
                 return Costs(forward, 0, 0, 0, "none", (), None)
             return self._differentiated(piece, forward, data, weights)
         except GraphError as error:
-            raise GraphError(f"node '{piece.name}': {error}") from None
+            raise GraphError(f"node '{piece.name}': {error}", node=piece.name) from None
 
     def _aval(self, atom: Any) -> Any:
         return self.program.avals[atom] if isinstance(atom, int) else atom.aval

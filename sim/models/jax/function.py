@@ -26,14 +26,14 @@ def made(factory: Factory | str, arguments: Mapping[str, Any]) -> tuple[Callable
     if callable(result):
         return without_parameters(result), ()
     if not isinstance(result, tuple) or len(result) != 2 or not callable(result[0]):
-        raise GraphError(f"{where} returned {_shown(result)}, expected (f, params) or f")
+        raise GraphError(f"{where} returned {_shown(result)}, expected (f, params) or f", key="factory")
     f, params = result
     if callable(params):
         (jax,) = extra("jax", "jax")
         try:
             params = jax.eval_shape(params)
         except Exception as error:
-            raise GraphError(f"{where}: making the parameters raised {first_line(error)}") from error
+            raise GraphError(f"{where}: making the parameters raised {first_line(error)}", key="factory") from error
     return f, params
 
 

@@ -71,13 +71,17 @@ def jax(
     args = []
     for name in names:
         if name not in inputs:
-            raise GraphError(f"inputs: the function has the arguments {', '.join(names)}, got {', '.join(inputs)}")
+            raise GraphError(
+                f"inputs: the function has the arguments {', '.join(names)}, got {', '.join(inputs)}", key="inputs"
+            )
         given = inputs[name]
         try:
             args.append(library.ShapeDtypeStruct(tuple(given.shape), numpy_jax.dtype(given.dtype)))
         except TypeError:
             known = [*ITEMSIZE, "uint32", "int16"]
-            raise GraphError(f"inputs: {name}: unknown dtype '{given.dtype}'{suggest(given.dtype, known)}") from None
+            raise GraphError(
+                f"inputs: {name}: unknown dtype '{given.dtype}'{suggest(given.dtype, known)}", key="inputs"
+            ) from None
     constant = [n for n, i in inputs.items() if i.constant]
     return Imported(f, params, args, names=names, constant=constant).graph(factory.function, batch)
 
@@ -128,7 +132,7 @@ class Imported:
         unknown = set(constant) - set(names)
         if unknown:
             word = min(unknown)
-            raise GraphError(f"constant: the function has no argument '{word}'{suggest(word, names)}")
+            raise GraphError(f"constant: the function has no argument '{word}'{suggest(word, names)}", key="constant")
         self.input_names: list[str] = []
         numbers = []
         for root, arg in zip(names, args, strict=True):

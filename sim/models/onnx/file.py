@@ -125,7 +125,7 @@ def read(file: Path | PackageFile, *, dims: Mapping[str, int], batch: int | None
     try:
         return _model(onnx, inliner, _parsed(onnx, path, str(file)), path.stem, str(file), dims=dims, batch=batch)
     except UnicodeDecodeError as error:  # text is decoded when it is read, not when the file is parsed
-        raise GraphError(f"file: {file}: this is no ONNX model ({line(error)})") from None
+        raise GraphError(f"file: {file}: this is no ONNX model ({line(error)})", key="file") from None
 
 
 def _model(
@@ -148,7 +148,9 @@ def _model(
     inputs = tuple(v.name for v in fed)
     for tensor in inputs:
         if tensor not in tensors:
-            raise GraphError(f"file: {file}: input '{tensor}' has no shape; only tensors with a rank can be imported")
+            raise GraphError(
+                f"file: {file}: input '{tensor}' has no shape; only tensors with a rank can be imported", key="file"
+            )
         _closed(tensors[tensor].shape, f"dims: the shape of input '{tensor}'")
     return OnnxModel(
         name=name,
@@ -167,7 +169,7 @@ def _located(file: Path | PackageFile) -> Path:
     spec = importlib.util.find_spec(file.package)
     folders = spec.submodule_search_locations if spec else None
     if not folders:
-        raise GraphError(f"file: {file}: no package '{file.package}' is installed")
+        raise GraphError(f"file: {file}: no package '{file.package}' is installed", key="file")
     return Path(folders[0]) / file.inside
 
 
@@ -175,11 +177,11 @@ def _parsed(onnx: Any, path: Path, shown: str) -> Any:
     try:
         proto = onnx.load_model(str(path), load_external_data=False)
     except OSError as error:
-        raise GraphError(f"file: {shown}: {(error.strerror or str(error)).lower()}") from None
+        raise GraphError(f"file: {shown}: {(error.strerror or str(error)).lower()}", key="file") from None
     except Exception as error:  # each of protobuf's parsers has exceptions of its own
-        raise GraphError(f"file: {shown}: this is no ONNX model ({line(error)})") from None
+        raise GraphError(f"file: {shown}: this is no ONNX model ({line(error)})", key="file") from None
     if not proto.graph.node:
-        raise GraphError(f"file: {shown}: this is no ONNX model: it has no nodes")
+        raise GraphError(f"file: {shown}: this is no ONNX model: it has no nodes", key="file")
     return proto
 
 
@@ -187,12 +189,12 @@ def _check_operands(onnx: Any, nodes: Sequence[Any], file: str) -> None:
     """Nothing, where every node makes a tensor, and reads one if its operator reads any."""
     for node in nodes:
         if not isinstance(node.op_type, str):
-            raise GraphError(f"file: {file}: this is no ONNX model: an operator's name is no text")
+            raise GraphError(f"file: {file}: this is no ONNX model: an operator's name is no text", key="file")
         known = not node.domain and onnx.defs.has(node.op_type)
         reads = known and onnx.defs.get_schema(node.op_type).min_input > 0
         if not node.output or (reads and not node.input):
             what = "makes no tensor" if not node.output else "reads no tensor"
-            raise GraphError(f"file: {file}: {_node(onnx, node)} {what}; the model is damaged")
+            raise GraphError(f"file: {file}: {_node(onnx, node)} {what}; the model is damaged", key="file")
 
 
 def _set_dimensions(graph: Any, fed: Sequence[Any], dims: Mapping[str, int], batch: int | None) -> None:
@@ -212,7 +214,7 @@ def _set_dimensions(graph: Any, fed: Sequence[Any], dims: Mapping[str, int], bat
     for name in dims:
         if name not in known:
             what = suggest(name, known) if known else "; all dimensions of this model have sizes"
-            raise GraphError(f"dims: the model has no dimension '{name}'{what}")
+            raise GraphError(f"dims: the model has no dimension '{name}'{what}", key="dims")
     for dim in named:
         if dim.dim_param in sizes:
             dim.dim_value = sizes[dim.dim_param]

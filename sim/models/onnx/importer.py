@@ -82,7 +82,9 @@ class _Import:
         if loss != "none":
             if len(wanted) > 1:
                 known = ", ".join(wanted)
-                raise GraphError(f"loss: {loss} reads one output, and the model has {known}; name one under 'outputs'")
+                raise GraphError(
+                    f"loss: {loss} reads one output, and the model has {known}; name one under 'outputs'", key="loss"
+                )
             self.names |= {"loss", "labels", "target"}
         if loss == "cross_entropy":
             wanted = [_logits(wanted[0], self.makers)]
@@ -95,14 +97,18 @@ class _Import:
             self._node(node)
         ends = [self.tensors[name] for name in wanted if name in self.tensors]
         if not self.builder.nodes or not ends:
-            raise GraphError(f"file: no node of this model depends on its inputs ({', '.join(self.model.inputs)})")
+            raise GraphError(
+                f"file: no node of this model depends on its inputs ({', '.join(self.model.inputs)})", key="file"
+            )
         if loss != "none":
             _add_loss(self.builder, ends[0], loss)
         return self.builder.graph(self.model.name, batch=self.batch)
 
     def _known(self, name: str) -> str:
         if name not in self.makers:
-            raise GraphError(f"outputs: the model makes no tensor '{name}'{suggest(name, self.model.outputs)}")
+            raise GraphError(
+                f"outputs: the model makes no tensor '{name}'{suggest(name, self.model.outputs)}", key="outputs"
+            )
         return name
 
     def _input(self, name: str) -> None:
@@ -111,7 +117,8 @@ class _Import:
         if shape and self.batch != self.model.batch and shape[0] != self.model.batch:
             raise GraphError(
                 f"batch: input '{name}' of shape {shape} does not start with the batch of the file, "
-                f"{self.model.batch}, and cannot be scaled; leave 'batch' out"
+                f"{self.model.batch}, and cannot be scaled; leave 'batch' out",
+                key="batch",
             )
         own = self._unique(name)
         self.tensors[name] = self.builder.input(own, self._scaled(shape, name), self._dtype(found.dtype, name))
@@ -206,7 +213,9 @@ class _Import:
         if rest:
             raise GraphError(
                 f"batch: node '{name}' has the shape {shape} at the file's batch of {self.model.batch}, "
-                f"which cannot be scaled to {self.batch}"
+                f"which cannot be scaled to {self.batch}",
+                node=name,
+                key="batch",
             )
         return (first, *shape[1:])
 

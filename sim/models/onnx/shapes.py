@@ -45,7 +45,7 @@ def _infer(proto: Any, shown: str) -> Any:
         return inference.infer_shapes(proto, data_prop=True)
     except (inference.InferenceError, ValueError) as error:
         advice = "if the file was made for other sizes, give those under 'dims'"
-        raise GraphError(f"file: {shown}: shapes cannot be inferred: {line(error)}; {advice}") from None
+        raise GraphError(f"file: {shown}: shapes cannot be inferred: {line(error)}; {advice}", key="file") from None
 
 
 def line(error: Exception) -> str:

@@ -85,7 +85,7 @@ def load(
     with mode:
         module = make(**(arguments or {}))
     if not isinstance(module, pytorch.nn.Module):
-        raise GraphError(f"factory: {factory} returned {type(module).__name__}, expected an nn.Module")
+        raise GraphError(f"factory: {factory} returned {type(module).__name__}, expected an nn.Module", key="factory")
     with mode:
         given = {k: pytorch.empty(i.shape, dtype=getattr(pytorch, i.dtype)) for k, i in inputs.items()}
         if loss == "cross_entropy" and "labels" not in given:
@@ -129,5 +129,7 @@ def _labels(pytorch: Any, module: Any, given: Mapping[str, Any]) -> Any:
     out = _result(module, given)
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) < 2:
-        raise GraphError("loss: cross_entropy reads one tensor (batch, …, classes), which the model does not return")
+        raise GraphError(
+            "loss: cross_entropy reads one tensor (batch, …, classes), which the model does not return", key="loss"
+        )
     return pytorch.empty(shape[:-1], dtype=pytorch.int64)

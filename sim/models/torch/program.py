@@ -90,13 +90,15 @@ def _with_loss(loss: str, inputs: Mapping[str, Any]) -> Callable[..., Any]:
     functional = nn.functional
     reading = {"cross_entropy": "labels", "mse": "target"}
     if loss in reading and reading[loss] not in inputs:
-        raise GraphError(f"loss: {loss} reads an input '{reading[loss]}'; give it beside the module's inputs")
+        raise GraphError(
+            f"loss: {loss} reads an input '{reading[loss]}'; give it beside the module's inputs", key="loss"
+        )
 
     def call(module: nn.Module, **given: Any) -> Any:
         target = given.pop(reading[loss]) if loss in reading else None
         out = module(**given)
         if not isinstance(out, torch.Tensor):
-            raise GraphError(f"loss: {loss} reads one tensor, but the module returns {type(out).__name__}")
+            raise GraphError(f"loss: {loss} reads one tensor, but the module returns {type(out).__name__}", key="loss")
         if loss == "cross_entropy":
             classes = out.shape[-1]
             assert target is not None
