@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -186,7 +187,9 @@ def test_files_that_cannot_be_read_are_refused_with_one_message(tmp_path: Path) 
     large = tmp_path / "large.yaml"
     with large.open("wb") as file:
         file.truncate(16_000_001)
-    assert said(large) == "f.yaml: the file has 16000001 bytes, expected at most 16000000"
+    assert said(large) == said(Path("/dev/zero")) == "f.yaml: the file has over 16000000 bytes, expected at most that"
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert said(tmp_path / "pipe.yaml") == "f.yaml: the file is empty"
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:

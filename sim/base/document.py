@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sim.base.errors import SimError
 from sim.base.registry import Problem
 
+LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _MOST_SHOWN = 50
 _WIDEST_SHOWN = 120
-_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 
 KeyPath = tuple[str | int, ...]
 
@@ -42,7 +44,7 @@ class Document:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def position(self, problem: Problem) -> Position:
-        """Where to point: the key or value at the problem's path, or the closest thing that contains it."""
+        """The place to point at: the key or value at the problem's path, or the closest thing that contains it."""
         path = problem.path
         if problem.on_key and path in self.keys:
             return self.keys[path]
@@ -55,6 +57,39 @@ class Document:
     def error(self, problems: Iterable[Problem]) -> DocumentError:
         """The error that shows these problems in the order of the file, each once."""
         return document_error(self.name, self.text, [(self.position(p), p.path, p.message) for p in problems])
+
+
+def read_text(path: Path, name: str, *, kind: str, largest: int) -> str:
+    """The text of a file of at most `largest` bytes; `name` is what messages call it, `kind` what they expect.
+
+    Raises
+    ------
+    DocumentError
+        If there is no such file, it may not be read, it is too large, or it is not UTF-8.
+    """
+    try:
+        # a pipe that nobody writes to is empty rather than waited for
+        with open(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            os.set_blocking(file.fileno(), True)
+            content = file.read(largest + 1)
+    except OSError as error:
+        why = {
+            "FileNotFoundError": "there is no such file",
+            "IsADirectoryError": f"this is a folder, expected {kind}",
+            "PermissionError": "this file may not be read",
+        }.get(type(error).__name__, (error.strerror or str(error)).lower())
+        raise DocumentError([Finding(name, None, "", why)]) from None
+    except ValueError:
+        raise DocumentError([Finding(repr(name), None, "", "this is no file name")]) from None
+    if len(content) > largest:
+        raise DocumentError([Finding(name, None, "", f"the file has over {largest} bytes, expected at most that")])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        message = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise DocumentError([Finding(name, Position(line, column), "", message)]) from None
 
 
 def document_error(name: str, text: str, found: Iterable[tuple[Position, KeyPath, str]]) -> DocumentError:
@@ -87,7 +122,7 @@ class DocumentError(SimError):
         self.findings = findings
         self.text = text
         self.document: Document | None = None
-        lines = _LINE_BREAK.split(text)
+        lines = LINE_BREAK.split(text)
         shown = [_shown(f, lines) for f in findings[:_MOST_SHOWN]]
         if len(findings) > _MOST_SHOWN:
             shown.append(f"… and {len(findings) - _MOST_SHOWN} more problems")

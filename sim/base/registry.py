@@ -9,7 +9,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_type_hints
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    NotRequired,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
@@ -140,21 +153,43 @@ class Registry(Mapping[str, Entry[R]]):
         return entry.function(*args, **checked)
 
 
-def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """pydantic's errors as messages that say what was found and what is allowed."""
+def problems(error: ValidationError, kind: Any) -> list[Problem]:
+    """pydantic's errors as messages that say what was found and what is allowed; `kind` is what was checked."""
     found = []
     for e in error.errors(include_url=False):
         path = tuple(e["loc"])
-        kind, got = e["type"], e.get("input")
-        if kind == "extra_forbidden":
-            known = [f.alias or n for n, f in model.model_fields.items()] if len(path) == 1 else []
-            found.append(Problem(path, f"unknown key '{path[-1]}'" + suggest(str(path[-1]), known), on_key=True))
-        elif kind == "missing":
-            found.append(Problem(path[:-1], f"'{path[-1]}' is missing"))
-        else:
-            expected = str(e.get("ctx", {}).get("error", "")) or _expected(e)
-            found.append(Problem(path, f"got {_shown(got)}, expected {expected}"))
+        match e["type"]:
+            case "extra_forbidden" | "unexpected_keyword_argument":
+                hint = suggest(str(path[-1]), _keys_at(kind, path[:-1]))
+                found.append(Problem(path, f"unknown key '{path[-1]}'{hint}", on_key=True))
+            case "missing":
+                found.append(Problem(path[:-1], f"'{path[-1]}' is missing"))
+            case "json_invalid":
+                found.append(Problem((), f"this is not JSON: {e['ctx']['error']}"))
+            case _:
+                expected = str(e.get("ctx", {}).get("error", "")) or _expected(e)
+                found.append(Problem(path, f"got {_shown(e.get('input'))}, expected {expected}"))
     return found
+
+
+def _keys_at(kind: Any, path: tuple[str | int, ...]) -> list[str]:
+    """The keys of the model, dataclass or TypedDict at a path inside another; none where there is no such."""
+    for part in (*path, None):
+        while get_origin(kind) in (Annotated, Union, UnionType, NotRequired):
+            kind = next(a for a in get_args(kind) if a is not type(None))
+        if get_args(kind):
+            kind = get_args(kind)[0 if isinstance(part, int) else -1]
+        elif part is not None:
+            kind = _hints(kind).get(str(part))
+    return list(_hints(kind))
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of the fields of a class by their keys."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {f.alias or name: f.annotation for name, f in kind.model_fields.items()}
+    hints = get_type_hints(kind, include_extras=True) if isinstance(kind, type) else {}
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar and hint is not ClassVar}
 
 
 def _shown(value: Any) -> str:
@@ -183,9 +218,13 @@ def _expected(error: Any) -> str:
         "literal_error": f"one of {context.get('expected', '')}".replace(" or ", ", "),
         "greater_than_equal": f"at least {context.get('ge')}",
         "greater_than": f"more than {context.get('gt')}",
-        "less_than_equal": f"at most {context.get('le')}",
-        "less_than": f"less than {context.get('lt')}",
+        "less_than_equal": f"at most {_count(context.get('le'))}",
+        "less_than": f"less than {_count(context.get('lt'))}",
         "too_short": f"a list of {context.get('min_length')} or more",
         "too_long": f"a list of {context.get('max_length')} or fewer",
     }
     return known.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+
+
+def _count(bound: Any) -> str:
+    return f"{bound:g}" if isinstance(bound, int) and bound > 10**30 else str(bound)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from sim.base.document import Document, DocumentError, Finding, KeyPath, Position, document_error
+from sim.base.document import Document, DocumentError, Finding, KeyPath, Position, document_error, read_text
 
 LARGEST_FILE = 16_000_000
 MOST_VALUES = 1_000_000
@@ -48,28 +48,7 @@ def read(path: Path, *, name: str | None = None) -> Document:
         If there is no such file, it is not UTF-8, not YAML, or not exactly one document.
     """
     name = str(path) if name is None else name
-    try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= LARGEST_FILE else b""
-    except OSError as error:
-        why = {
-            "FileNotFoundError": "there is no such file",
-            "IsADirectoryError": "this is a folder, expected a YAML file",
-            "PermissionError": "this file may not be read",
-        }.get(type(error).__name__, (error.strerror or str(error)).lower())
-        raise DocumentError([Finding(name, None, "", why)]) from None
-    except ValueError:
-        raise DocumentError([Finding(repr(name), None, "", "this is no file name")]) from None
-    if size > LARGEST_FILE:
-        raise DocumentError([Finding(name, None, "", f"the file has {size} bytes, expected at most {LARGEST_FILE}")])
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - content.rfind(b"\n", 0, error.start)
-        message = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        raise DocumentError([Finding(name, Position(line, column), "", message)]) from None
-    return parse(text, name=name)
+    return parse(read_text(path, name, kind="a YAML file", largest=LARGEST_FILE), name=name)
 
 
 def parse(text: str, *, name: str) -> Document:

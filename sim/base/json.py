@@ -1,0 +1,161 @@
+"""JSON to plain data and to checked values; whatever is wrong is shown at its place in the text, as in scenarios."""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from sim.base.document import LINE_BREAK, Document, DocumentError, Finding, KeyPath, Position, read_text
+from sim.base.registry import Problem, problems
+
+T = TypeVar("T")
+
+LARGEST_FILE = 512_000_000
+DEEPEST = 64
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_scan = json.JSONDecoder().raw_decode
+
+
+class JsonDocument(Document):
+    """Plain data of JSON; the places in its text are looked for once something is wrong."""
+
+    def error(self, found: Iterable[Problem]) -> DocumentError:
+        """The error that shows these problems in the order of the file, each once."""
+        found = list(found)
+        _locate(self, {p.path for p in found})
+        return super().error(found)
+
+
+def read(path: Path, *, name: str | None = None) -> JsonDocument:
+    """The document in a file; `name` is what messages call it.
+
+    Raises
+    ------
+    DocumentError
+        If there is no such file, it is not UTF-8, or not JSON.
+    """
+    name = str(path) if name is None else name
+    return parse(read_text(path, name, kind="a JSON file", largest=LARGEST_FILE), name=name)
+
+
+def parse(text: str, *, name: str) -> JsonDocument:
+    """The document in `text`.
+
+    Raises
+    ------
+    DocumentError
+        For broken JSON, nothing at all, numbers that are none, or more digits or levels than is reasonable.
+    """
+
+    def refuse(message: str, offset: int | None) -> DocumentError:
+        at = None if offset is None else _positions(text)(offset)
+        return DocumentError([Finding(name, at, "", message)], text)
+
+    if not text.strip():
+        raise refuse("the file is empty", None)
+    try:
+        return JsonDocument(name, text, json.loads(text, parse_constant=_refuse_constant))
+    except json.JSONDecodeError as error:
+        raise refuse(f"this is not JSON: {error.msg[:1].lower()}{error.msg[1:]}", error.pos) from None
+    except _NotJson as error:
+        raise refuse(f"got {error.word}, expected a number that JSON knows", _find(text, error.word)) from None
+    except RecursionError:
+        raise refuse(f"nested more than {DEEPEST} levels deep", _too_deep(text)) from None
+    except ValueError:  # Python reads no more digits than this
+        raise refuse("got a number of thousands of digits, expected fewer", _find(text, r"\d{4300}")) from None
+
+
+def validated(kind: type[T], document: JsonDocument) -> T:
+    """The value of a type (a dataclass, a TypedDict, a model) that a document holds.
+
+    Raises
+    ------
+    DocumentError
+        With everything that is wrong with it.
+    """
+    try:
+        value: T = _adapter(kind).validate_json(document.text)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise document.error(problems(error, kind)) from None
+    return value
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+class _NotJson(Exception):
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+
+def _refuse_constant(word: str) -> float:
+    raise _NotJson(word)
+
+
+def _find(text: str, pattern: str) -> int | None:
+    """Where a pattern first stands outside strings."""
+    found = re.finditer(f"{_STRING}|(?P<found>{pattern})", text)
+    return next((m.start() for m in found if m["found"] is not None), None)
+
+
+def _too_deep(text: str) -> int | None:
+    depth = 0
+    for m in re.finditer(rf"{_STRING}|[\[\]{{}}]", text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(m[0], 0)
+        if depth > DEEPEST:
+            return m.start()
+    return None
+
+
+def _positions(text: str) -> Callable[[int], Position]:
+    """From offsets in a text to positions."""
+    starts = [0, *(m.end() for m in LINE_BREAK.finditer(text))]
+
+    def position(offset: int) -> Position:
+        line = bisect_right(starts, offset)
+        return Position(line, offset - starts[line - 1] + 1)
+
+    return position
+
+
+def _locate(document: JsonDocument, paths: Iterable[KeyPath]) -> None:
+    """Note where the values at these paths stand, and all that contains them."""
+    text, position = document.text, _positions(document.text)
+    inside = {path[:k] for path in paths for k in range(len(path))}
+
+    def space(at: int) -> int:
+        return _SPACE.match(text, at).end()  # type: ignore[union-attr]
+
+    def value(at: int, path: KeyPath) -> int:
+        """Note a value and what is asked for inside it; where it ends."""
+        document.values[path] = position(at)
+        if path not in inside or text[at] not in "[{":
+            return int(_scan(text, at)[1])
+        closing, part = ("]", 0) if text[at] == "[" else ("}", "")
+        at = space(at + 1)
+        while text[at] != closing:
+            key: Any = part
+            if closing == "}":
+                start = at
+                key, at = _scan(text, at)
+                document.keys[*path, key] = position(start)
+                at = space(space(at) + 1)
+            at = space(value(at, (*path, key)))
+            if text[at] == ",":
+                at = space(at + 1)
+            if isinstance(part, int):
+                part += 1
+        return at + 1
+
+    value(space(0), ())
