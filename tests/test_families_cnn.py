@@ -1,9 +1,9 @@
 """Convolutional networks against published parameters, flops and saved bytes."""
 
 import pytest
+from counts import CONTRACTIONS, contraction_flops, saved_bytes
 
 from sim.base.errors import GraphError, ParameterError
-from sim.graphs.counts import CONTRACTIONS, contraction_flops, saved_bytes
 from sim.graphs.graph import Graph
 from sim.models.families import load
 from sim.ops import core

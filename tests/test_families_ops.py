@@ -9,11 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from counts import CONTRACTIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import GraphError
-from sim.graphs.counts import CONTRACTIONS
 from sim.graphs.graph import NEEDS, Node
 from sim.ops import Tensor, apply, ops
 

@@ -1,11 +1,11 @@
 """Transformers against the published parameters, flops and saved bytes of GPT-2 and of one block."""
 
 import pytest
+from counts import contraction_flops, saved_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.base.errors import GraphError
-from sim.graphs.counts import contraction_flops, saved_bytes
 from sim.graphs.graph import Graph
 from sim.models.families import load
 

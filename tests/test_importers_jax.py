@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counts import saved_bytes
 
 from sim.base.errors import GraphError, ParameterError
-from sim.graphs.counts import saved_bytes
 from sim.graphs.graph import Graph, Node
 from sim.models.importers import importers, load
 from sim.schedules.schedule import replay

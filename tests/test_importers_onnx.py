@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from counts import contraction_flops, saved_bytes
 
 from sim import strategies
 from sim.base.errors import GraphError
-from sim.graphs.counts import contraction_flops, saved_bytes
 from sim.graphs.graph import Graph
 from sim.models.families.cnn import cnn
 from sim.scenario import scenario

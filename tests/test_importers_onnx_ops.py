@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counts import saved_bytes
 
 from sim.base.errors import GraphError
-from sim.graphs.counts import saved_bytes
 from sim.models.onnx.operators import RULES
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from counts import saved_bytes
 
-from sim.graphs.counts import saved_bytes
 from sim.models.importers import importers, load
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")

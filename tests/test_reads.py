@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from counts import saved_bytes
 from execution import check_graph
 from twins import PlainGraph
 
 import sim
 from sim.base.errors import GraphError
-from sim.graphs.counts import saved_bytes
 from sim.graphs.graph import Graph, GraphInput, Node, Reads
 from sim.models.families import load
 from sim.schedules.actions import Action

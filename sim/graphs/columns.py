@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.errors import CountOverflow
 from sim.graphs.node import ITEMSIZE, LARGEST, NEEDS, STRUCTURES, GraphInput, Ints, Node
-from sim.graphs.reads import conditions
+
+ALWAYS, OTHERS, PARAMETERS, ITSELF = 1, 2, 4, 8
+"""When an input is read, as a bit mask: always; where another input, the node's parameters or it itself is
+differentiated."""
+_CONDITION = {"never": 0, "always": ALWAYS, "others": OTHERS, "parameters": PARAMETERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +27,7 @@ class Columns:
     `residual_bytes` is -1 where a node has no residual; `needs` is a bit mask (1 inputs, 2 output);
     `scalars` is the size of one sample's output; `input_ptr` and `input_index` are a CSR of distinct
     inputs as *positions*: graph inputs first (0 … m-1), then node i at m + i; `reads` says of each when
-    the derivative reads it (a bit mask of `sim.graphs.reads`; `None`: always, where `needs` has the inputs). `tied`
+    the derivative reads it (a bit mask: `ALWAYS`, …; `None`: always, where `needs` has the inputs). `tied`
     lists (node, the node whose parameters it uses).
     """
 
@@ -108,7 +114,7 @@ def columns_of(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) 
         tied=tuple((i, position[n.tied_to] - m) for i, n in enumerate(nodes) if n.tied_to is not None),
         taping_workspace_bytes=_workspaces([n.taping_workspace_bytes for n in nodes], nodes),
         vjp_workspace_bytes=_workspaces([n.vjp_workspace_bytes for n in nodes], nodes),
-        reads=conditions(nodes),
+        reads=_conditions(nodes),
         seconds=_seconds(nodes),
     )
 
@@ -118,11 +124,30 @@ def _workspace(node: Node) -> int:
     return max(node.workspace_bytes, *(abs(w) for w in others))
 
 
-def _workspaces(given: Sequence[int | None], nodes: Sequence[Node]) -> Ints | None:
-    if all(g is None for g in given):
+def _workspaces(own: Sequence[int | None], nodes: Sequence[Node]) -> Ints | None:
+    if all(w is None for w in own):
         return None
-    both = zip(given, nodes, strict=True)
-    return np.array([n.workspace_bytes if g is None else g for g, n in both], dtype=np.int64)
+    both = zip(own, nodes, strict=True)
+    return np.array([n.workspace_bytes if w is None else w for w, n in both], dtype=np.int64)
+
+
+def _conditions(nodes: Sequence[Node]) -> NDArray[np.uint8] | None:
+    """When the derivative reads each distinct input of each node, as `Node.reads` says; `None` where all are `always`.
+
+    An input that stands at several positions is read where one of them is; of a product of x by itself
+    each factor is another input to the other.
+    """
+    if all(node.reads is None for node in nodes):
+        return None
+    flags: list[int] = []
+    for node in nodes:
+        words: dict[str, list[str]] = {}
+        for name, word in zip(node.inputs, node.reads or ("always",) * len(node.inputs), strict=True):
+            words.setdefault(name, []).append(word)
+        for of_input in words.values():
+            twice = ITSELF if "others" in of_input and len(of_input) > 1 else 0
+            flags.append(reduce(or_, [_CONDITION[word] for word in of_input], twice))
+    return np.array(flags, dtype=np.uint8)
 
 
 def _seconds(nodes: Sequence[Node]) -> NDArray[np.float64] | None:

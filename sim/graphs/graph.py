@@ -8,6 +8,7 @@ costs a few arrays; `graph.nodes[i]` makes a `Node` when a person wants to look 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.errors import CountOverflow, GraphError
-from sim.graphs import cuts, reads
-from sim.graphs.columns import Columns, columns_of, per_sample
+from sim.graphs.columns import ALWAYS, ITSELF, OTHERS, PARAMETERS, Columns, columns_of, per_sample
 from sim.graphs.node import (
     FLOATS,
     ITEMSIZE,
@@ -222,16 +222,27 @@ class Graph:
     @cached_property
     def reads_active(self) -> NDArray[np.bool_]:
         """For each node, whether an input of it is active: whether its VJP makes a cotangent."""
-        c = self.columns
         if self.is_chain:
             return self.active[:-1]
-        reader = np.repeat(np.arange(len(self)), np.diff(c.input_ptr))
-        return np.bincount(reader, weights=self.active[c.input_index], minlength=len(self)) > 0
+        return np.bincount(self._readers, weights=self.active[self.columns.input_index], minlength=len(self)) > 0
 
     @cached_property
     def derivative_reads(self) -> NDArray[np.bool_]:
-        """For each edge of `columns.input_index`, whether the derivative of the node that it leads to reads it."""
-        return reads.derivative_reads(self)
+        """For each edge of `columns.input_index`, whether the JVP and the VJP of its reader read it."""
+        m, c = len(self.inputs), self.columns
+        own = self.active[m:] & ((c.needs & NEEDS.index("input")) > 0)
+        if self.is_chain and c.reads is None:
+            return own
+        reader = self._readers
+        used: NDArray[np.bool_] = own[reader]
+        if c.reads is None:
+            return used
+        itself = self.active[c.input_index]
+        reached = np.bincount(reader, weights=itself, minlength=len(self))
+        trained = (self.gradient_of >= 0) & (self.wrt == "parameters")
+        met = ALWAYS + OTHERS * (reached[reader] > itself) + PARAMETERS * trained[reader] + ITSELF * itself
+        used &= (c.reads & met) > 0
+        return used
 
     @cached_property
     def input_scalars(self) -> int:
@@ -298,17 +309,69 @@ class Graph:
         """F: flops of evaluating every node once."""
         return sum(self.columns.forward_flops.tolist())
 
+    @property
+    def _readers(self) -> Ints:
+        """The node that each edge of `columns.input_index` leads to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.columns.input_ptr))
+
+    @property
+    def _last_readers(self) -> Ints:
+        """For each node, the last node that reads it; -1 where there is none."""
+        m, c = len(self.inputs), self.columns
+        last = np.full(len(self), -1, dtype=np.int64)
+        from_node = c.input_index >= m
+        np.maximum.at(last, c.input_index[from_node] - m, self._readers[from_node])
+        return last
+
     @cached_property
     def crossing_counts(self) -> Ints:
-        """For p = 0 … n, how many activations made before node p are read by nodes p … n-1."""
-        return cuts.crossing_counts(self)
+        """For p = 0 … n, how many activations made before node p are read by nodes p … n-1.
+
+        Graph inputs are resident and do not count, except at p = 0, where the count is 1 by
+        convention (the input takes one slot).
+        """
+        n, last = len(self), self._last_readers
+        change = np.zeros(n + 2, dtype=np.int64)
+        read = np.flatnonzero(last >= 0)
+        np.add.at(change, read + 1, 1)
+        np.add.at(change, last[read] + 1, -1)
+        counts = np.cumsum(change)[: n + 1]
+        counts[0] = counts[n] = 1
+        return counts
 
     @cached_property
     def step_starts(self) -> Ints:
-        """Where the steps of checkpointing begin, as node numbers from 0 to n."""
-        return cuts.step_starts(self)
+        """Where the steps of checkpointing begin: 0 = p_0 < p_1 < … < p_m = n, as node numbers.
+
+        Cuts go where a single activation crosses: everywhere in a chain, between the blocks of a
+        residual network. What lies between two of them and holds more than an eighth of the nodes (a
+        U-Net, whose skips span all of it) is cut again where the fewest activations cross, and so on. A
+        skip that crosses a cut stays alive as long as a recomputation reads it.
+        """
+        n = len(self)
+        if self.is_chain:
+            return np.arange(n + 1, dtype=np.int64)
+        return np.array([0, *_ends(self.crossing_counts, 0, n, max(1, n // 8))], dtype=np.int64)
 
     @cached_property
     def articulation_points(self) -> Ints:
-        """The cuts (0 and n included) that a single activation crosses."""
-        return cuts.articulation_points(self)
+        """The cuts p (0 and n included) that a single activation crosses, the output of node p-1.
+
+        Every path from the inputs to the outputs goes through that activation, unless it starts at
+        a graph input that is read later on (labels, a mask).
+        """
+        n = len(self)
+        cuts = np.arange(1, n)
+        single = (self.crossing_counts[1:n] == 1) & (self._last_readers[cuts - 1] >= cuts)
+        return np.concatenate([[0], cuts[single], [n]]).astype(np.int64)
+
+
+def _ends(counts: Ints, start: int, stop: int, longest: int) -> Iterator[int]:
+    """Where the steps of nodes start … stop-1 end, none longer than `longest` if it can be cut."""
+    if stop - start <= longest:
+        yield stop
+        return
+    inner = counts[start + 1 : stop]
+    cuts = [start, *(start + 1 + np.flatnonzero(inner == inner.min())).tolist(), stop]
+    for left, right in itertools.pairwise(cuts):
+        yield from _ends(counts, left, right, longest)

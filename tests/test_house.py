@@ -1,0 +1,16 @@
+"""The rooms of `sim/`: no module imports itself through others."""
+
+import graphlib
+
+import pytest
+
+grimp = pytest.importorskip("grimp", reason="grimp comes with import-linter, of the extra dev")
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports within functions count, and so do those for type checking alone."""
+    house = grimp.build_graph("sim", exclude_type_checking_imports=False, cache_dir=None)
+    imports = {module: house.find_modules_directly_imported_by(module) for module in house.modules}
+    imports["sim.simulation.trace"] -= {"sim.simulation.chrome"}
+    assert len(imports) > 100
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which lists the modules of a circle
