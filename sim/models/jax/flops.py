@@ -162,7 +162,7 @@ def flops_of(primitive: str, inputs: Sequence[Any], outputs: Sequence[Any], para
         raise GraphError(f"primitive '{primitive}': control flow cannot be imported, because {CONTROL_FLOW[primitive]}")
     if primitive not in FLOPS:
         raise GraphError(
-            f"primitive '{primitive}' has no rule; add a line for it to FLOPS in sim.models.jax.flops.py, "
+            f"primitive '{primitive}' has no rule; add a line for it to FLOPS in sim/models/jax/flops.py, "
             f"or before importing: sim.models.jax.flops.FLOPS['{primitive}'] = "
             "lambda inputs, outputs, params: flops"
         )
