@@ -18,6 +18,7 @@ import pytest
 
 from sim import plots, strategies
 from sim.commands import cli
+from sim.commands.list import Topic
 from sim.experiment import run as experiment
 
 SCENARIO = """\
@@ -292,7 +293,7 @@ def test_list_shows_every_registered_name(sim: Run) -> None:
     names = {*registry, "chain", "mlp", "cnn", "transformer", "layers", "h100-sxm", "v100"}
     names |= {f"{s.variants[0]}={n}" for s in registry.values() if s.variants for n in s.variants[1]}
     assert names <= set(out.split())
-    for topic in cli.Topic:
+    for topic in Topic:
         assert sim("list", topic.value)[0] == 0
 
 

@@ -12,7 +12,7 @@ from sim.base.errors import NotApplicable, SimError
 from sim.base.units import parse_bytes
 from sim.base.yaml import parse
 from sim.commands import cli
-from sim.commands.plan import ranges
+from sim.commands.tables.plan import ranges
 from sim.experiment.choose import choose
 from sim.graphs.graph import Graph
 from sim.models.families.chain import chain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.base.units import format_seconds
 from sim.base.yaml import parse
-from sim.commands.table import LONGEST_REMARK, table
+from sim.commands.tables.run import LONGEST_REMARK, table
 from sim.experiment.results import Results
 from sim.experiment.run import run
 from sim.scenario.scenario import from_document

@@ -1,1 +1,5 @@
-"""What each command of the command line does, one module a command; they return exit codes."""
+"""What a person types: a module a command, which registers itself with `sim.commands.command.app`; may import all.
+
+`sim --help` imports every module of this package, so that they leave what is heavy to the functions
+that need it; `tables` has what commands print.
+"""

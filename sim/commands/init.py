@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sim.base import files
 from sim.base.errors import ParameterError
-from sim.commands.output import note
-from sim.scenario.scenario import SAFE_NAME
+from sim.commands.command import Exit, app, note
 
 TEMPLATE = """\
 {schema_line}
@@ -39,16 +41,14 @@ strategies:                      # `sim list strategies`; a list or a range of v
 """
 
 
-def init(file: Path, *, force: bool) -> int:
-    """0 once the scenario is written; a name without `.yaml` gets it.
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to write, or a name for it.")] = Path("scenario.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+) -> Exit:
+    """Write a commented scenario to start from."""
+    from sim.scenario.scenario import SAFE_NAME
 
-    Raises
-    ------
-    ParameterError
-        If the file is there and not to be overwritten, or its name cannot name a scenario.
-    OutputError
-        If it cannot be written.
-    """
     path = file if file.suffix in (".yaml", ".yml") else file.with_name(f"{file.name}.yaml")
     if not re.fullmatch(SAFE_NAME, path.stem):
         raise ParameterError(
@@ -58,7 +58,7 @@ def init(file: Path, *, force: bool) -> int:
         raise ParameterError(f"{path}: this file is there already; --force overwrites it")
     files.write(path, TEMPLATE.format(schema_line=_schema_line(path.parent), name=path.stem))
     note(f"wrote {path}; compute it with: sim run {path}")
-    return 0
+    return Exit.FINE
 
 
 def _schema_line(folder: Path) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import sim
-from sim.base.document import DocumentError
-from sim.base.registry import Entry
-from sim.base.units import format_bytes
-from sim.commands.output import emit
+import typer
+
+from sim.commands.command import Exit, app, emit
+
+if TYPE_CHECKING:
+    from sim.base.registry import Entry
 
 Rows = list[tuple[str, str, str]]
 """Name, what it is, and what there is to know beside: its parameters, its source."""
@@ -19,13 +21,26 @@ Rows = list[tuple[str, str, str]]
 WIDTH = 100
 
 
-def show(topic: str | None) -> int:
-    """0, once one topic or all of them are printed."""
+class Topic(StrEnum):
+    """What there is to list."""
+
+    strategies = "strategies"
+    schedules = "schedules"
+    families = "families"
+    devices = "devices"
+    scenarios = "scenarios"
+
+
+@app.command("list")
+def list_(
+    topic: Annotated[Topic | None, typer.Argument(help="What to list; everything unless given.")] = None,
+) -> Exit:
+    """List strategies, schedules, families, devices and scenarios."""
     if topic is not None:
         emit(_text(TOPICS[topic]()))
-        return 0
-    emit("\n".join(f"{name}\n{_text(rows(), indent='  ')}" for name, rows in TOPICS.items()))
-    return 0
+    else:
+        emit("\n".join(f"{name}\n{_text(rows(), indent='  ')}" for name, rows in TOPICS.items()))
+    return Exit.FINE
 
 
 def _text(rows: Rows, *, indent: str = "") -> str:
@@ -65,6 +80,7 @@ def _entries(registry: Mapping[str, Entry[Any]]) -> Rows:
 
 
 def _devices() -> Rows:
+    from sim.base.units import format_bytes
     from sim.simulation.device import PRESETS
 
     rows = []
@@ -78,8 +94,9 @@ def _devices() -> Rows:
 def _scenarios() -> Rows:
     """The scenarios in `scenarios/` here, or else of the checkout that this program runs from."""
     from sim.base import yaml as yamltext
+    from sim.base.document import DocumentError
 
-    places = [Path("scenarios"), Path(sim.__path__[0]).parent / "scenarios"]
+    places = [Path("scenarios"), Path(__file__).parents[2] / "scenarios"]
     folder = next((p for p in places if p.is_dir()), None)
     rows: Rows = []
     for path in sorted(folder.glob("*.y*ml")) if folder else []:
@@ -92,10 +109,10 @@ def _scenarios() -> Rows:
     return rows
 
 
-TOPICS: Mapping[str, Callable[[], Rows]] = {
-    "strategies": _strategies,
-    "schedules": _schedules,
-    "families": _families,
-    "devices": _devices,
-    "scenarios": _scenarios,
+TOPICS: Mapping[Topic, Callable[[], Rows]] = {
+    Topic.strategies: _strategies,
+    Topic.schedules: _schedules,
+    Topic.families: _families,
+    Topic.devices: _devices,
+    Topic.scenarios: _scenarios,
 }

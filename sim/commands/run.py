@@ -7,27 +7,43 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sim.base import files
-from sim.base.units import format_bytes
-from sim.commands.output import colours, emit, note
-from sim.commands.table import table
-from sim.experiment.results import Results
-from sim.plots import FIGURES
+from sim.commands.command import Exit, Quiet, ScenarioPath, app, colours, emit, note
 
-NOTHING_FITS, INTERRUPTED = 3, 130
+if TYPE_CHECKING:
+    from sim.experiment.results import Results
+
 _MOST_NOTES = 5
-_DERIVED = ("trace.json", *(f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")))
-"""What is made of results: an earlier run's would contradict the new results beside it."""
 
 
-def run(file: Path, *, output: Path | None, format: str, quiet: bool, strict: bool, plots: bool) -> int:
-    """The exit code of `sim run`, after the table is printed and the files are written."""
+class Format(StrEnum):
+    """How the results are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+@app.command()
+def run(
+    file: ScenarioPath,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the files; outputs/NAME unless given.")
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="What to print.")] = Format.table,
+    quiet: Quiet = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if nothing fits budget and device.")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no figures.")] = False,
+) -> Exit:
+    """Compute every point of a scenario: table, results.json, results.csv, figures and a trace."""
     with _told_of_compilation(quiet):
+        from sim import plots
         from sim.experiment import run as experiment
         from sim.scenario import scenario
 
@@ -36,37 +52,41 @@ def run(file: Path, *, output: Path | None, format: str, quiet: bool, strict: bo
         files.check_writable(folder)
         if wanted.repeated_points:
             note(f"{wanted.repeated_points} points are written twice and computed once", quiet=quiet)
-        code = 0
+        code = Exit.FINE
         try:
             with _progress(wanted.steps, quiet) as step:
                 results = experiment.run(wanted, progress=step)
         except experiment.Interrupted as interrupted:
-            results, code = interrupted.results, INTERRUPTED
+            results, code = interrupted.results, Exit.INTERRUPTED
             if not results.points:
                 note("interrupted: no point was finished")
                 return code
         written = results.write(folder)
         _print(results, format)
         _warn_of_many_gradients(results, quiet=quiet)
-        if code == 0:
+        if code is Exit.FINE:
             chrome = experiment.traces(wanted, results)
             if chrome is not None:
                 written.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
-            if plots:
-                written += _draw(results, folder)
-    files.remove_others(folder, written, among=_DERIVED)
+            if not no_plots:
+                written += plots.draw_all(json.loads(results.to_json()), folder)
+    # what is made of results: an earlier run's would contradict the new results beside it
+    derived = ("trace.json", *(f"{figure}.{kind}" for figure in plots.FIGURES for kind in ("png", "svg")))
+    files.remove_others(folder, written, among=derived)
     for path in written:
         note(f"wrote {path}", quiet=quiet)
-    if code == INTERRUPTED:
+    if code is Exit.INTERRUPTED:
         note(f"interrupted: {len(results.points)} of {len(wanted.points)} points are finished and kept")
         return code
     return _fits(results, strict=strict, quiet=quiet)
 
 
-def _print(results: Results, format: str) -> None:
-    if format == "json":
+def _print(results: Results, format: Format) -> None:
+    from sim.commands.tables.run import table
+
+    if format is Format.json:
         emit(results.to_json())
-    elif format == "csv":
+    elif format is Format.csv:
         emit(results.to_csv())
     else:
         emit(table(results, colour=colours()))
@@ -82,27 +102,23 @@ def _warn_of_many_gradients(results: Results, *, quiet: bool) -> None:
         )
 
 
-def _draw(results: Results, folder: Path) -> list[Path]:
-    from sim import plots
+def _fits(results: Results, *, strict: bool, quiet: bool) -> Exit:
+    from sim.base.units import format_bytes
 
-    return plots.draw_all(json.loads(results.to_json()), folder)
-
-
-def _fits(results: Results, *, strict: bool, quiet: bool) -> int:
     missing = [p for p in results.points if not p.fits]
     for point in missing[:_MOST_NOTES]:
         note(f"does not fit: {point.label}: {point.why_not}", quiet=quiet)
     if len(missing) > _MOST_NOTES:
         note(f"does not fit: {len(missing) - _MOST_NOTES} more", quiet=quiet)
     if len(missing) < len(results.points):
-        return 0
+        return Exit.FINE
     smallest = min(results.points, key=lambda p: p.peak_bytes)
     note(
         f"nothing fits; the smallest peak is {format_bytes(smallest.peak_bytes)} "
         f"({smallest.peak_bytes} bytes), of {smallest.label}",
         quiet=quiet and not strict,
     )
-    return NOTHING_FITS if strict else 0
+    return Exit.NOTHING_FITS if strict else Exit.FINE
 
 
 @contextmanager

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from sim.base.document import DocumentError
-from sim.commands.output import emit, note
+import typer
 
-INVALID = 2
+from sim.commands.command import Exit, app, emit, note
 
 
-def validate(paths: Sequence[Path], *, quiet: bool) -> int:
-    """0 if all files are valid scenarios, else 2; a line for each valid one, the problems of the others."""
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="Scenarios to check.")],
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
+) -> Exit:
+    """Check scenarios, their graphs and their strategies, without computing anything."""
+    from sim.base.document import DocumentError
     from sim.scenario import scenario
 
-    code = 0
-    for path in paths:
+    code = Exit.FINE
+    for path in files:
         try:
             wanted = scenario.load(path)
             graph = wanted.check()
         except DocumentError as error:
             note(str(error))
-            code = INVALID
+            code = Exit.USAGE
             continue
         if not quiet:
             count = len(wanted.points)

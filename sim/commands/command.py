@@ -1,11 +1,51 @@
-"""Data on stdout, everything else on stderr."""
+"""What every command stands on: where it registers, its exit codes, and data on stdout with all else on stderr."""
 
 from __future__ import annotations
 
 import os
 import sys
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sim.base.files import OutputError
+
+app = typer.Typer(
+    help="Memory and compute of automatic differentiation, simulated exactly.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Exit(IntEnum):
+    """What a command returns to the shell."""
+
+    FINE = 0
+    OURS = 1
+    """Our fault, the machine's (a full disk), or a prediction that `sim verify` finds off."""
+    USAGE = 2
+    """Wrong usage, or an invalid scenario."""
+    NOTHING_FITS = 3
+    """The budget of `sim plan`, or that of a scenario under `sim run --strict`."""
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141
+
+
+class TableOrJson(StrEnum):
+    """How a command that prints a table prints it."""
+
+    table = "table"
+    json = "json"
+
+
+ScenarioPath = Annotated[Path, typer.Argument(help="A scenario, such as scenarios/deep_mlp.yaml.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+Shown = Annotated[TableOrJson, typer.Option("--format", "-f", help="What to print.")]
 
 
 class PipeClosed(Exception):

@@ -1,0 +1,14 @@
+"""`sim schema`: what a scenario may hold, for editors."""
+
+from __future__ import annotations
+
+from sim.commands.command import Exit, app, emit
+
+
+@app.command()
+def schema() -> Exit:
+    """Print the JSON Schema of scenarios, for editors."""
+    from sim.scenario.schema import schema_text
+
+    emit(schema_text())
+    return Exit.FINE

@@ -1,0 +1,1 @@
+"""What commands print for people; imported when a command runs, as it needs all that it shows."""

@@ -1,0 +1,118 @@
+"""What `sim plan` prints: the price of a plan, what it keeps and recomputes by name, and its neighbours."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from sim.base.units import format_bytes, format_flops, format_seconds
+from sim.experiment.choose import Candidate, Choice
+from sim.graphs.graph import Graph
+from sim.schedules.planfile import Plan
+
+WIDTH = 100
+_MARGIN = 14
+
+
+def text(choice: Choice, made: Plan, graph: Graph, *, name: str) -> str:
+    """What a person reads: the price, what is kept and recomputed by name, and the neighbours."""
+    chosen, point = choice.chosen, choice.chosen.point
+    lines = [f"{name}: {chosen.wanted.label}, the best of {choice.considered} plans", ""]
+    lines += _line("peak", f"{format_bytes(point.peak_bytes)} ({point.peak_bytes} bytes)" + _headroom(choice))
+    lines += _line("price", _price(chosen, choice.full_store))
+    lines += _line("full store", _full(choice.full_store))
+    head = "kept"
+    for tier, kinds in made["kept"].items():
+        where = "" if tier == "device" else f" on the {tier}"
+        for kind, names in kinds.items():
+            lines += _line(head, f"{kind}s{where} of {ranges(names, graph)}")
+            head = ""
+    if head:
+        lines += _line(head, "nothing")
+    lines += _line("recomputed", _recomputed(made["recomputed"], graph))
+    if point.copied_bytes:
+        copied = ", ".join(f"{format_bytes(b)} {link.replace('_', ' ')}" for link, b in point.copied_bytes.items())
+        lines += _line(
+            "copied", copied + ("" if choice.device else "; without a device nobody knows how long it takes")
+        )
+    lines += _line("next cheaper", _neighbour(choice.cheaper, choice))
+    lines += _line("next smaller", _neighbour(choice.smaller, choice))
+    return "\n".join([*lines, ""])
+
+
+def _headroom(choice: Choice) -> str:
+    if choice.budget_bytes is None:
+        return ""
+    free = choice.budget_bytes - choice.chosen.peak_bytes
+    return f" of {format_bytes(choice.budget_bytes)}, {format_bytes(free)} free"
+
+
+def _price(one: Candidate, full: Candidate) -> str:
+    flops = f"{format_flops(one.flops)}, {_times(one.flops, full.flops)} full store"
+    seconds, most = one.point.seconds, full.point.seconds
+    if seconds is None or most is None:
+        return flops
+    return f"{flops}; {format_seconds(seconds)}, {_times(seconds, most)} full store"
+
+
+def _full(full: Candidate) -> str:
+    seconds = full.point.seconds
+    return f"{format_bytes(full.peak_bytes)}, {format_flops(full.flops)}" + (
+        f", {format_seconds(seconds)}" if seconds is not None else ""
+    )
+
+
+def _times(value: float, base: float) -> str:
+    return f"{value / base:.2f} ×" if base else "-"
+
+
+def _neighbour(other: Candidate | None, choice: Choice) -> str:
+    if other is None:
+        return "none"
+    over = other.peak_bytes - choice.budget_bytes if choice.budget_bytes is not None else 0
+    beyond = f", {format_bytes(over)} over the budget" if over > 0 else ""
+    return f"{other.wanted.label}: {format_bytes(other.peak_bytes)}{beyond}; {_price(other, choice.full_store)}"
+
+
+def _recomputed(times: Mapping[str, int], graph: Graph) -> str:
+    counts = sorted(set(times.values()))
+    told = [
+        ranges([name for name, times_of in times.items() if times_of == count], graph) + _often(count, len(counts))
+        for count in counts
+    ]
+    return "; ".join(told) or "nothing"
+
+
+def _often(count: int, kinds: int) -> str:
+    return "" if count == 1 and kinds == 1 else " once" if count == 1 else f" {count} times"
+
+
+def ranges(names: Sequence[str], graph: Graph) -> str:
+    """Names with neighbours joined: `layer1.linear … layer3.relu (6)`.
+
+    Neighbours are so in the graph, or among its nodes of one op where that makes fewer ranges
+    (`layer1.relu … layer28.relu (28)`).
+    """
+    wanted = set(names)
+    rows = [name for item in (graph.inputs, graph.nodes) for name in (x.name for x in item)]
+    by_op: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        by_op.setdefault(node.op, []).append(node.name)
+    along = _runs(rows, wanted)
+    alike = _runs([x.name for x in graph.inputs], wanted) + [r for of in by_op.values() for r in _runs(of, wanted)]
+    place = {name: i for i, name in enumerate(rows)}
+    chosen = along if len(along) <= len(alike) else sorted(alike, key=lambda run: place[run[0]])
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} … {run[-1]} ({len(run)})" for run in chosen)
+
+
+def _runs(names: Sequence[str], wanted: Container[str]) -> list[list[str]]:
+    """The wanted names, in stretches that nothing else interrupts."""
+    return [list(run) for inside, run in groupby(names, key=lambda name: name in wanted) if inside]
+
+
+def _line(head: str, told: str) -> Iterator[str]:
+    margin = " " * _MARGIN
+    yield from textwrap.wrap(
+        told, WIDTH, initial_indent=f"{head:<{_MARGIN}}", subsequent_indent=margin, break_on_hyphens=False
+    )
