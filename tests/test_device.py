@@ -91,7 +91,7 @@ def test_what_is_wrong_with_a_device_is_said(value: object, parameter: str | Non
     with pytest.raises(ParameterError) as caught:
         device(value)  # type: ignore[arg-type]
     assert message in str(caught.value)
-    assert caught.value.parameter == parameter
+    assert caught.value.parameter == (() if parameter is None else (parameter,))
 
 
 def test_all_problems_of_a_device_are_found_at_once() -> None:

@@ -164,7 +164,7 @@ def test_layers_that_do_not_fit_are_named(layers: list[object], message: str) ->
 def test_a_layer_written_wrongly_says_where_and_what_was_expected(layer: object, message: str) -> None:
     with pytest.raises(ParameterError, match=message) as caught:
         cnn(layers=["relu", layer], image=[3, 8, 8])
-    assert caught.value.parameter == "layers.1"
+    assert caught.value.parameter == ("layers", 1)
 
 
 def test_a_preset_or_layers_but_not_both() -> None:

@@ -151,7 +151,7 @@ def test_mixed_dtypes_are_refused() -> None:
 def test_an_entry_written_wrongly_says_where_and_what_was_expected(layer: object, message: str) -> None:
     with pytest.raises(ParameterError, match=message) as caught:
         layers({"op": "relu"}, layer)
-    assert caught.value.parameter == "layers.1"
+    assert caught.value.parameter == ("layers", 1)
 
 
 def test_an_input_without_a_shape_is_refused() -> None:

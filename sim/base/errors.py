@@ -37,9 +37,12 @@ class NotApplicable(SimError):
 
 
 class ParameterError(SimError):
-    """A parameter of a strategy, family or device that is unknown, missing or out of range."""
+    """A parameter of a strategy, family or device that is unknown, missing or out of range.
 
-    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+    `parameter` is the path to it, `("layers", 1)`; empty where no single one is at fault.
+    """
+
+    def __init__(self, message: str, *, parameter: tuple[str | int, ...] = ()) -> None:
         super().__init__(message)
         self.parameter = parameter
 

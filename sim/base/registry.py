@@ -7,7 +7,7 @@ model that checks values, a JSON Schema for editors and the text that `sim list`
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import (
@@ -146,11 +146,16 @@ class Registry(Mapping[str, Entry[R]]):
         entry = self[name]
         checked, found = entry.check(parameters)
         if found:
-            key = ".".join(map(str, found[0].path))
-            rest = f" (and {len(found) - 1} more problems)" if len(found) > 1 else ""
-            message = f"{self.what} {name}: {key + ': ' if key else ''}{found[0].message}{rest}"
-            raise ParameterError(message, parameter=key)
+            raise first_of(found, f"{self.what} {name}: ")
         return entry.function(*args, **checked)
+
+
+def first_of(found: Sequence[Problem], before: str = "") -> ParameterError:
+    """The error of the first of some problems, which says how many more there are."""
+    key = ".".join(map(str, found[0].path))
+    rest = f" (and {len(found) - 1} more problems)" if len(found) > 1 else ""
+    message = f"{before}{key + ': ' if key else ''}{found[0].message}{rest}"
+    return ParameterError(message, parameter=found[0].path)
 
 
 def problems(error: ValidationError, kind: Any) -> list[Problem]:

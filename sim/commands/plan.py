@@ -76,12 +76,12 @@ def _bytes(given: str) -> int:
     try:
         return parse_bytes(given)
     except ValueError as error:
-        raise ParameterError(f"--budget: got '{given}', expected {error}", parameter="budget") from None
+        raise ParameterError(f"--budget: got '{given}', expected {error}", parameter=("budget",)) from None
 
 
 def _share(given: str) -> Fraction:
     match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*%\s*", given)
     if match is None:
         message = f"--max-overhead: got '{given}', expected a percentage such as 20%"
-        raise ParameterError(message, parameter="max-overhead")
+        raise ParameterError(message, parameter=("max-overhead",))
     return Fraction(match[1]) / 100

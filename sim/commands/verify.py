@@ -39,7 +39,7 @@ def verify(
     from sim.scenario.scenario import load, named_device
 
     if not max_seconds > 0:
-        raise ParameterError(f"--max-seconds: got {max_seconds:g}, expected more than 0", parameter="max-seconds")
+        raise ParameterError(f"--max-seconds: got {max_seconds:g}, expected more than 0", parameter=("max-seconds",))
     scenario = load(file)
     machine = named_device(device) if device is not None else None
     if batch is not None:
@@ -83,12 +83,12 @@ def _with_batch(scenario: Scenario, batch: int) -> Scenario:
 
     entry = graph_kinds()[scenario.graph_kind]
     if "batch" not in entry.model.model_fields:
-        raise ParameterError(f"--batch: graphs of kind {scenario.graph_kind} have no batch", parameter="batch")
+        raise ParameterError(f"--batch: graphs of kind {scenario.graph_kind} have no batch", parameter=("batch",))
     given = {**scenario.document.data["graph"], "batch": batch}
     del given["kind"]
     wrong = entry.check(given)[1]
     if any(p.path[:1] == ("batch",) for p in wrong):
-        raise ParameterError(f"--batch: {wrong[0].message}", parameter="batch")
+        raise ParameterError(f"--batch: {wrong[0].message}", parameter=("batch",))
     return replace(scenario, graph_parameters={**scenario.graph_parameters, "batch": batch})
 
 

@@ -157,7 +157,8 @@ def apply(op: str, name: str, inputs: Sequence[Tensor], **parameters: Any) -> No
         _check_dtypes(op, name, inputs)
         return ops.call(op, name, *inputs, **parameters)
     except ParameterError as error:
-        raise GraphError(f"node '{name}': {error}", node=name, key=error.parameter) from None
+        key = next(map(str, error.parameter), None)
+        raise GraphError(f"node '{name}': {error}", node=name, key=key) from None
 
 
 READS_INTEGERS = {"embedding": 0, "cross_entropy": 1}

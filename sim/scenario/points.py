@@ -60,8 +60,8 @@ class StrategyPoint:
 
     def problem(self, error: SimError) -> Problem:
         """One of the `REFUSALS` of this point, at the place that asks for it."""
-        if isinstance(error, ParameterError) and error.parameter in self.parameters:
-            return Problem((*self.path, str(error.parameter)), str(error))
+        if isinstance(error, ParameterError) and error.parameter and error.parameter[0] in self.parameters:
+            return Problem((*self.path, *error.parameter), str(error))
         return Problem(self.path, f"{self.label}: {error}")
 
 

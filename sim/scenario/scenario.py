@@ -149,20 +149,19 @@ class Scenario:
         return self.document.error([Problem(path, message.removeprefix(key))])
 
     def _graph_place(self, error: SimError) -> KeyPath:
-        """Where the key or the layer is that a message names, or the graph as a whole."""
-        if isinstance(error, ParameterError) and error.parameter:
-            parts = re.findall(r"[^.\[\]]+", error.parameter)
-            return ("graph", *(int(p) if p.isdigit() else p for p in parts))
-        data = self.document.data
-        graph = data.get("graph", {}) if isinstance(data, dict) else {}
-        named = re.search(r"'(?P<quoted>[^']+)'|cycle: (?P<first>\S+)", str(error))
-        name = named and (named["quoted"] or named["first"])
-        layers = graph.get("layers")
-        for i, item in enumerate(layers if isinstance(layers, list) else ()):
-            if isinstance(item, dict) and item.get("name", f"layer{i + 1}") == name:
-                return ("graph", "layers", i)
-        first = str(error).partition(":")[0]
-        return ("graph", first) if first in graph else ("graph",)
+        """Where the key or the layer at fault is, or the graph as a whole."""
+        graph = self.document.data.get("graph", {}) if isinstance(self.document.data, dict) else {}
+        match error:
+            case ParameterError(parameter=path):
+                return ("graph", *path)
+            case GraphError(node=str(node)):
+                layers = graph.get("layers")
+                for i, item in enumerate(layers if isinstance(layers, list) else ()):
+                    if isinstance(item, dict) and item.get("name", f"layer{i + 1}") == node:
+                        return ("graph", "layers", i)
+            case GraphError(key=str(key)) | CountOverflow(key=str(key)) if key in graph:
+                return ("graph", key)
+        return ("graph",)
 
 
 USER_CODE = frozenset({"torch", "jax"})
@@ -261,7 +260,7 @@ def named_device(text: str) -> Device:
         return _device_in(Path(text), text)
     found, wrong = check_device(text)
     if found is None:
-        raise ParameterError(wrong[0].message, parameter="device")
+        raise ParameterError(wrong[0].message, parameter=("device",))
     return found
 
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sim.base.errors import ParameterError, suggest
-from sim.base.registry import Problem, problems
+from sim.base.errors import suggest
+from sim.base.registry import Problem, first_of, problems
 from sim.base.units import ByteRate, Bytes, Duration, FlopRate
 
 OVERHEAD_S = 5e-6
@@ -194,9 +194,7 @@ def device(value: str | Mapping[str, Any] | Device) -> Device:
     """
     found, wrong = check(value)
     if found is None:
-        key = ".".join(map(str, wrong[0].path))
-        rest = f" (and {len(wrong) - 1} more problems)" if len(wrong) > 1 else ""
-        raise ParameterError(f"{key + ': ' if key else ''}{wrong[0].message}{rest}", parameter=key or None)
+        raise first_of(wrong)
     return found
 
 

@@ -69,7 +69,7 @@ class Front:
             raise ParameterError(
                 f"no schedule fits {format_bytes(budget)}: the smallest peak is {format_bytes(smallest)} "
                 f"({smallest} bytes, {format_bytes(self.graph.resident_bytes)} of them resident)",
-                parameter="budget",
+                parameter=("budget",),
             )
         return at
 
@@ -111,7 +111,7 @@ def optimal(
     at = (point or 1) - 1
     if at >= len(chosen):
         raise ParameterError(
-            f"the front has only {len(chosen)} points to choose from, got point {at + 1}", parameter="point"
+            f"the front has only {len(chosen)} points to choose from, got point {at + 1}", parameter=("point",)
         )
     return found.schedule(chosen[at])
 
@@ -152,7 +152,7 @@ def _measured(graph: Graph) -> tuple[Ints, Ints]:
     if seconds is None or np.isnan(seconds[:, [0, 2]]).any():
         raise ParameterError(
             "minimize: seconds needs measured times of every node (a profiled model); got a graph without them",
-            parameter="minimize",
+            parameter=("minimize",),
         )
     ticks = np.rint(seconds * PICOSECONDS).astype(np.int64)
     return ticks[:, 0], ticks[:, 2]
