@@ -1,17 +1,23 @@
-"""Slow, obvious twins of the checkpointing planners: exhaustive search over all schedules of a small graph."""
+"""Slow, obvious twins of the checkpointing planners, which search all schedules of a small graph, and random graphs."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+import random
 from typing import Any
 
 import numba
 import numpy as np
 
-from sim.graphs.graph import Graph
+from sim.graphs.graph import Graph, GraphInput, Needs, Node
+from sim.models.families.chain import chain
+from sim.schedules.cost import Cost
+from sim.schedules.schedule import Builder, replay
 
 INFEASIBLE = 2**60
+NEEDS: tuple[Needs, ...] = ("none", "input", "output", "both")
 
 
 def least_cost(graph: Graph, memory: int) -> int | None:
@@ -124,3 +130,54 @@ def persistent_cost(
         return found
 
     return best(0, len(forward) - 1, memory - sizes[0])
+
+
+def replayed(graph: Graph, plan: np.ndarray) -> Cost:
+    builder = Builder(graph)
+    builder.rows(plan, width=graph.output_scalars)
+    return replay(builder.build())
+
+
+def forwards(cost: Cost) -> int:
+    return cost.flops.primal + cost.flops.recompute
+
+
+def random_chain(rng: random.Random, length: int, *, largest: int = 10) -> Graph:
+    """A chain with random sizes, costs, workspaces and needs; half of the chains have layers without a tape."""
+    graph = chain(
+        length=length,
+        forward_flops=[rng.randint(1, 9) for _ in range(length)],
+        activation_bytes=[rng.randint(1, largest) for _ in range(length)],
+        residual_bytes=[rng.randint(0, largest) for _ in range(length)],
+        workspace_bytes=[rng.randint(0, 4) for _ in range(length)],
+        needs=[rng.choice(NEEDS) for _ in range(length)] if rng.random() < 0.5 else rng.choice(NEEDS),
+        input_bytes=0,
+    )
+    if rng.random() < 0.5:
+        return graph
+    untaped = np.array([rng.random() < 0.5 for _ in range(length)])
+    residual = np.where(untaped, -1, graph.columns.residual_bytes)
+    return dataclasses.replace(graph, columns=dataclasses.replace(graph.columns, residual_bytes=residual))
+
+
+def random_blocks(rng: random.Random, length: int) -> Graph:
+    """A graph with one sink, in which about every other node reads two; what nobody reads goes into the next node."""
+    nodes: list[Node] = []
+    for i in range(length):
+        earlier = range(max(0, i - 3), i)
+        inputs = {i - 1} if i and rng.random() < 0.5 else set(rng.sample(earlier, min(len(earlier), rng.randint(1, 2))))
+        inputs |= {v for v in earlier if i == length - 1 or v == i - 3 if not reads(nodes, v)}
+        names = [f"n{v}" for v in sorted(inputs)]
+        if not names or rng.random() < 0.2:
+            names.append("x")
+        node = Node(
+            name=f"n{i}", inputs=tuple(names), output_shape=(1, 1), activation_bytes=rng.randint(1, 9),
+            forward_flops=rng.randint(1, 9), needs=rng.choice(NEEDS), workspace_bytes=rng.choice([0, 0, 3]),
+            residual_bytes=rng.choice([None, None, rng.randint(0, 9)]),
+        )  # fmt: skip
+        nodes.append(node)
+    return Graph.from_nodes(nodes, [GraphInput("x", (1, 1))], wrt="input")
+
+
+def reads(nodes: list[Node], v: int) -> bool:
+    return any(f"n{v}" in node.inputs for node in nodes)

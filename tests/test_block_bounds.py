@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from graphs import graphs
 from hypothesis import given, settings
-from planner_oracles import least_cost
-from test_staircase import NEEDS, forwards, random_chain
+from planner_oracles import forwards, least_cost, random_blocks, random_chain
 
 import sim
 from sim.graphs.graph import Graph, GraphInput, Node
@@ -28,25 +27,6 @@ from sim.strategies.reverse import reverse_full
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
 
-def random_blocks(rng: random.Random, length: int) -> Graph:
-    """A graph with one sink, in which about every other node reads two; what nobody reads goes into the next node."""
-    nodes: list[Node] = []
-    for i in range(length):
-        earlier = range(max(0, i - 3), i)
-        inputs = {i - 1} if i and rng.random() < 0.5 else set(rng.sample(earlier, min(len(earlier), rng.randint(1, 2))))
-        inputs |= {v for v in earlier if i == length - 1 or v == i - 3 if not reads(nodes, v)}
-        names = [f"n{v}" for v in sorted(inputs)]
-        if not names or rng.random() < 0.2:
-            names.append("x")
-        node = Node(
-            name=f"n{i}", inputs=tuple(names), output_shape=(1, 1), activation_bytes=rng.randint(1, 9),
-            forward_flops=rng.randint(1, 9), needs=rng.choice(NEEDS), workspace_bytes=rng.choice([0, 0, 3]),
-            residual_bytes=rng.choice([None, None, rng.randint(0, 9)]),
-        )  # fmt: skip
-        nodes.append(node)
-    return Graph.from_nodes(nodes, [GraphInput("x", (1, 1))], wrt="input")
-
-
 def residual_block() -> Graph:
     tapes = [10, 10, None, 0]
     inputs = [("x",), ("n0",), ("n0", "n1"), ("n2",)]
@@ -58,10 +38,6 @@ def residual_block() -> Graph:
         for i, (of, tape) in enumerate(zip(inputs, tapes, strict=True))
     ]  # fmt: skip
     return Graph.from_nodes(nodes, [GraphInput("x", (1, 1))], wrt="input")
-
-
-def reads(nodes: list[Node], v: int) -> bool:
-    return any(f"n{v}" in node.inputs for node in nodes)
 
 
 def bound_at(graph: Graph, memory: int) -> int:
@@ -137,7 +113,7 @@ def schedules_on_the_device(graph: Graph) -> list[Cost]:
         for chunk in (1, None)
     ]
     found = optimal_front(graph)
-    made += [found.schedule(i) for i in range(len(found))]
+    made += [found.schedule(graph, i) for i in range(len(found))]
     return [replay(schedule) for schedule in made]
 
 

@@ -143,12 +143,12 @@ def test_optimal_schedules_stay_within_their_budgets(name, granularity):
     module, inputs, loss = _case(name)
     traced = program(module, inputs, granularity=granularity, loss=loss)
     front = optimal_front(traced.graph)
-    least = replay(front.schedule(0)).peak_bytes
+    least = replay(front.schedule(traced.graph, 0)).peak_bytes
     most = replay(reverse_full(traced.graph)).peak_bytes
     plain = copy.deepcopy(module)
     _plain(plain, inputs, loss)
     for budget in (least, (2 * least + most) // 3, (least + 2 * most) // 3):
-        schedule = front.schedule(front.within(budget))
+        schedule = front.schedule(traced.graph, front.within(budget))
         _, gradients, peak = _measured(traced, schedule, copy.deepcopy(module), inputs)
         predicted = replay(schedule)
         assert predicted.peak_bytes <= budget

@@ -193,7 +193,9 @@ def test_an_import_takes_no_memory() -> None:
 
 
 def test_an_unknown_primitive_says_how_to_add_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(GraphError, match=r"node 'qr': primitive 'qr' has no rule.*sim\.models\.jax\.flops\.FLOPS\['qr'\] = "):
+    with pytest.raises(
+        GraphError, match=r"node 'qr': primitive 'qr' has no rule.*sim\.models\.jax\.flops\.FLOPS\['qr'\] = "
+    ):
         from_function(lambda w, x: jnp.linalg.qr(x * w, mode="reduced")[1].sum(), floats(4, 4), floats(4, 4))
     for name in ("qr", "householder_product"):
         monkeypatch.setitem(jax_flops.FLOPS, name, lambda inputs, outputs, params: 2 * math.prod(inputs[0].shape))

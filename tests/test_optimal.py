@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import random
+from collections.abc import Callable
+from itertools import permutations
+from types import FunctionType, ModuleType
 
 import numpy as np
 import pytest
 from graphs import graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_oracles import least_cost
-from test_staircase import random_chain
+from planner_oracles import least_cost, random_blocks, random_chain
 
 from sim.base.errors import NotApplicable, ParameterError
-from sim.graphs.graph import Graph, GraphInput, Node
+from sim.graphs.graph import Graph, GraphInput, Needs, Node
 from sim.models.families.chain import chain
 from sim.models.families.cnn import cnn
 from sim.models.families.mlp import mlp
 from sim.models.families.transformer import transformer
 from sim.schedules.schedule import replay
 from sim.strategies.checkpointing.segments import schedules
-from sim.strategies.general.blocks import spread
+from sim.strategies.front import Front, spread
+from sim.strategies.general.bound import block_lower_bound
+from sim.strategies.jacobians.memory import chaining_front
 from sim.strategies.optimal.bound import lower_bound
 from sim.strategies.optimal.front import staircase
 from sim.strategies.optimal.stages import stages_of
@@ -62,7 +67,7 @@ def is_at_or_below(graph: Graph, points: list[tuple[int, int]]) -> bool:
 def test_every_point_of_the_front_is_its_replay(graph: Graph) -> None:
     found = optimal_front(graph)
     for i in range(len(found)):
-        cost = replay(found.schedule(i))
+        cost = replay(found.schedule(graph, i))
         assert (cost.peak_bytes, cost.flops.total) == (found.peak_bytes[i], found.cost[i])
         assert cost.actions["vjp"] % int(graph.active[len(graph.inputs) :].sum()) == 0
     assert all(np.diff(found.peak_bytes) > 0)
@@ -145,7 +150,9 @@ def test_a_budget_gives_the_cheapest_schedule_that_fits() -> None:
 def test_a_budget_that_nothing_fits_names_the_smallest_peak() -> None:
     graph = chain(length=4, activation_bytes=10)
     smallest = optimal_front(graph).peak_bytes[0]
-    with pytest.raises(ParameterError, match=f"smallest peak is .*{smallest} bytes") as error:
+    with pytest.raises(
+        ParameterError, match=f"no schedule of nested checkpoints .*smallest peak found is .*{smallest} bytes"
+    ) as error:
         schedules.call("optimal", graph, budget=smallest - 1)
     assert error.value.parameter == ("budget",)
     assert replay(schedules.call("optimal", graph, budget=smallest)).peak_bytes == smallest
@@ -164,13 +171,80 @@ def test_points_are_spread_over_the_front_with_both_ends() -> None:
         schedules.call("optimal", graph, points=5, point=6)
 
 
-@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=50, unique=True), st.integers(1, 60))
-def test_spread_takes_both_ends_and_no_more_than_asked(costs: list[int], count: int) -> None:
-    chosen = spread(np.array(sorted(costs, reverse=True)), count)
-    assert len(chosen) <= max(1, count)
+@given(st.lists(st.integers(0, 2**80), min_size=1, max_size=50, unique=True), st.integers(1, 60))
+def test_a_spread_has_as_many_points_as_asked_and_both_ends(costs: list[int], count: int) -> None:
+    chosen = spread(sorted(costs, reverse=True), count)
     assert chosen == sorted(set(chosen))
-    if count > 1:
-        assert {0, len(costs) - 1} <= set(chosen)
+    assert len(chosen) == min(count, len(costs))
+    assert set(chosen) <= set(range(len(costs)))
+    assert len(costs) - 1 in chosen
+    assert count == 1 or 0 in chosen
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["chain", "blocks"])
+@pytest.mark.parametrize("plan", [optimal_front, chaining_front])
+def test_a_front_is_kept_and_does_not_keep_its_graph(plan: Callable[[Graph], Front], blocks: bool) -> None:
+    """What refers to nothing that refers to it is freed with the last reference, without a garbage collection."""
+    rng = random.Random(1)
+    graph = random_blocks(rng, 8) if blocks else random_chain(rng, 8, largest=10**9)
+    front = plan(graph)
+    assert plan(graph) is front
+    assert not {id(graph), id(front)} & reachable(front)
+
+
+def reachable(start: object) -> set[int]:
+    """The ids of what an object refers to, directly or not, but for what functions and classes do."""
+    seen: set[int] = set()
+    todo = [start]
+    while todo:
+        for one in gc.get_referents(todo.pop()):
+            if id(one) not in seen and not isinstance(one, type | FunctionType | ModuleType):
+                seen.add(id(one))
+                todo.append(one)
+    return seen
+
+
+def listed(order: str) -> Graph:
+    """a, and b → c, into out; bytes and flops of each, the tape of b, and what VJPs read."""
+    reads = {"a": ("x",), "b": ("x",), "c": ("b",), "out": ("a", "c")}
+    size, flops = {"a": 4, "b": 2, "c": 3, "out": 1}, {"a": 1, "b": 1, "c": 1, "out": 2}
+    needs: dict[str, Needs] = {"a": "both", "b": "both", "c": "input", "out": "none"}
+    nodes = [
+        Node(
+            name=n, inputs=reads[n], output_shape=(1, 1), activation_bytes=size[n], forward_flops=flops[n],
+            needs=needs[n], residual_bytes=5 if n == "b" else None,
+        )
+        for n in order.split()
+    ]  # fmt: skip
+    return Graph.from_nodes(nodes, [GraphInput("x", (1, 1))], wrt="input")
+
+
+def test_another_order_of_vjps_may_be_below_the_bound_of_the_listed_order() -> None:
+    graph, other = listed("a b c out"), listed("b c a out")
+    bound = int(block_lower_bound(graph, stages_of(graph), np.array([11]))[0])
+    best = least_cost(other, 11)
+    assert best is not None
+    assert best < bound
+    assert optimal_front(graph).bound_class == optimal_front(other).bound_class == "listed order"
+
+
+@settings(deadline=None, max_examples=60)
+@given(graphs(most=6))
+def test_a_bound_holds_for_any_order_where_there_is_only_one(graph: Graph) -> None:
+    m, c = len(graph.inputs), graph.columns
+    active = [i for i in range(len(graph)) if graph.active[m + i]]
+    reads = {i: set((c.input_index[c.input_ptr[i] : c.input_ptr[i + 1]] - m).tolist()) for i in active}
+    orders = [
+        order for order in permutations(active)
+        if all(j not in reads[i] for k, i in enumerate(order) for j in order[:k])
+    ]  # fmt: skip
+    assert (optimal_front(graph).bound_class == "any order") == (len(orders) == 1)
+
+
+@pytest.mark.parametrize("budget", [2**62 - 1, 2**70])
+def test_a_budget_of_any_size_is_enough_for_full_store(budget: int) -> None:
+    front = optimal_front(chain(length=3, activation_bytes=10))
+    assert front.within(budget) == len(front) - 1
 
 
 def test_costs_other_than_flops_choose_other_schedules() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -13,13 +12,12 @@ import pytest
 from graphs import graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planner_oracles import least_cost, persistent_cost
+from planner_oracles import forwards, least_cost, persistent_cost, random_chain, replayed
 
 from sim.base.errors import CountOverflow
 from sim.graphs.graph import Graph
 from sim.models.families.chain import chain
-from sim.schedules.cost import Cost
-from sim.schedules.schedule import Builder, replay
+from sim.schedules.schedule import replay
 from sim.strategies.checkpointing.binomial import forward_count
 from sim.strategies.optimal import front as planner
 from sim.strategies.optimal import refine as guide
@@ -28,36 +26,6 @@ from sim.strategies.optimal.recurrence import equal_stages, numbered
 from sim.strategies.optimal.refine import value_at
 from sim.strategies.optimal.stages import Stages, stages_of
 from sim.strategies.reverse import reverse_full
-
-NEEDS = ["none", "input", "output", "both"]
-
-
-def replayed(graph: Graph, plan: np.ndarray) -> Cost:
-    builder = Builder(graph)
-    builder.rows(plan, width=graph.output_scalars)
-    return replay(builder.build())
-
-
-def forwards(cost: Cost) -> int:
-    return cost.flops.primal + cost.flops.recompute
-
-
-def random_chain(rng: random.Random, length: int, *, largest: int = 10) -> Graph:
-    """A chain with random sizes, costs, workspaces and needs; half of the chains have layers without a tape."""
-    graph = chain(
-        length=length,
-        forward_flops=[rng.randint(1, 9) for _ in range(length)],
-        activation_bytes=[rng.randint(1, largest) for _ in range(length)],
-        residual_bytes=[rng.randint(0, largest) for _ in range(length)],
-        workspace_bytes=[rng.randint(0, 4) for _ in range(length)],
-        needs=[rng.choice(NEEDS) for _ in range(length)] if rng.random() < 0.5 else rng.choice(NEEDS),
-        input_bytes=0,
-    )
-    if rng.random() < 0.5:
-        return graph
-    untaped = np.array([rng.random() < 0.5 for _ in range(length)])
-    residual = np.where(untaped, -1, graph.columns.residual_bytes)
-    return dataclasses.replace(graph, columns=dataclasses.replace(graph.columns, residual_bytes=residual))
 
 
 @settings(deadline=None, max_examples=150)

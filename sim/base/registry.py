@@ -61,6 +61,10 @@ class Entry(Generic[R]):
 
     With `variants` = (key, registry), the value of that parameter names an entry of the registry,
     whose parameters are given beside it (`reverse_checkpointed: {schedule: binomial, slots: 3}`).
+
+    An entry whose parameters pick one point of a whole front (a budget) has the function that plans the
+    `front`; one that pays for copies has the function that takes its `prices` from the links of a device.
+    Both take some of the entry's parameters: those that they name as keywords.
     """
 
     name: str
@@ -68,6 +72,14 @@ class Entry(Generic[R]):
     model: type[BaseModel]
     summary: str
     variants: tuple[str, Registry[Any]] | None = None
+    front: Callable[..., Any] | None = None
+    prices: Callable[..., Mapping[str, float]] | None = None
+
+    def variant(self, values: Mapping[str, Any]) -> Entry[Any]:
+        """The entry that one of the values names (see `variants`), or else this one."""
+        if self.variants is None or self.variants[0] not in values:
+            return self
+        return self.variants[1][values[self.variants[0]]]
 
     def check(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         """The parameters, checked and converted, and everything that is wrong with them.
@@ -112,7 +124,12 @@ class Registry(Mapping[str, Entry[R]]):
         return len(self._entries)
 
     def register(
-        self, name: str, *, variants: tuple[str, Registry[Any]] | None = None
+        self,
+        name: str,
+        *,
+        variants: tuple[str, Registry[Any]] | None = None,
+        front: Callable[..., Any] | None = None,
+        prices: Callable[..., Mapping[str, float]] | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Decorator: register a function whose keyword-only parameters are the entry's parameters."""
 
@@ -126,7 +143,7 @@ class Registry(Mapping[str, Entry[R]]):
             config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
             model = create_model(name, __config__=config, **fields)
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
-            self._entries[name] = Entry(name, function, model, summary, variants)
+            self._entries[name] = Entry(name, function, model, summary, variants, front, prices)
             return function
 
         return decorate
@@ -148,6 +165,12 @@ class Registry(Mapping[str, Entry[R]]):
         if found:
             raise first_of(found, f"{self.what} {name}: ")
         return entry.function(*args, **checked)
+
+
+def keywords(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that a function takes as keyword-only parameters."""
+    kinds = inspect.signature(function).parameters
+    return {k: v for k, v in values.items() if k in kinds and kinds[k].kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def first_of(found: Sequence[Problem], before: str = "") -> ParameterError:

@@ -36,7 +36,47 @@ ResidentInput = Annotated[bool, Field(description="the input takes no slot and i
 Tier = Annotated[Literal["host", "disk"], Field(description="where the checkpoints beyond the device lie")]
 
 
-@schedules.register("multilevel")
+def link_costs(graph: Graph, device: Device) -> dict[str, float]:
+    """The parameters of `multilevel` on a device: the mean checkpoint's copies in evaluations of the mean step.
+
+    A step takes the larger of flops / rate and moved bytes / bandwidth, plus the launches of its nodes; a
+    copy its bytes / link plus the latency. What is on disk has passed through the host.
+
+    >>> from sim.simulation.device import device
+    >>> from sim.models.families.chain import chain
+    >>> machine = {"flops": "50 FLOP/s", "bandwidth": "1 TB/s", "to_host": "1 B/s", "from_host": "2 B/s"}
+    >>> slow = device(machine | {"overhead": "0 s", "copy_latency": "0 s"})
+    >>> costs = link_costs(chain(length=4, forward_flops=100, activation_bytes=8), slow)
+    >>> costs["write_cost"], costs["read_cost"]
+    (4.0, 2.0)
+    """
+    c, crossing = graph.columns, crossings(graph)
+    sizes = [sum(graph.input_bytes), *(int(c.activation_bytes[nodes].sum()) for nodes in crossing[1:])]
+    compute = np.maximum(c.forward_flops / device.flops_per_s, c.forward_bytes / device.bandwidth_bytes_per_s)
+    step_s = float(compute.sum() + len(graph) * device.overhead_s) / len(sizes)
+    if not step_s:
+        raise ParameterError("the graph's steps take no time, so that a copy has no price in evaluations of a step")
+    mean = sum(sizes) / len(sizes)
+
+    def price(bytes_per_s: float) -> float:
+        return (mean / bytes_per_s + device.copy_latency_s) / step_s
+
+    write, read = price(device.to_host_bytes_per_s), price(device.from_host_bytes_per_s)
+    return {
+        "write_cost": write,
+        "read_cost": read,
+        "disk_write_cost": write + price(device.to_disk_bytes_per_s),
+        "disk_read_cost": read + price(device.from_disk_bytes_per_s),
+    }
+
+
+def tier_costs(graph: Graph, device: Device, *, tier: str = "disk") -> dict[str, float]:
+    """Those of the `link_costs` that are for one tier alone."""
+    prices = link_costs(graph, device)
+    return {key: prices[f"disk_{key}" if tier == "disk" else key] for key in ("write_cost", "read_cost")}
+
+
+@schedules.register("multilevel", prices=link_costs)
 def multilevel(
     graph: Graph,
     *,
@@ -74,7 +114,7 @@ def multilevel(
     return _planned(graph, slots, levels, resident_input, chunk)
 
 
-@schedules.register("disk")
+@schedules.register("disk", prices=tier_costs)
 def disk(
     graph: Graph,
     *,
@@ -93,7 +133,7 @@ def disk(
     return _planned(graph, slots, {HOST if tier == "host" else DISK: level}, resident_input, chunk)
 
 
-@schedules.register("disk_periodic")
+@schedules.register("disk_periodic", prices=tier_costs)
 def disk_periodic(
     graph: Graph,
     *,
@@ -112,40 +152,6 @@ def disk_periodic(
     plan = periodic_plan(len(graph.step_starts) - 1, slots, level, period=period)
     far = HOST if tier == "host" else DISK
     return _from_plan(graph, plan, {far: level}, chunk)
-
-
-def link_costs(graph: Graph, device: Device) -> dict[str, float]:
-    """The parameters of `multilevel` on a device: the mean checkpoint's copies in evaluations of the mean step.
-
-    A step takes the larger of flops / rate and moved bytes / bandwidth, plus the launches of its nodes; a
-    copy its bytes / link plus the latency. What is on disk has passed through the host.
-
-    >>> from sim.device import device
-    >>> from sim.models.families.chain import chain
-    >>> machine = {"flops": "50 FLOP/s", "bandwidth": "1 TB/s", "to_host": "1 B/s", "from_host": "2 B/s"}
-    >>> slow = device(machine | {"overhead": "0 s", "copy_latency": "0 s"})
-    >>> costs = link_costs(chain(length=4, forward_flops=100, activation_bytes=8), slow)
-    >>> costs["write_cost"], costs["read_cost"]
-    (4.0, 2.0)
-    """
-    c, crossing = graph.columns, crossings(graph)
-    sizes = [sum(graph.input_bytes), *(int(c.activation_bytes[nodes].sum()) for nodes in crossing[1:])]
-    compute = np.maximum(c.forward_flops / device.flops_per_s, c.forward_bytes / device.bandwidth_bytes_per_s)
-    step_s = float(compute.sum() + len(graph) * device.overhead_s) / len(sizes)
-    if not step_s:
-        raise ParameterError("the graph's steps take no time, so that a copy has no price in evaluations of a step")
-    mean = sum(sizes) / len(sizes)
-
-    def price(bytes_per_s: float) -> float:
-        return (mean / bytes_per_s + device.copy_latency_s) / step_s
-
-    write, read = price(device.to_host_bytes_per_s), price(device.from_host_bytes_per_s)
-    return {
-        "write_cost": write,
-        "read_cost": read,
-        "disk_write_cost": write + price(device.to_disk_bytes_per_s),
-        "disk_read_cost": read + price(device.from_disk_bytes_per_s),
-    }
 
 
 def crossings(graph: Graph) -> list[NDArray[np.int64]]:

@@ -127,6 +127,11 @@ class Chain:
         nodes = self.nodes(element)
         return int(nodes[0]) if len(nodes) == 1 else None
 
+    @property
+    def is_single(self) -> bool:
+        """Whether every element is one node."""
+        return all(len(self.nodes(e)) == 1 for e in range(len(self)))
+
     def elements(self) -> Elements:
         """The costs of the chain, flops for the whole batch."""
         graph, c = self.graph, self.graph.columns

@@ -3,50 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
 
-from sim.base.errors import NotApplicable
+from sim.base.memo import remembered
 from sim.base.units import Bytes
 from sim.graphs.graph import Graph
-from sim.schedules.schedule import Schedule, replay
+from sim.schedules.schedule import Schedule
+from sim.strategies.front import Front, Recipe, replayed, unbeaten
 from sim.strategies.jacobians.chaining import Chain, orders
 from sim.strategies.jacobians.front import Search
-from sim.strategies.jacobians.interleave import best_order
+from sim.strategies.jacobians.interleave import Move, best_order
 from sim.strategies.jacobians.orders import Bracketing, best_matrix_free, best_product, in_order
-
-
-@orders.register("optimal_in_memory")
-def optimal_in_memory(
-    graph: Graph,
-    *,
-    budget: Annotated[Bytes | None, Field(description="most peak bytes; without it the smallest peak there is")] = None,
-    tape: Annotated[Bytes | None, Field(description="most bytes of tape that an adjoint sweep may use")] = None,
-    tolerance: Annotated[float | None, Field(ge=0, le=1, description="relative slack in flops, for speed")] = None,
-) -> Schedule:
-    """The fewest flops whose true peak fits a budget, over products, sweeps, their order and forming Jacobians.
-
-    `chaining_front` gives the orders for all budgets at once.
-    """
-    front = chaining_front(graph, tape=tape, tolerance=tolerance)
-    if budget is None:
-        return front[0].schedule
-    if front[0].peak_bytes > budget:
-        raise NotApplicable(f"no order of this chain fits {budget} bytes; the smallest peak is {front[0].peak_bytes}")
-    return [p for p in front if p.peak_bytes <= budget][-1].schedule
-
-
-@dataclass(frozen=True, eq=False)
-class ChainingPoint:
-    """One order and what its schedule, replayed, takes."""
-
-    peak_bytes: int
-    flops: int
-    tree: Bracketing
-    schedule: Schedule
-
 
 EXACT_ELEMENTS = 24
 """Up to this many elements the front is searched without tolerance unless one is given: about a second."""
@@ -55,7 +25,8 @@ ORDERED_ELEMENTS = 400
 REORDERED_ELEMENTS = 10
 
 
-def chaining_front(graph: Graph, *, tape: int | None = None, tolerance: float | None = None) -> list[ChainingPoint]:
+@remembered
+def chaining_front(graph: Graph, *, tape: int | None = None, tolerance: float | None = None) -> Front:
     """The orders that no other beats in both peak bytes and flops, by rising peak.
 
     On a chain of single nodes of up to 24 elements the front is exact, in the class of
@@ -71,20 +42,22 @@ def chaining_front(graph: Graph, *, tape: int | None = None, tolerance: float | 
         As `jacobian_chain`.
     """
     chain = Chain(graph)
-    points = []
+    recipes: list[Recipe] = []
     for tree, interleaved in _candidates(chain, tape, tolerance):
-        schedules = [chain.schedule(tree, interleaved=interleaved)]
+        recipes.append(partial(_schedule, tree=tree, interleaved=interleaved))
         if len(chain) <= REORDERED_ELEMENTS:
-            found = best_order(chain.elements(), chain.memory(), tree)
-            schedules += [chain.ordered(tree, found[1])] if found else []
-        for schedule in schedules:
-            cost = replay(schedule)
-            points.append(ChainingPoint(cost.peak_bytes, cost.flops.total, tree, schedule))
-    front: list[ChainingPoint] = []
-    for point in sorted(points, key=lambda p: (p.peak_bytes, p.flops)):
-        if not front or point.flops < front[-1].flops:
-            front.append(point)
-    return front
+            order = best_order(chain.elements(), chain.memory(), tree)
+            recipes += [partial(_ordered, tree=tree, moves=order[1])] if order else []
+    kept = unbeaten(replayed(graph, recipes, None))
+    return Front(
+        peak_bytes=tuple(c.peak_bytes for c in kept),
+        cost=tuple(c.cost for c in kept),
+        recipes=tuple(c.recipe for c in kept),
+        label="orders of products",
+        schedules="order of products and sweeps, one part after the other,",
+        exact=len(chain) <= MOST_ELEMENTS and chain.is_single,
+        tolerance=_tolerance(chain, tolerance),
+    )
 
 
 def _candidates(chain: Chain, tape: int | None, tolerance: float | None) -> Iterator[tuple[Bracketing, bool]]:
@@ -93,9 +66,8 @@ def _candidates(chain: Chain, tape: int | None, tolerance: float | None) -> Iter
     searched = length <= MOST_ELEMENTS
     searches = []
     if searched:
-        slack = tolerance if tolerance is not None else 0.0 if length <= EXACT_ELEMENTS else 0.05
-        searches = [Search(elements, memory, tape=tape, tolerance=slack)]
-    if not searched or any(len(chain.nodes(e)) > 1 for e in range(length)):
+        searches = [Search(elements, memory, tape=tape, tolerance=_tolerance(chain, tolerance))]
+    if not searched or not chain.is_single:
         most = int(elements.tape.sum()) if tape is None else tape
         trees = [in_order(length, forward=True), in_order(length, forward=False), best_product(elements)[1]]
         trees += [best_matrix_free(elements, tape=limit)[1] for limit in sorted({0, most // 4, most // 2, most})]
@@ -104,3 +76,31 @@ def _candidates(chain: Chain, tape: int | None, tolerance: float | None) -> Iter
         yield from ((tree, interleaved) for tree in trees for interleaved in (False, True))
     for search in searches:
         yield from ((found.tree, found.interleaved) for found in search.front())
+
+
+def _tolerance(chain: Chain, asked: float | None) -> float:
+    return asked if asked is not None else 0.0 if len(chain) <= EXACT_ELEMENTS else 0.05
+
+
+def _schedule(graph: Graph, *, tree: Bracketing, interleaved: bool) -> Schedule:
+    return Chain(graph).schedule(tree, interleaved=interleaved)
+
+
+def _ordered(graph: Graph, *, tree: Bracketing, moves: list[Move]) -> Schedule:
+    return Chain(graph).ordered(tree, moves)
+
+
+@orders.register("optimal_in_memory", front=chaining_front)
+def optimal_in_memory(
+    graph: Graph,
+    *,
+    budget: Annotated[Bytes | None, Field(description="most peak bytes; without it the smallest peak there is")] = None,
+    tape: Annotated[Bytes | None, Field(description="most bytes of tape that an adjoint sweep may use")] = None,
+    tolerance: Annotated[float | None, Field(ge=0, le=1, description="relative slack in flops, for speed")] = None,
+) -> Schedule:
+    """The fewest flops whose true peak fits a budget, over products, sweeps, their order and forming Jacobians.
+
+    `chaining_front` gives the orders for all budgets at once.
+    """
+    front = chaining_front(graph, tape=tape, tolerance=tolerance)
+    return front.schedule(graph, 0 if budget is None else front.within(budget))

@@ -1,0 +1,81 @@
+"""The front of a graph that is no chain: plans node by node, the fixed schedules and selective ones, all replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+
+from sim.graphs.graph import Graph, Ints
+from sim.schedules.schedule import Builder, Schedule
+from sim.strategies.checkpointing.segments import schedules
+from sim.strategies.front import BoundClass, Front, Recipe, replayed, spread, unbeaten
+from sim.strategies.general.blocks import planned
+from sim.strategies.general.bound import block_lower_bound
+from sim.strategies.optimal.front import Staircase
+from sim.strategies.optimal.stages import stages_of
+from sim.strategies.optimal.strategy import adjoint_cost, below_next, in_chunks
+from sim.strategies.reverse import reverse_full
+from sim.strategies.selective import selective, worth_keeping
+
+MOST_REPLAYS = 4000
+
+
+def general_front(graph: Graph, *, tolerance: float, costs: tuple[Ints, Ints] | None) -> Front:
+    """The best schedules found for each peak, by replay, and a bound from below.
+
+    `costs` of forwards and of VJPs (of all cotangents) stand in for flops.
+    """
+    width, forward = graph.output_scalars, None if costs is None else costs[0]
+    stairs = planned(graph, width=width, tolerance=tolerance, costs=forward)
+    recipes: list[Recipe] = [
+        partial(_schedule, stairs=stairs, index=i, width=width) for i in spread(stairs.cost, MOST_REPLAYS)
+    ]
+    recipes += _fixed(graph)
+    evaluations = graph.columns.forward_flops if forward is None else forward
+    recipes += [partial(selective, kept=kept) for kept in worth_keeping(graph, evaluations)]
+    if costs is None:
+        recipes += in_chunks(width)
+    kept = unbeaten(replayed(graph, recipes, costs))
+    one = stairs.stages if width == 1 else stages_of(graph, costs=forward)
+    adjoint = adjoint_cost(graph, width, costs)
+    return Front(
+        peak_bytes=tuple(c.peak_bytes for c in kept),
+        cost=tuple(c.cost for c in kept),
+        recipes=tuple(c.recipe for c in kept),
+        label="best found by the block planner",
+        schedules="schedule",
+        exact=False,
+        tolerance=tolerance,
+        unit="flops" if costs is None else "picoseconds",
+        lower_bound=tuple(b + adjoint for b in block_lower_bound(graph, one, below_next(graph, kept)).tolist()),
+        bound_class=bound_class(graph),
+    )
+
+
+def bound_class(graph: Graph) -> BoundClass:
+    """Whether the VJPs can run in the listed order alone: each node's needs the cotangent that the next one makes."""
+    m, c = len(graph.inputs), graph.columns
+    active = [i for i in range(len(graph)) if graph.active[m + i]]
+    forced = all(m + i in c.input_index[c.input_ptr[j] : c.input_ptr[j + 1]] for i, j in pairwise(active))
+    return "any order" if forced else "listed order"
+
+
+def _schedule(graph: Graph, *, stairs: Staircase, index: int, width: int) -> Schedule:
+    builder = Builder(graph)
+    builder.rows(stairs.plan(index), width=width)
+    return builder.build(prune=True)
+
+
+def _fixed(graph: Graph) -> Iterator[Recipe]:
+    """Every fixed schedule: full store, segments, periods and binomial plans of all sizes."""
+    steps = len(graph.step_starts) - 1
+    sizes = range(1, steps + 1)
+    yield partial(reverse_full, chunk=graph.output_scalars)
+    for key, name, among in (
+        ("segments", "uniform", sizes),
+        ("every", "periodic", [k for k in sizes if steps % k or k == 1]),
+        ("slots", "binomial", sizes),
+    ):
+        for size in among:
+            yield partial(schedules[name].function, **{key: size})
