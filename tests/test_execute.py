@@ -31,7 +31,7 @@ from sim.execution.numpy.memory import Memory
 from sim.graphs.graph import Graph
 from sim.models.families.chain import chain
 from sim.models.families.mlp import mlp
-from sim.ops.table import RULES, rule_of
+from sim.ops import ops, rule_of
 from sim.schedules.schedule import Builder, Schedule, replay
 from sim.strategies import load
 from sim.strategies.checkpointing.segments import schedules
@@ -167,13 +167,13 @@ def test_w_times_jacobian_times_v_is_the_same_three_ways(
 
 
 def off_by_a_thousandth(op: str, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = getattr(RULES[op], field)
+    right = getattr(ops[op].arrays, field)
 
     def wrong(at: Any, given: Any) -> Any:
         made = right(at, given)
         return tuple(1.001 * part for part in made) if isinstance(made, tuple) else 1.001 * made
 
-    changed = dataclasses.replace(RULES[op], **{field: wrong})
+    changed = dataclasses.replace(ops[op].arrays, **{field: wrong})
     monkeypatch.setattr(machine, "rule_of", lambda node: changed if node.op == op else rule_of(node))
 
 

@@ -52,7 +52,7 @@ def test_open_dimensions_are_named_with_what_to_give(tmp_path: Path) -> None:
 def test_shapes_that_depend_on_values_are_refused_at_their_node(tmp_path: Path) -> None:
     nodes = [helper.make_node("NonZero", ["x"], ["i"]), helper.make_node("Exp", ["x"], ["y"])]
     nodes[0].name, nodes[1].input[0] = "places", "i"
-    with pytest.raises(GraphError, match=r"^node 'places' \(NonZero\): there is no rule for this operator; .*RULES"):
+    with pytest.raises(GraphError, match=r"^node 'places' \(NonZero\): there is no rule for this operator; add"):
         imported(model(tmp_path, nodes, [value("x", [2, 3])]))
     reshape = helper.make_node("Reshape", ["x", "to"], ["y"], name="fold")
     inputs = [value("x", [2, 3]), value("to", [2], TensorProto.INT64)]

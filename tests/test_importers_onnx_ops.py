@@ -10,19 +10,19 @@ import pytest
 from counts import saved_bytes
 
 from sim.base.errors import GraphError
-from sim.models.onnx.operators import RULES
+from sim.models.onnx.operators import load
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")
 from onnx import TensorProto, helper  # noqa: E402
 from onnxfiles import imported, ints, model, value, weight  # noqa: E402
 
 
-@pytest.mark.parametrize("op", RULES)
+@pytest.mark.parametrize("op", load())
 def test_the_table_names_operators_of_the_standard(op: str) -> None:
     if not onnx.defs.has(op):
         pytest.skip(f"newer than this onnx, {onnx.__version__}")
     least = onnx.defs.get_schema(op).min_input
-    assert all(0 <= w < max(least, onnx.defs.get_schema(op).max_input) for w in RULES[op].weights or ())
+    assert all(0 <= w < max(least, onnx.defs.get_schema(op).max_input) for w in load()[op].weights or ())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Rules of attention: scores and context of each head, and both with the softmax between in one op.
+"""Attention: scores and context of each head, and both with the softmax between in one op.
 
-Arrays are (batch, sequence, hidden), heads are a view (batch, sequence, heads, hidden/heads); a
-leading width is carried along.
+Activations are (batch, sequence, hidden), heads are a view (batch, sequence, heads, hidden/heads);
+array rules carry a leading width along.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sim.ops.dense import masked_softmax, softmax_derivative
+from sim.base.registry import Count
+from sim.graphs.graph import Node
+from sim.ops.core import FACTORS, Tensor, check_rank, fail, make_node, ops
+from sim.ops.norms import SOFTMAX_DERIVATIVE_FLOPS, SOFTMAX_FLOPS, masked_softmax, softmax_derivative
 from sim.ops.rule import Array, At, Rule, bilinear, total
 
 
@@ -37,6 +40,25 @@ def _from_scores(at: At, g: Array, other: Array, *, to_keys: bool = False) -> Ar
     return _joined(np.einsum(path, g, other, optimize=True) / math.sqrt(other.shape[-1]))
 
 
+@ops.define(
+    "attention_scores",
+    arrays=bilinear(_scores, _from_scores, lambda at, g, q: _from_scores(at, g, q, to_keys=True)),
+)
+def attention_scores(name: str, q: Tensor, k: Tensor, *, heads: Count) -> Node:
+    """q·kᵀ/√d of each head, (batch, heads, sequence, sequence): 2·batch·sequence²·hidden flops.
+
+    q and k are (batch, sequence, hidden); splitting them into heads is a view. The scale is part of
+    the product, and a causal mask is left to the softmax.
+    """
+    batch, sequence, hidden = _sequence(name, q, k, heads=heads)
+    work = 2 * batch * sequence**2 * hidden
+    shape = (batch, heads, sequence, sequence)
+    return make_node(
+        "attention_scores", name, [q, k], shape,
+        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, reads=FACTORS, heads=heads,
+    )  # fmt: skip
+
+
 def _context(at: At, weights: Array, v: Array) -> Array:
     """Σ_t weights·v of each head, joined to (…, sequence, hidden)."""
     return _joined(np.einsum("...ast,...tad->...sad", weights, _heads(at, v), optimize=True))
@@ -50,8 +72,19 @@ def _to_values(at: At, g: Array, weights: Array) -> Array:
     return _joined(np.einsum("...ast,...sad->...tad", weights, _heads(at, g), optimize=True))
 
 
-scores = bilinear(_scores, _from_scores, lambda at, g, q: _from_scores(at, g, q, to_keys=True))
-context = bilinear(_context, _to_weights, _to_values)
+@ops.define("attention_context", arrays=bilinear(_context, _to_weights, _to_values))
+def attention_context(name: str, weights: Tensor, v: Tensor) -> Node:
+    """weights·v of each head, joined to (batch, sequence, hidden): 2·batch·sequence²·hidden flops."""
+    check_rank(name, v, at_least=3, what="(batch, sequence, hidden)")
+    batch, sequence, hidden = v.shape
+    heads = weights.shape[1] if len(weights.shape) == 4 else 0
+    if not heads or weights.shape != (batch, heads, sequence, sequence) or hidden % heads:
+        fail(name, f"cannot weigh values of shape {v.shape} by {weights.shape}")
+    work = 2 * batch * sequence**2 * hidden
+    return make_node(
+        "attention_context", name, [weights, v], v.shape,
+        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, reads=FACTORS, heads=heads,
+    )  # fmt: skip
 
 
 def _fused_forward(at: At) -> tuple[Array, Array]:
@@ -92,4 +125,32 @@ def _fused_vjp(at: At, g: Array) -> tuple[Array, Array, Array]:
     )  # fmt: skip
 
 
-fused = Rule(forward=_fused_forward, jvp=_fused_jvp, vjp=_fused_vjp)
+@ops.define("flash_attention", arrays=Rule(forward=_fused_forward, jvp=_fused_jvp, vjp=_fused_vjp))
+def flash_attention(name: str, q: Tensor, k: Tensor, v: Tensor, *, heads: Count, causal: bool = False) -> Node:
+    """softmax(q·kᵀ/√d)·v in one kernel: 4·batch·sequence²·hidden flops and no sequence² tensor.
+
+    Its derivative reads q, k, v, its output and the log-sum-exp of each row (4 bytes at least), and
+    computes the scores again: 5 products where the forward has 2 (Dao et al., FlashAttention, 2022,
+    Algorithm 4). The softmax inside is counted like the op of that name. A causal mask halves neither,
+    as in the counters of frameworks.
+    """
+    batch, sequence, hidden = _sequence(name, q, k, v, heads=heads)
+    product = 2 * batch * sequence**2 * hidden
+    scores = batch * heads * sequence**2
+    derivative = 5 * product + (2 + SOFTMAX_DERIVATIVE_FLOPS) * scores
+    return make_node(
+        "flash_attention", name, [q, k, v], q.shape,
+        forward_flops=2 * product + SOFTMAX_FLOPS * scores, jvp_flops=derivative, vjp_flops=derivative,
+        residual_bytes=batch * heads * sequence * max(4, q.itemsize), needs="both", heads=heads, causal=causal,
+    )  # fmt: skip
+
+
+def _sequence(name: str, *tensors: Tensor, heads: int) -> tuple[int, int, int]:
+    first = tensors[0]
+    if len(first.shape) != 3 or any(t.shape != first.shape for t in tensors):
+        shapes = ", ".join(str(t.shape) for t in tensors)
+        fail(name, f"got {shapes}, expected equal shapes (batch, sequence, hidden)")
+    batch, sequence, hidden = first.shape
+    if hidden % heads:
+        fail(name, f"a hidden size of {hidden} cannot be divided among {heads} heads")
+    return batch, sequence, hidden

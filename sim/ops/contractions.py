@@ -1,4 +1,4 @@
-"""Rules of the ops that multiply matrices, whose flops frameworks and papers publish.
+"""Products with weights and of two activations, whose flops frameworks and papers publish, and tables of rows.
 
 A multiply-add is 2 flops. B is the batch with all leading dimensions. A bias adds one flop for each
 output scalar to the forward and to the weight gradient. The Jacobian of a linear map is its weight:
@@ -8,19 +8,53 @@ one block for all samples that costs nothing to form.
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from sim.base.registry import Count, Size
 from sim.graphs.graph import LocalJacobian, Node
-from sim.ops.core import FACTORS, Dtype, Margin, Pair, Tensor, check_rank, fail, make_node, ops, pair
-
-WEIGHT = LocalJacobian("constant")
-SOFTMAX_FLOPS = 5
-"""For each scalar: maximum, subtraction, exponential, sum, division (the count of ELECTRA's flops_computation.py)."""
-SOFTMAX_DERIVATIVE_FLOPS = 4
-"""For each scalar of y·(g − Σ y·g), forward and backward alike: product, sum, difference, product."""
+from sim.ops.core import CONSTANT, FACTORS, Dtype, Tensor, check_rank, fail, make_node, ops
+from sim.ops.rule import Array, At, Rule, Shape, bilinear
 
 
-@ops.register("linear")
+def _linear_shapes(at: At) -> tuple[Shape, ...]:
+    out = at.node.output_shape[-1]
+    return ((out, at.shapes[0][-1]), (out,)) if at["bias"] else ((out, at.shapes[0][-1]),)
+
+
+def _linear_forward(at: At) -> tuple[Array, None]:
+    y = at.x[0] @ at.p[0].T
+    return np.asarray(y + at.p[1] if at["bias"] else y), None
+
+
+def _linear_parameter_jvp(at: At, dp: tuple[Array, ...]) -> Array:
+    x = at.x[0]
+    dy = np.einsum("ni,woi->wno", x.reshape(-1, x.shape[-1]), dp[0], optimize=True)
+    if at["bias"]:
+        dy = dy + dp[1][:, None, :]
+    return np.asarray(dy).reshape(len(dy), *at.node.output_shape)
+
+
+def _linear_parameter_vjp(at: At, g: Array) -> tuple[Array, ...]:
+    x = at.x[0]
+    g = g.reshape(len(g), -1, g.shape[-1])
+    weight = np.swapaxes(g, 1, 2) @ x.reshape(-1, x.shape[-1])
+    return (weight, g.sum(axis=1)) if at["bias"] else (weight,)
+
+
+@ops.define(
+    "linear",
+    arrays=Rule(
+        forward=_linear_forward,
+        jvp=lambda at, dx: dx[0] @ at.p[0].T,
+        vjp=lambda at, g: (g @ at.p[0],),
+        parameters=_linear_shapes,
+        parameter_jvp=_linear_parameter_jvp,
+        parameter_vjp=_linear_parameter_vjp,
+        matrix=lambda at: at.p[0] if len(at.shapes[0]) == 2 else None,
+    ),
+)
 def linear(name: str, x: Tensor, *, features: Count, bias: bool = True, tied_to: str | None = None) -> Node:
     """y = x·Wᵀ + b over the last dimension: 2·B·in·out flops, as many per JVP, VJP and weight gradient.
 
@@ -39,91 +73,23 @@ def linear(name: str, x: Tensor, *, features: Count, bias: bool = True, tied_to:
         "linear", name, [x], shape,
         forward_flops=work + adds, jvp_flops=work, vjp_flops=work, param_vjp_flops=work + adds,
         param_size=0 if tied_to else x.shape[-1] * features + bias * features,
-        reads=("parameters",), jacobian=WEIGHT, bias=bias, tied_to=tied_to,
+        reads=("parameters",), jacobian=CONSTANT, bias=bias, tied_to=tied_to,
     )  # fmt: skip
 
 
-@ops.register("conv2d")
-def conv2d(
-    name: str,
-    x: Tensor,
-    *,
-    channels: Count,
-    kernel: Pair,
-    stride: Pair = 1,
-    padding: Margin = 0,
-    dilation: Pair = 1,
-    groups: Count = 1,
-    bias: bool = True,
-) -> Node:
-    """A convolution of (batch, channels, height, width): 2·B·out·height·width·(in/groups)·kernel flops.
-
-    The output has ⌊(size + 2·padding − dilation·(kernel − 1) − 1)/stride⌋ + 1 rows and columns. JVP,
-    VJP and weight gradient have the same multiply-adds.
-    """
-    batch, depth, rows, columns = _image(name, x)
-    if depth % groups or channels % groups:
-        fail(name, f"{depth} input and {channels} output channels cannot be divided into {groups} groups")
-    window, steps, margin, spread = pair(kernel), pair(stride), pair(padding), pair(dilation)
-    height, width = (
-        window_count(name, size, kernel=spread[d] * (window[d] - 1) + 1, stride=steps[d], padding=margin[d])
-        for d, size in enumerate((rows, columns))
-    )
-    shape = (batch, channels, height, width)
-    weights = channels * (depth // groups) * math.prod(window)
-    work = 2 * batch * height * width * weights
-    adds = math.prod(shape) if bias else 0
-    return make_node(
-        "conv2d", name, [x], shape,
-        forward_flops=work + adds, jvp_flops=work, vjp_flops=work, param_vjp_flops=work + adds,
-        param_size=weights + bias * channels, jacobian=WEIGHT,
-        kernel=window, stride=steps, padding=margin, dilation=spread, groups=groups, bias=bias,
-    )  # fmt: skip
+def _second_factor(at: At, b: Array) -> Array:
+    """b as it enters the product: (…, k, n), whichever way it is stored."""
+    return np.swapaxes(b, -1, -2) if at["transpose_b"] else b
 
 
-@ops.register("conv_transpose2d")
-def conv_transpose2d(
-    name: str, x: Tensor, *, channels: Count, kernel: Pair, stride: Pair = 1, padding: Margin = 0, bias: bool = True
-) -> Node:
-    """The transpose of a convolution: 2·B·in·height·width·out·kernel flops with the input's height and width.
-
-    The output has (size − 1)·stride − 2·padding + kernel rows and columns.
-    """
-    batch, depth, rows, columns = _image(name, x)
-    window, steps, margin = pair(kernel), pair(stride), pair(padding)
-    height, width = (
-        (size - 1) * steps[d] - 2 * margin[d] + window[d] for d, size in enumerate((rows, columns))
-    )  # fmt: skip
-    if height < 1 or width < 1:
-        fail(name, f"padding {margin} leaves nothing of an output of kernel {window} and stride {steps}")
-    shape = (batch, channels, height, width)
-    weights = depth * channels * math.prod(window)
-    work = 2 * batch * rows * columns * weights
-    adds = math.prod(shape) if bias else 0
-    return make_node(
-        "conv_transpose2d", name, [x], shape,
-        forward_flops=work + adds, jvp_flops=work, vjp_flops=work, param_vjp_flops=work + adds,
-        param_size=weights + bias * channels, jacobian=WEIGHT,
-        kernel=window, stride=steps, padding=margin, bias=bias,
-    )  # fmt: skip
-
-
-def window_count(name: str, size: int, *, kernel: int, stride: int, padding: int) -> int:
-    """How many windows of `kernel` fit along `size` with `padding` on both sides."""
-    if kernel > size + 2 * padding:
-        padded = f"{size} + 2·{padding}" if padding else f"{size}"
-        fail(name, f"a kernel of {kernel} does not fit an image of {padded}")
-    return (size + 2 * padding - kernel) // stride + 1
-
-
-def _image(name: str, x: Tensor) -> tuple[int, int, int, int]:
-    if len(x.shape) != 4:
-        fail(name, f"got an input of shape {x.shape}, expected (batch, channels, height, width)")
-    batch, depth, rows, columns = x.shape
-    return batch, depth, rows, columns
-
-
-@ops.register("matmul")
+@ops.define(
+    "matmul",
+    arrays=bilinear(
+        lambda at, a, b: a @ _second_factor(at, b),
+        lambda at, g, b: g @ np.swapaxes(_second_factor(at, b), -1, -2),
+        lambda at, g, a: _second_factor(at, np.swapaxes(a, -1, -2) @ g),
+    ),
+)
 def matmul(name: str, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Node:
     """The batched product of (…, m, k) and (…, k, n): 2·B·m·k·n flops, twice that per JVP and per VJP.
 
@@ -141,69 +107,23 @@ def matmul(name: str, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Nod
     )  # fmt: skip
 
 
-@ops.register("attention_scores")
-def attention_scores(name: str, q: Tensor, k: Tensor, *, heads: Count) -> Node:
-    """q·kᵀ/√d of each head, (batch, heads, sequence, sequence): 2·batch·sequence²·hidden flops.
-
-    q and k are (batch, sequence, hidden); splitting them into heads is a view. The scale is part of
-    the product, and a causal mask is left to the softmax.
-    """
-    batch, sequence, hidden = _sequence(name, q, k, heads=heads)
-    work = 2 * batch * sequence**2 * hidden
-    shape = (batch, heads, sequence, sequence)
-    return make_node(
-        "attention_scores", name, [q, k], shape,
-        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, reads=FACTORS, heads=heads,
-    )  # fmt: skip
+def _embedding_parameter_vjp(at: At, g: Array) -> tuple[Array]:
+    rows = np.zeros((len(g), at["entries"], g.shape[-1]), dtype=g.dtype)
+    places: Any = (slice(None), at.x[0])
+    np.add.at(rows, places, g)
+    return (rows,)
 
 
-@ops.register("attention_context")
-def attention_context(name: str, weights: Tensor, v: Tensor) -> Node:
-    """weights·v of each head, joined to (batch, sequence, hidden): 2·batch·sequence²·hidden flops."""
-    check_rank(name, v, at_least=3, what="(batch, sequence, hidden)")
-    batch, sequence, hidden = v.shape
-    heads = weights.shape[1] if len(weights.shape) == 4 else 0
-    if not heads or weights.shape != (batch, heads, sequence, sequence) or hidden % heads:
-        fail(name, f"cannot weigh values of shape {v.shape} by {weights.shape}")
-    work = 2 * batch * sequence**2 * hidden
-    return make_node(
-        "attention_context", name, [weights, v], v.shape,
-        forward_flops=work, jvp_flops=2 * work, vjp_flops=2 * work, reads=FACTORS, heads=heads,
-    )  # fmt: skip
-
-
-@ops.register("flash_attention")
-def flash_attention(name: str, q: Tensor, k: Tensor, v: Tensor, *, heads: Count, causal: bool = False) -> Node:
-    """softmax(q·kᵀ/√d)·v in one kernel: 4·batch·sequence²·hidden flops and no sequence² tensor.
-
-    Its derivative reads q, k, v, its output and the log-sum-exp of each row (4 bytes at least), and
-    computes the scores again: 5 products where the forward has 2 (Dao et al., FlashAttention, 2022,
-    Algorithm 4). The softmax inside is counted like the op of that name. A causal mask halves neither,
-    as in the counters of frameworks.
-    """
-    batch, sequence, hidden = _sequence(name, q, k, v, heads=heads)
-    product = 2 * batch * sequence**2 * hidden
-    scores = batch * heads * sequence**2
-    derivative = 5 * product + (2 + SOFTMAX_DERIVATIVE_FLOPS) * scores
-    return make_node(
-        "flash_attention", name, [q, k, v], q.shape,
-        forward_flops=2 * product + SOFTMAX_FLOPS * scores, jvp_flops=derivative, vjp_flops=derivative,
-        residual_bytes=batch * heads * sequence * max(4, q.itemsize), needs="both", heads=heads, causal=causal,
-    )  # fmt: skip
-
-
-def _sequence(name: str, *tensors: Tensor, heads: int) -> tuple[int, int, int]:
-    first = tensors[0]
-    if len(first.shape) != 3 or any(t.shape != first.shape for t in tensors):
-        shapes = ", ".join(str(t.shape) for t in tensors)
-        fail(name, f"got {shapes}, expected equal shapes (batch, sequence, hidden)")
-    batch, sequence, hidden = first.shape
-    if hidden % heads:
-        fail(name, f"a hidden size of {hidden} cannot be divided among {heads} heads")
-    return batch, sequence, hidden
-
-
-@ops.register("embedding")
+@ops.define(
+    "embedding",
+    arrays=Rule(
+        forward=lambda at: (at.p[0][at.x[0]], None),
+        parameters=lambda at: ((at["entries"], at.node.output_shape[-1]),),
+        parameter_jvp=lambda at, dp: dp[0][:, at.x[0]],
+        parameter_vjp=_embedding_parameter_vjp,
+    ),
+    indices=0,
+)
 def embedding(name: str, ids: Tensor, *, entries: Count, features: Count, dtype: Dtype = "float32") -> Node:
     """A row of an (entries, features) table for each id: no flops forward, one addition a scalar backward.
 
@@ -216,7 +136,25 @@ def embedding(name: str, ids: Tensor, *, entries: Count, features: Count, dtype:
     )  # fmt: skip
 
 
-@ops.register("positions")
+def _positions_parameter_vjp(at: At, g: Array) -> tuple[Array]:
+    rows = np.zeros((len(g), at["entries"], *g.shape[3:]), dtype=g.dtype)
+    rows[:, : g.shape[2]] = g.sum(axis=1)
+    return (rows,)
+
+
+@ops.define(
+    "positions",
+    arrays=Rule(
+        forward=lambda at: (at.x[0] + at.p[0][: at.shapes[0][1]], None),
+        jvp=lambda at, dx: dx[0],
+        vjp=lambda at, g: (g,),
+        parameters=lambda at: ((at["entries"], *at.shapes[0][2:]),),
+        parameter_jvp=lambda at, dp: np.broadcast_to(
+            dp[0][:, None, : at.shapes[0][1]], (len(dp[0]), *at.node.output_shape)
+        ),
+        parameter_vjp=_positions_parameter_vjp,
+    ),
+)
 def positions(name: str, x: Tensor, *, entries: Size = 0) -> Node:
     """x plus a learned row for each place of the sequence, of a table of `entries` (0: as long as the sequence)."""
     check_rank(name, x, at_least=3, what="(batch, sequence, features)")

@@ -1,28 +1,77 @@
-"""What every op rule is made with: tensors to read, nodes to write, a registry, and a builder of graphs."""
+"""The registry of ops, and what cost rules are made with: tensors to read, nodes to write, a builder of graphs."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, NoReturn, ParamSpec
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from sim.base.errors import GraphError, ParameterError
-from sim.base.registry import Registry
+from sim.base.errors import GraphError, NotApplicable, ParameterError, suggest
+from sim.base.registry import Entry, Registry
 from sim.graphs.graph import FLOATS, ITEMSIZE, LARGEST, Graph, GraphInput, LocalJacobian, Needs, Node, Reads, Wrt
+from sim.ops.rule import Rule, Shape
 
-ops: Registry[Node] = Registry("op")
-"""Rules `(name, *tensors, parameters) -> Node`. The keyword parameters are the keys of a layer in YAML."""
-
-Shape = tuple[int, ...]
 LARGEST_GRAPH = 1_000_000
 DENSE = LocalJacobian("dense")
+CONSTANT = LocalJacobian("constant")
+"""Of a linear map: its weight, one block for all samples."""
 FACTORS: tuple[Reads, ...] = ("others", "others")
 """What the derivative of a product of two activations reads: for the one factor the other."""
 Dtype = Literal["float64", "float32", "float16", "bfloat16"]
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op(Entry[Node]):
+    """All that is known of one op: its cost rule with the parameters that it takes, and its array rule.
+
+    The cost rule (`function`) is `(name, *tensors, parameters) -> Node`; its keyword parameters are the
+    keys of a layer in YAML. `indices` is the position of the input that holds integers, if one does;
+    all others are floats of one dtype.
+    """
+
+    arrays: Rule
+    indices: int | None = None
+
+    @property
+    def arity(self) -> tuple[int, int | None]:
+        """The least and the largest number (`None`: any) of inputs that the op reads."""
+        kinds = [p.kind for p in inspect.signature(self.function).parameters.values()]
+        fixed = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) - 1
+        return fixed, None if inspect.Parameter.VAR_POSITIONAL in kinds else fixed
+
+
+class Ops(Registry[Node]):
+    """Ops by name."""
+
+    def __init__(self) -> None:
+        super().__init__("op")
+
+    def __getitem__(self, name: str) -> Op:
+        entry = super().__getitem__(name)
+        assert isinstance(entry, Op)
+        return entry
+
+    def define(
+        self, name: str, *, arrays: Rule, indices: int | None = None
+    ) -> Callable[[Callable[P, Node]], Callable[P, Node]]:
+        """Decorator: register the cost rule of an op, with its array rule."""
+
+        def decorate(cost: Callable[P, Node]) -> Callable[P, Node]:
+            self.register(name)(cost)
+            entry = self._entries[name]
+            known = {f.name: getattr(entry, f.name) for f in fields(entry)}
+            self._entries[name] = Op(**known, arrays=arrays, indices=indices)
+            return cost
+
+        return decorate
+
+
+ops = Ops()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +183,6 @@ Margin = Annotated[int | tuple[int, int], _pair_of(0), _pair_schema(0)]
 """A number of at least 0 for height and width alike, or one for each."""
 
 
-def arity(op: str) -> tuple[int, int | None]:
-    """The least and the largest number (`None`: any) of inputs that the rule of `op` takes."""
-    kinds = [p.kind for p in inspect.signature(ops[op].function).parameters.values()]
-    fixed = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) - 1
-    return fixed, None if inspect.Parameter.VAR_POSITIONAL in kinds else fixed
-
-
 def apply(op: str, name: str, inputs: Sequence[Tensor], **parameters: Any) -> Node:
     """The node that the rule of `op` makes of `inputs` and of parameters as a person wrote them.
 
@@ -150,29 +192,43 @@ def apply(op: str, name: str, inputs: Sequence[Tensor], **parameters: Any) -> No
         Naming the node, for an unknown op, a wrong number of inputs, impossible parameters or shapes.
     """
     try:
-        least, most = arity(op)
+        known = ops[op]
+        least, most = known.arity
         if len(inputs) < least or (most is not None and len(inputs) > most):
             expected = f"{least}" if most == least else f"at least {least}"
             fail(name, f"{op} reads {expected} input{'' if expected == '1' else 's'}, got {len(inputs)}")
-        _check_dtypes(op, name, inputs)
+        _check_dtypes(known, name, inputs)
         return ops.call(op, name, *inputs, **parameters)
     except ParameterError as error:
         key = next(map(str, error.parameter), None)
         raise GraphError(f"node '{name}': {error}", node=name, key=key) from None
 
 
-READS_INTEGERS = {"embedding": 0, "cross_entropy": 1}
-"""Which input of an op holds indices; all others are floats of one dtype."""
-
-
-def _check_dtypes(op: str, name: str, inputs: Sequence[Tensor]) -> None:
-    integer = READS_INTEGERS.get(op)
+def _check_dtypes(op: Op, name: str, inputs: Sequence[Tensor]) -> None:
     for i, x in enumerate(inputs):
-        if (x.dtype in FLOATS) == (i == integer):
-            fail(name, f"{op} reads {'integers' if i == integer else 'floats'}, but '{x.name}' is {x.dtype}")
-    dtypes = {x.name: x.dtype for i, x in enumerate(inputs) if i != integer}
+        if (x.dtype in FLOATS) == (i == op.indices):
+            kind = "integers" if i == op.indices else "floats"
+            fail(name, f"{op.name} reads {kind}, but '{x.name}' is {x.dtype}")
+    dtypes = {x.name: x.dtype for i, x in enumerate(inputs) if i != op.indices}
     if len(set(dtypes.values())) > 1:
-        fail(name, f"{op} reads one dtype, got {', '.join(f'{n}: {d}' for n, d in dtypes.items())}")
+        fail(name, f"{op.name} reads one dtype, got {', '.join(f'{n}: {d}' for n, d in dtypes.items())}")
+
+
+def rule_of(node: Node) -> Rule:
+    """The array rule of a node: the one that its importer gives, or that of its op.
+
+    Raises
+    ------
+    NotApplicable
+        If there is none, as for the abstract layers of a chain; with the importer's reason if it gave one.
+    """
+    why = node.attributes.get("refused")
+    if why is not None:
+        raise NotApplicable(f"node '{node.name}' ({node.op}) cannot be executed: {why}")
+    rule: Rule | None = node.attributes.get("rule") or (ops[node.op].arrays if node.op in ops else None)
+    if rule is None:
+        raise NotApplicable(f"node '{node.name}' cannot be executed: op '{node.op}' has no rule{suggest(node.op, ops)}")
+    return rule
 
 
 class GraphBuilder:

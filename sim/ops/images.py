@@ -1,25 +1,43 @@
-"""Rules of the ops on (batch, channels, *sides), in any number of sides: convolutions, pooling, upsampling.
+"""Convolutions of (batch, channels, *sides) and their transposes, and the windows that pooling shares with them.
 
-Windows start `padding` before the image (a number for each side, or its first of (before, after)); how
-many there are is what the shapes say, so that padding behind the image is whatever they reach.
+Cost rules take images of two sides, array rules any number of sides. Windows start `padding` before
+the image (a number for each side, or its first of (before, after)); how many there are is what the
+shapes say, so that padding behind the image is whatever they reach.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from sim.ops.rule import Array, At, Rule, Shape, linear, samplewise
+from sim.base.registry import Count
+from sim.graphs.graph import Node
+from sim.ops.core import CONSTANT, Margin, Pair, Tensor, fail, make_node, ops, pair
+from sim.ops.rule import Array, At, Rule, Shape, samplewise
 
 Sides = tuple[int, ...]
 
 
-def _layout(at: At) -> tuple[Sides, Sides, Sides, Sides]:
+def image_shape(name: str, x: Tensor) -> tuple[int, int, int, int]:
+    if len(x.shape) != 4:
+        fail(name, f"got an input of shape {x.shape}, expected (batch, channels, height, width)")
+    batch, depth, rows, columns = x.shape
+    return batch, depth, rows, columns
+
+
+def window_count(name: str, size: int, *, kernel: int, stride: int, padding: int) -> int:
+    """How many windows of `kernel` fit along `size` with `padding` on both sides."""
+    if kernel > size + 2 * padding:
+        padded = f"{size} + 2·{padding}" if padding else f"{size}"
+        fail(name, f"a kernel of {kernel} does not fit an image of {padded}")
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def layout(at: At) -> tuple[Sides, Sides, Sides, Sides]:
     """(kernel, stride, padding before, dilation), a number for each side."""
     kernel = tuple(at["kernel"])
     before = tuple(p if isinstance(p, int) else p[0] for p in at["padding"])
@@ -28,13 +46,13 @@ def _layout(at: At) -> tuple[Sides, Sides, Sides, Sides]:
 
 def _reach(at: At, counts: Sides) -> Sides:
     """How far windows, so many along each side, reach from the start of the first one."""
-    kernel, stride, _, dilation = _layout(at)
+    kernel, stride, _, dilation = layout(at)
     return tuple((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(counts, stride, dilation, kernel, strict=True))
 
 
-def _patches(at: At, x: Array, counts: Sides, fill: float = 0.0) -> Array:
+def patches_of(at: At, x: Array, counts: Sides, fill: float = 0.0) -> Array:
     """The windows of images (n, c, *sides) as a view (n, c, *counts, *kernel)."""
-    kernel, stride, before, dilation = _layout(at)
+    kernel, stride, before, dilation = layout(at)
     reach, axes = _reach(at, counts), tuple(range(2, x.ndim))
     after = [max(0, r - b - n) for r, b, n in zip(reach, before, x.shape[2:], strict=True)]
     if any(before) or any(after):
@@ -47,14 +65,14 @@ def _patches(at: At, x: Array, counts: Sides, fill: float = 0.0) -> Array:
 
 def _columns(at: At, x: Array, counts: Sides) -> Array:
     """The windows as matrices (n, groups, channels of a group · kernel, windows)."""
-    patches, rank = _patches(at, x, counts), len(counts)
+    patches, rank = patches_of(at, x, counts), len(counts)
     order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     return patches.transpose(order).reshape(len(x), _groups(at), -1, math.prod(counts))
 
 
 def _folded(at: At, columns: Array, counts: Sides, shape: Shape) -> Array:
     """The transpose of `_columns`: windows added up into images (n, *shape)."""
-    kernel, stride, before, dilation = _layout(at)
+    kernel, stride, before, dilation = layout(at)
     patches = columns.reshape(len(columns), shape[0], *kernel, *counts)
     ends = [max(r, b + n) for r, b, n in zip(_reach(at, counts), before, shape[1:], strict=True)]
     image = np.zeros((len(columns), shape[0], *ends), dtype=columns.dtype)
@@ -137,6 +155,44 @@ convolution = Rule(
 )
 
 
+@ops.define("conv2d", arrays=convolution)
+def conv2d(
+    name: str,
+    x: Tensor,
+    *,
+    channels: Count,
+    kernel: Pair,
+    stride: Pair = 1,
+    padding: Margin = 0,
+    dilation: Pair = 1,
+    groups: Count = 1,
+    bias: bool = True,
+) -> Node:
+    """A convolution of (batch, channels, height, width): 2·B·out·height·width·(in/groups)·kernel flops.
+
+    The output has ⌊(size + 2·padding − dilation·(kernel − 1) − 1)/stride⌋ + 1 rows and columns. JVP,
+    VJP and weight gradient have the same multiply-adds.
+    """
+    batch, depth, rows, columns = image_shape(name, x)
+    if depth % groups or channels % groups:
+        fail(name, f"{depth} input and {channels} output channels cannot be divided into {groups} groups")
+    window, steps, margin, spread = pair(kernel), pair(stride), pair(padding), pair(dilation)
+    height, width = (
+        window_count(name, size, kernel=spread[d] * (window[d] - 1) + 1, stride=steps[d], padding=margin[d])
+        for d, size in enumerate((rows, columns))
+    )
+    shape = (batch, channels, height, width)
+    weights = channels * (depth // groups) * math.prod(window)
+    work = 2 * batch * height * width * weights
+    adds = math.prod(shape) if bias else 0
+    return make_node(
+        "conv2d", name, [x], shape,
+        forward_flops=work + adds, jvp_flops=work, vjp_flops=work, param_vjp_flops=work + adds,
+        param_size=weights + bias * channels, jacobian=CONSTANT,
+        kernel=window, stride=steps, padding=margin, dilation=spread, groups=groups, bias=bias,
+    )  # fmt: skip
+
+
 def _up(at: At, x: Array, weight: Array) -> Array:
     """The transposed convolution with a weight (in, out of a group, *kernel), as in PyTorch."""
     columns = np.swapaxes(_grouped(at, weight), -1, -2) @ _rows(at, x)
@@ -168,73 +224,28 @@ transposed_convolution = Rule(
 )
 
 
-def _max_forward(at: At) -> tuple[Array, Array]:
-    """The maxima, and the place of each in its image, all sides as one index (int64)."""
-    x, counts = at.x[0], at.node.output_shape[2:]
-    sides = x.shape[2:]
-    places = np.broadcast_to(np.arange(math.prod(sides), dtype=np.int64).reshape(1, 1, *sides), x.shape)
-    windows, where = _patches(at, x, counts, fill=-np.inf), _patches(at, places, counts)
-    shape = at.node.output_shape
-    windows, where = windows.reshape(*shape, -1), where.reshape(*shape, -1)
-    best = windows.argmax(axis=-1)[..., None]
-    return np.take_along_axis(windows, best, -1)[..., 0], np.take_along_axis(where, best, -1)[..., 0]
+@ops.define("conv_transpose2d", arrays=transposed_convolution)
+def conv_transpose2d(
+    name: str, x: Tensor, *, channels: Count, kernel: Pair, stride: Pair = 1, padding: Margin = 0, bias: bool = True
+) -> Node:
+    """The transpose of a convolution: 2·B·in·height·width·out·kernel flops with the input's height and width.
 
-
-def _max_jvp(at: At, dx: Array) -> Array:
-    n, c = at.shapes[0][:2]
-    flat = dx.reshape(len(dx), n, c, -1)
-    return np.take_along_axis(flat, at.residual.reshape(1, n, c, -1), axis=-1).reshape(len(dx), *at.node.output_shape)
-
-
-def _max_vjp(at: At, g: Array) -> Array:
-    images = math.prod(at.shapes[0][:2])
-    out = np.zeros((len(g), images, math.prod(at.shapes[0][2:])), dtype=g.dtype)
-    places: Any = (slice(None), np.arange(images)[:, None], at.residual.reshape(images, -1))
-    np.add.at(out, places, g.reshape(len(g), images, -1))
-    return out.reshape(len(g), *at.shapes[0])
-
-
-max_pool = Rule(
-    forward=_max_forward, jvp=lambda at, dx: _max_jvp(at, dx[0]), vjp=lambda at, g: (_max_vjp(at, g),)
-)  # fmt: skip
-
-
-def separable(matrix: Callable[[At, int], Array]) -> Rule:
-    """y = (R₀ ⊗ R₁ ⊗ …)·x of each image; `matrix(at, axis)` gives the matrix of one side."""
-
-    def along(x: Array, matrices: Sequence[Array]) -> Array:
-        for axis, m in enumerate(matrices, start=2):
-            x = np.moveaxis(np.moveaxis(x, axis, -1) @ m.T.astype(x.dtype), -1, axis)
-        return x
-
-    def matrices(at: At) -> list[Array]:
-        return [matrix(at, axis) for axis in range(len(at.shapes[0]) - 2)]
-
-    return linear(lambda at, x: along(x, matrices(at)), lambda at, g: along(g, [m.T for m in matrices(at)]))
-
-
-def mean_matrix(at: At, axis: int) -> Array:
-    """Means of windows along an axis; zeros of the padding are counted unless `counts_padding` is false."""
-    kernel, stride, before, dilation = (v[axis] for v in _layout(at))
-    padding, n = at["padding"][axis], at.shapes[0][2 + axis]
-    after = padding if isinstance(padding, int) else padding[1]
-    first = np.arange(at.node.output_shape[2 + axis])[:, None] * stride - before
-    far = np.arange(n)[None, :] - first
-    inside = (far >= 0) & (far < dilation * kernel) & (far % dilation == 0)
-    if not at.node.attributes.get("counts_padding", True):
-        return np.asarray(inside / inside.sum(axis=1, keepdims=True))
-    reached = first + dilation * np.arange(kernel)[None, :] < n + after  # a window may reach beyond the padding
-    return np.asarray(inside / reached.sum(axis=1, keepdims=True))
-
-
-def adaptive_matrix(at: At, axis: int) -> Array:
-    """Means over ⌊i·n/size⌋ … ⌈(i+1)·n/size⌉ along an axis."""
-    n, size = at.shapes[0][2 + axis], at["size"][axis]
-    i, place = np.arange(size)[:, None], np.arange(n)[None, :]
-    inside = (place >= i * n // size) & (place < -(-(i + 1) * n // size))
-    return np.asarray(inside / inside.sum(axis=1, keepdims=True))
-
-
-def repeat_matrix(at: At, axis: int) -> Array:
-    """Each place repeated `scale` times along an axis."""
-    return np.repeat(np.eye(at.shapes[0][2 + axis]), at["scale"][axis], axis=0)
+    The output has (size − 1)·stride − 2·padding + kernel rows and columns.
+    """
+    batch, depth, rows, columns = image_shape(name, x)
+    window, steps, margin = pair(kernel), pair(stride), pair(padding)
+    height, width = (
+        (size - 1) * steps[d] - 2 * margin[d] + window[d] for d, size in enumerate((rows, columns))
+    )  # fmt: skip
+    if height < 1 or width < 1:
+        fail(name, f"padding {margin} leaves nothing of an output of kernel {window} and stride {steps}")
+    shape = (batch, channels, height, width)
+    weights = depth * channels * math.prod(window)
+    work = 2 * batch * rows * columns * weights
+    adds = math.prod(shape) if bias else 0
+    return make_node(
+        "conv_transpose2d", name, [x], shape,
+        forward_flops=work + adds, jvp_flops=work, vjp_flops=work, param_vjp_flops=work + adds,
+        param_size=weights + bias * channels, jacobian=CONSTANT,
+        kernel=window, stride=steps, padding=margin, bias=bias,
+    )  # fmt: skip

@@ -1,17 +1,62 @@
-"""Rules of the ops that end in one scalar. Means are over all predictions of the batch (PyTorch's `mean` reduction)."""
+"""Ops that end in one scalar: means over all predictions of the batch (PyTorch's `mean` reduction), and sums."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
 
 from sim.graphs.graph import LocalJacobian, Node
-from sim.ops.contractions import SOFTMAX_FLOPS
-from sim.ops.core import GraphBuilder, Tensor, check_rank, fail, make_node, ops
+from sim.ops.core import CONSTANT, GraphBuilder, Tensor, check_rank, fail, make_node, ops
+from sim.ops.norms import SOFTMAX_FLOPS, log_softmax
+from sim.ops.rule import Array, At, Rule
 
 Loss = Literal["cross_entropy", "mse", "sum", "mean", "none"]
 
 
-@ops.register("cross_entropy")
+def _shares(products: Array) -> Array:
+    """Sums over all but width and batch: shape (width, batch)."""
+    return np.asarray(products.reshape(*products.shape[:2], -1).sum(axis=-1))
+
+
+def _against(g: Array, slope: Array) -> Array:
+    """Scalar cotangents g, shape (width,), times a slope: shape (width, *slope)."""
+    return np.multiply.outer(g, slope)
+
+
+def _spread(at: At, g: Array) -> Array:
+    """A view of scalar cotangents, shape (width,), as cotangents of all scalars of the input."""
+    lead = np.array(g).reshape(-1, *[1] * len(at.shapes[0]))
+    return np.broadcast_to(lead, (len(g), *at.shapes[0]))
+
+
+def _cross_entropy_forward(at: At) -> tuple[Array, Array]:
+    """The mean of −log softmax(x)[label], and the log-probabilities with the number of predictions."""
+    x, labels = at.x
+    logs = log_softmax(x, at["axis"])
+    chosen = np.take_along_axis(logs, np.expand_dims(labels, at["axis"]), axis=at["axis"])
+    return -chosen.mean(), np.append(logs.reshape(-1), np.asarray(labels.size, dtype=x.dtype))
+
+
+def _cross_entropy_slope(at: At) -> Array:
+    """(softmax − one-hot)/predictions, of the shape of the logits."""
+    out = np.exp(at.residual[:-1].reshape(at.shapes[0]))
+    labels = np.expand_dims(at.x[1], at["axis"])
+    np.put_along_axis(out, labels, np.take_along_axis(out, labels, axis=at["axis"]) - 1, axis=at["axis"])
+    return np.asarray(out / at.residual[-1])
+
+
+@ops.define(
+    "cross_entropy",
+    arrays=Rule(
+        forward=_cross_entropy_forward,
+        jvp=lambda at, dx: _shares(_cross_entropy_slope(at) * dx[0]),
+        vjp=lambda at, g: (_against(g, _cross_entropy_slope(at)), None),
+        reduces=True,
+    ),
+    indices=1,
+)
 def cross_entropy(name: str, logits: Tensor, labels: Tensor, *, axis: int = -1) -> Node:
     """The mean of −log softmax(logits)[label] over all predictions; classes lie along `axis`.
 
@@ -36,7 +81,27 @@ def cross_entropy(name: str, logits: Tensor, labels: Tensor, *, axis: int = -1) 
     )  # fmt: skip
 
 
-@ops.register("mse")
+def _mse_slope(at: At) -> Array:
+    """2·(x − target)/scalars."""
+    return np.asarray(2 * (at.x[0] - at.x[1]) / at.size)
+
+
+def _difference(dx: Sequence[Any]) -> Array:
+    """dx[0] − dx[1], where `None` stands for 0."""
+    if dx[1] is None:
+        return np.asarray(dx[0])
+    return np.asarray(-dx[1] if dx[0] is None else dx[0] - dx[1])
+
+
+@ops.define(
+    "mse",
+    arrays=Rule(
+        forward=lambda at: (((at.x[0] - at.x[1]) ** 2).mean(), None),
+        jvp=lambda at, dx: _shares(_mse_slope(at) * _difference(dx)),
+        vjp=lambda at, g: (_against(g, _mse_slope(at)), _against(-g, _mse_slope(at))),
+        reduces=True,
+    ),
+)
 def mse(name: str, x: Tensor, target: Tensor) -> Node:
     """The mean of (x − target)² over all scalars: 3 flops each, and 3 per tangent or cotangent."""
     if x.shape != target.shape:
@@ -46,20 +111,36 @@ def mse(name: str, x: Tensor, target: Tensor) -> Node:
     )
 
 
-@ops.register("sum")
+@ops.define(
+    "sum",
+    arrays=Rule(
+        forward=lambda at: (at.x[0].sum(), None),
+        jvp=lambda at, dx: _shares(dx[0]),
+        vjp=lambda at, g: (_spread(at, g),),
+        reduces=True,
+    ),
+)
 def sum_all(name: str, x: Tensor) -> Node:
     """The sum of all scalars; a VJP is a view of its cotangent and costs nothing."""
     return make_node(
         "sum", name, [x], (),
         forward_flops=x.size, jvp_flops=x.size, vjp_flops=0, needs="none",
-        jacobian=LocalJacobian("constant"), vjp_broadcasts=True,
+        jacobian=CONSTANT, vjp_broadcasts=True,
     )  # fmt: skip
 
 
-@ops.register("mean")
+@ops.define(
+    "mean",
+    arrays=Rule(
+        forward=lambda at: (at.x[0].mean(), None),
+        jvp=lambda at, dx: _shares(dx[0]) / at.size,
+        vjp=lambda at, g: (_spread(at, g / at.size),),
+        reduces=True,
+    ),
+)
 def mean_all(name: str, x: Tensor) -> Node:
     """The mean of all scalars; PyTorch's VJP divides an expanded cotangent, which makes a whole new tensor."""
-    return make_node("mean", name, [x], (), forward_flops=x.size, needs="none", jacobian=LocalJacobian("constant"))
+    return make_node("mean", name, [x], (), forward_flops=x.size, needs="none", jacobian=CONSTANT)
 
 
 def add_loss(builder: GraphBuilder, x: Tensor, loss: Loss, *, axis: int = -1) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a rule of execution is made of, and the kinds of rule that most ops are.
+"""Array rules: how an op is evaluated and differentiated on NumPy arrays, and the kinds that most ops are.
 
 Shapes: a tangent or cotangent of an array of shape S has shape (width, *S). Samples lie along the
 first axis of S; the parameters of a node are one flat vector, split into arrays in C order.

@@ -14,8 +14,8 @@ import numpy as np
 from sim.base.errors import GraphError, NotApplicable
 from sim.graphs.graph import Graph, GraphInput
 from sim.graphs.node import Node
+from sim.ops import rule_of
 from sim.ops.rule import Array, At, Shape
-from sim.ops.table import rule_of
 
 DTYPES = frozenset({"float64", "float32", "float16", "int64", "int32", "int8", "uint8", "bool"})
 SCALING = frozenset({"layer_norm", "rms_norm", "batch_norm", "mul"})

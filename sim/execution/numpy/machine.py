@@ -16,8 +16,8 @@ from sim.execution.numpy.liveness import Touched
 from sim.execution.numpy.memory import Memory
 from sim.execution.numpy.seeds import Seeds
 from sim.graphs.graph import Graph, Node, Structure
+from sim.ops import rule_of
 from sim.ops.rule import Array, At, Rule, Shape, split, total
-from sim.ops.table import rule_of
 from sim.schedules.actions import ACTIVATION, GRADIENT, INPUT, READ, RESIDUAL
 from sim.schedules.schedule import Schedule
 

@@ -1,7 +1,7 @@
-"""What a rule for an ONNX operation sees and gives, and the rules that every operator may use.
+"""The table of ONNX operators, what an operator sees of a model, and what several of them share.
 
-A rule gets a `Call`: its operands with the shapes of inference (scaled to the batch), and the output
-that inference promises. It gives a node whose costs are those of PyTorch's function of the same
+An operator gets a `Call`: its operands with the shapes of inference (scaled to the batch), and the
+output that inference promises. It gives a node whose costs are those of PyTorch's function of the same
 meaning, or `None` for a view. Shape, dtype and parameters of the node are set by the importer.
 """
 
@@ -11,12 +11,18 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from sim.graphs.graph import LocalJacobian, Node, Reads
-from sim.ops.core import Shape, Tensor, fail, make_node
+from sim.graphs.graph import FLOATS, Node, Reads
+from sim.ops.core import CONSTANT, Tensor, fail, make_node
+from sim.ops.rule import Rule, Shape
 
-CONSTANT = LocalJacobian("constant")
+Attributes = dict[str, Any]
+Make = TypeVar("Make", bound="Callable[[Call], Node | None]")
+
+
+class Refused(Exception):
+    """Why arrays cannot run an operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,67 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """What makes the node, and the positions of the operands that are parameters if trainable (`None`: all)."""
+class Operator:
+    """All that is known of one ONNX operator.
 
+    `make` gives the node with its costs, or `None` for a view. `weights` are the positions of the operands
+    that are parameters if trainable (`None`: all). `runs` gives the attributes that the array rule
+    reads, and under `rule` the rule itself where it is not that of the node's op; it raises `Refused`
+    where no rule has the meaning of the call.
+    """
+
+    op: str
     make: Callable[[Call], Node | None]
     weights: tuple[int, ...] | None = ()
+    runs: Callable[[Call], Attributes] | None = None
+
+    def execution(self, call: Call, parameters: int) -> Attributes:
+        """The attributes by which arrays run a node that holds so many parameters, or `refused` and the reason."""
+        try:
+            if self.runs is None:
+                raise Refused(f"{self.op} has no rule")
+            attributes = self.runs(call)
+            own = sum(c.size for c in self.constants(call) if c.trainable or "operands" not in attributes)
+            if own != parameters:
+                raise Refused("it shares parameters with another node, or has constants of one scalar in their place")
+        except Refused as reason:
+            return {"refused": str(reason)}
+        return attributes
+
+    def constants(self, call: Call) -> list[Constant]:
+        """The floating constants at positions where parameters may be."""
+        count = len(call.operands)
+        positions = range(count) if self.weights is None else [k for k in self.weights if k < count]
+        operands = [call.operands[k] for k in positions]
+        return [c for c in operands if isinstance(c, Constant) and c.dtype in FLOATS]
+
+
+OPERATORS: dict[str, Operator] = {}
+"""Operators by name; `operators.load` fills it."""
+BOTH, AFFINE, ALL = (0, 1), (1, 2), None
+"""Positions of weights: of either factor or term, of weight and bias, anywhere."""
+
+
+def operator(
+    *names: str, weights: tuple[int, ...] | None = (), runs: Callable[[Call], Attributes] | None = None
+) -> Callable[[Make], Make]:
+    """Decorator: register what makes the nodes of these operators (see `Operator`)."""
+
+    def decorate(make: Make) -> Make:
+        OPERATORS.update({name: Operator(name, make, weights, runs) for name in names})
+        return make
+
+    return decorate
+
+
+def own(call: Call) -> Attributes:
+    """Run the node by the array rule of its op."""
+    return {}
+
+
+def runs(rule: Rule, **defaults: float) -> Callable[[Call], Attributes]:
+    """Run the node by a rule that reads attributes of the operator, with the defaults of the standard."""
+    return lambda call: {"rule": rule, **{k: call.attributes.get(k, v) for k, v in defaults.items()}}
 
 
 def rows(x: Tensor, features: int) -> Tensor:
@@ -92,20 +154,6 @@ def rows(x: Tensor, features: int) -> Tensor:
     if x.size % features:
         fail(x.name, f"its shape {x.shape} has no rows of {features}")
     return replace(x, shape=(x.size // features, features))
-
-
-def view(call: Call) -> None:
-    """A view: the same storage, read as another shape or in part."""
-
-
-def reshaped(call: Call) -> None:
-    """A view of all of the storage; an error where the shapes hold different numbers of scalars.
-
-    That happens where a symbolic batch meets a reshape to the numbers of another batch.
-    """
-    if call.x.size != call.size:
-        advice = "if the file was made for one batch, give that under 'dims', and 'batch' beside it"
-        fail(call.name, f"cannot reshape {call.x.shape} to {call.shape}; {advice}")
 
 
 def same(rule: Callable[[str, Tensor], Node]) -> Callable[[Call], Node]:
@@ -118,11 +166,19 @@ def reads_of(call: Call, words: Sequence[Reads]) -> tuple[Reads, ...]:
 
     What is read for the derivative by others is read for the gradient of parameters where those are constants.
     """
-    found = zip(call.operands, words, strict=True)
+    pairs = zip(call.operands, words, strict=True)
     alone: Reads = "parameters" if len(call.data) == 1 else "others"
-    return tuple(alone if word == "others" else word for operand, word in found if isinstance(operand, Tensor))
+    return tuple(alone if word == "others" else word for operand, word in pairs if isinstance(operand, Tensor))
 
 
 def copied(call: Call) -> Node:
     """The same scalars in another order or place: a copy without flops, whose derivative reads nothing."""
     return make_node(call.word, call.name, call.data, call.shape, forward_flops=0, needs="none", jacobian=CONSTANT)
+
+
+def comparison(call: Call) -> Node:
+    """A truth value or an index, which has no derivative: 1 flop for each scalar read, and nothing to read later."""
+    work = max(call.size, call.x.size)
+    return make_node(
+        call.word, call.name, call.data, call.shape, forward_flops=work, jvp_flops=0, vjp_flops=0, needs="none"
+    )

@@ -17,7 +17,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from sim.base.errors import GraphError, suggest
 from sim.models.importers import extra
 from sim.models.onnx.shapes import LARGEST_KEPT, inferred, line
-from sim.ops.core import Shape
+from sim.ops.rule import Shape
 
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -77,8 +77,17 @@ class OnnxNode:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
 
+    @property
+    def label(self) -> str:
+        """Its name, or that of its first output where it has none."""
+        return self.name or next(filter(None, self.outputs), "")
+
     def __str__(self) -> str:
-        return f"node '{self.name or next(filter(None, self.outputs), '')}' ({self.op})"
+        return f"node '{self.label}' ({self.op})"
+
+    def error(self, problem: str) -> GraphError:
+        """The error of this operation."""
+        return GraphError(f"{self}: {problem}", node=self.label)
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ class OnnxModel:
         found = self.tensors.get(tensor)
         if found is None:
             why = "it depends on computed values, or the operands do not fit together"
-            raise GraphError(f"{node}: the shape of '{tensor}' cannot be inferred; {why}")
+            raise node.error(f"the shape of '{tensor}' cannot be inferred; {why}")
         return _closed(found.shape, f"{node}: the shape of '{tensor}'"), found.dtype
 
 

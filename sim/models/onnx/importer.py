@@ -13,13 +13,14 @@ from sim.base.errors import GraphError, suggest
 from sim.base.registry import Count
 from sim.graphs.graph import FLOATS, ITEMSIZE, Graph, Node
 from sim.models.importers import importers
-from sim.models.onnx.call import Call, Constant
-from sim.models.onnx.execution import execution
+from sim.models.onnx import operators
+from sim.models.onnx.call import Call, Constant, Operator
 from sim.models.onnx.file import ModelFile, OnnxModel, OnnxNode, read
 from sim.models.onnx.fused import fused
-from sim.models.onnx.operators import CONTROL_FLOW, RULES, STATIC
+from sim.models.onnx.operators import CONTROL_FLOW, STATIC
 from sim.ops import GraphBuilder, Loss, Tensor, add_loss
-from sim.ops.core import Dtype, Shape
+from sim.ops.core import Dtype, fail
+from sim.ops.rule import Shape
 
 _RENAMING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast"})
 """Operators on a constant whose result is still that constant: a weight transposed is the same parameter."""
@@ -125,22 +126,21 @@ class _Import:
 
     def _node(self, node: OnnxNode) -> None:
         if node.op in CONTROL_FLOW:
-            raise GraphError(f"{node}: control flow cannot be imported, because {CONTROL_FLOW[node.op]}")
+            raise node.error(f"control flow cannot be imported, because {CONTROL_FLOW[node.op]}")
         for name in node.inputs:
             if name in self.makers and name not in self.passed:
-                raise GraphError(f"{node}: reads '{name}' before it is made; the nodes of a model must be in order")
+                raise node.error(f"reads '{name}' before it is made; the nodes of a model must be in order")
             if name in self.unmodelled:
-                raise GraphError(f"{node}: reads '{name}', a further output of {self.makers[name]}, which has no rule")
+                raise node.error(f"reads '{name}', a further output of {self.makers[name]}, which has no rule")
         self.passed.update(node.outputs)
         if node.op in STATIC or not any(t in self.tensors for t in node.inputs):
             if node.op in STATIC or (any(t in self.made_of_shapes for t in node.inputs) and not self._is_weight(node)):
                 self.made_of_shapes.update(node.outputs)
             return
-        if node.op not in RULES:
-            raise GraphError(
-                f"{node}: there is no rule for this operator; add a line for it to RULES in sim/importers/onnx_ops.py"
-            )
-        rule = RULES[node.op]
+        operator = operators.load().get(node.op)
+        if operator is None:
+            advice = "add a function for it in sim/models/onnx/operators/, decorated by operator"
+            raise node.error(f"there is no rule for this operator; {advice}")
         shape, dtype = self.model.resolved(node.outputs[0], node)
         name = node.name or node.outputs[0]
         call = Call(
@@ -154,15 +154,15 @@ class _Import:
             training=self.training,
         )
         try:
-            made = rule.make(call)
+            made = operator.make(call)
         except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise GraphError(f"{node}: its operands or attributes do not fit the operator ({what})") from None
+            raise node.error(f"its operands or attributes do not fit the operator ({what})") from None
         if made is None:
             self.names.discard(call.name)
             self._views(node, call)
         else:
-            self.tensors[node.outputs[0]] = self.builder.add(self._finished(made, call, rule.weights))
+            self.tensors[node.outputs[0]] = self.builder.add(self._finished(made, call, operator))
             self.unmodelled.update(filter(None, node.outputs[1:]))
 
     def _is_weight(self, node: OnnxNode) -> bool:
@@ -176,23 +176,20 @@ class _Import:
             shape, _ = self.model.resolved(output, node)
             self.tensors[output] = replace(call.x, shape=self._scaled(shape, call.name))
 
-    def _finished(self, made: Node, call: Call, weights: tuple[int, ...] | None) -> Node:
+    def _finished(self, made: Node, call: Call, operator: Operator) -> Node:
         """The node with the shape of inference, and with those parameters that no other node holds."""
-        positions = range(len(call.operands)) if weights is None else weights
-        operands = [call.operands[p] for p in positions if p < len(call.operands)]
-        trained = {t.name: t.size for t in operands if isinstance(t, Constant) and t.trainable}
+        trained = {c.name: c.size for c in operator.constants(call) if c.trainable}
         new = sum(size for name, size in trained.items() if name not in self.counted)
         self.counted |= trained.keys()
         if trained and not new and made.reads:  # the gradient of another node's parameters reads what its own would
             made = replace(made, reads=tuple("always" if word == "parameters" else word for word in made.reads))
         shapes = tuple(t.shape for t in call.data)
-        executed = execution(call, weights, new)
         return replace(
             made,
             output_shape=call.shape,
             dtype=call.dtype,
             param_size=new,
-            attributes={**made.attributes, "input_shapes": shapes, **executed},
+            attributes={**made.attributes, "input_shapes": shapes, **operator.execution(call, new)},
         )
 
     def _operand(self, name: str, node: OnnxNode) -> Tensor | Constant | None:
@@ -221,7 +218,7 @@ class _Import:
 
     def _dtype(self, dtype: str, name: str) -> str:
         if dtype not in ITEMSIZE:
-            raise GraphError(f"node '{name}': tensors of {dtype} cannot be imported{suggest(dtype, ITEMSIZE)}")
+            fail(name, f"tensors of {dtype} cannot be imported{suggest(dtype, ITEMSIZE)}")
         return self.dtype if self.dtype is not None and dtype in FLOATS else dtype
 
     def _unique(self, name: str) -> str:
