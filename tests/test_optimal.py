@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import random
 from collections.abc import Callable
 from itertools import permutations
 from types import FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_oracles import least_cost, random_blocks, random_chain
 
-from sim.base.errors import NotApplicable, ParameterError
+from sim.base.errors import CountOverflow, NotApplicable, ParameterError
 from sim.graphs.graph import Graph, GraphInput, Needs, Node
 from sim.models.families.chain import chain
 from sim.models.families.cnn import cnn
@@ -239,6 +241,63 @@ def test_a_bound_holds_for_any_order_where_there_is_only_one(graph: Graph) -> No
         if all(j not in reads[i] for k, i in enumerate(order) for j in order[:k])
     ]  # fmt: skip
     assert (optimal_front(graph).bound_class == "any order") == (len(orders) == 1)
+
+
+LARGE = st.one_of(
+    st.integers(0, 9), st.integers(0, 18).map(lambda e: 10**e), st.integers(0, 60).map(lambda e: 2**e - 1)
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.data(), st.integers(1, 6), st.sampled_from(["none", "input", "output", "both"]))
+def test_counts_of_any_size_are_planned_exactly_or_refused(data: st.DataObject, length: int, needs: Needs) -> None:
+    keys = ("activation_bytes", "residual_bytes", "workspace_bytes", "forward_flops", "vjp_flops")
+    columns: dict[str, Any] = {
+        key: data.draw(st.lists(LARGE, min_size=length, max_size=length), label=key) for key in keys
+    }
+    try:
+        graph = chain(length=length, needs=needs, input_bytes=data.draw(LARGE, label="input_bytes"), **columns)
+        front = optimal_front(graph)
+    except CountOverflow:
+        assert max(map(sum, columns.values())) * length > 2**55
+        return
+    for i in range(len(front)):
+        cost = replay(front.schedule(graph, i))
+        assert (cost.peak_bytes, cost.flops.total) == (front.peak_bytes[i], front.cost[i])
+    assert all(bound <= cost for bound, cost in zip(front.lower_bound, front.cost, strict=True))
+    assert front.cost[-1] == sum(columns["forward_flops"]) + sum(columns["vjp_flops"])
+
+
+@pytest.mark.parametrize(
+    "columns", [{"residual_bytes": 10**18}, {"workspace_bytes": 2**60}, {"activation_bytes": [10**18, 1]}]
+)
+def test_sizes_beyond_what_can_be_planned_with_are_refused(columns: dict[str, Any]) -> None:
+    with pytest.raises(CountOverflow, match=r"2\^58 times what divides them all.*bytes in units of"):
+        schedules.call("optimal", chain(length=2, **columns))
+
+
+def test_large_sizes_with_a_common_divisor_are_planned() -> None:
+    unit = optimal_front(chain(length=2, activation_bytes=1, residual_bytes=1, input_bytes=0))
+    front = optimal_front(chain(length=2, activation_bytes=10**17, residual_bytes=10**17, input_bytes=0))
+    assert front.cost == unit.cost
+    assert front.peak_bytes == tuple(10**17 * peak for peak in unit.peak_bytes)
+
+
+def test_measured_times_beyond_what_can_be_counted_are_refused() -> None:
+    graph = chain(length=2)
+    slow = np.full((2, 3), 5e6)
+    graph = dataclasses.replace(graph, columns=dataclasses.replace(graph.columns, seconds=slow))
+    with pytest.raises(CountOverflow, match="seconds"):
+        optimal_front(graph, minimize="seconds")
+
+
+def test_rounding_does_not_lift_the_lower_bound() -> None:
+    """A window's price is a difference of numbers near 10^12, of which rounding leaves some ten-thousandths."""
+    graph = chain(
+        length=4, activation_bytes=[2, 2**30 - 1, 2**30 - 1, 0], forward_flops=[100, 10**12, 0, 0], vjp_flops=0
+    )
+    front = optimal_front(graph)
+    assert front.lower_bound[-1] <= front.cost[-1]
 
 
 @pytest.mark.parametrize("budget", [2**62 - 1, 2**70])

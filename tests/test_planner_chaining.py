@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.base.errors import ParameterError
+from sim.base.errors import CountOverflow, ParameterError
 from sim.graphs.graph import Graph
 from sim.models.families import load as load_families
 from sim.models.families.chain import chain
@@ -135,6 +135,31 @@ def test_the_front_is_that_of_all_schedules_replayed(graph: Graph) -> None:
     front = chaining_front(graph)
     for peak, flops in best:
         assert front.cost[front.within(peak)] <= flops
+
+
+@pytest.mark.parametrize("flops", [2**56, 2**61])
+def test_sums_of_flops_beyond_64_bits_are_refused(flops: int) -> None:
+    """Two elements: their 2^61 flops by tangents and as many by adjoints add up to 2^63 and were taken for -2^63."""
+    graph = chain(sizes=[1, 1, 1], jvp_flops=flops, vjp_flops=flops, jacobian_flops=1)
+    front = chaining_front(graph)  # in Python integers: two Jacobians formed, 1 + 1, and their product, 2
+    assert front.cost[-1] == graph.forward_flops + 4
+    if flops < 2**60:
+        done = replay(load().call("jacobian_chain", graph, order="optimal_matrix_free"))
+        assert done.flops.total == graph.forward_flops + 2 * flops
+        return
+    with pytest.raises(CountOverflow, match=r"up to 2\^61 flops"):
+        load().call("jacobian_chain", graph, order="optimal_matrix_free")
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), length=st.integers(1, 3))
+def test_flops_beyond_53_bits_are_compared_exactly(data: st.DataObject, length: int) -> None:
+    near = st.integers(2**58, 2**58 + 3)
+    columns = {key: data.draw(st.lists(near, min_size=length, max_size=length)) for key in ("jvp_flops", "vjp_flops")}
+    graph = chain(sizes=[1] * (length + 1), jacobian_flops=2**60, residual_bytes=1, **columns)
+    jacobians = Chain(graph)
+    least = min(replay(jacobians.schedule(tree, interleaved=True)).flops.total for tree in every_tree(0, length - 1))
+    assert chaining_front(graph).cost[-1] == least
 
 
 @st.composite

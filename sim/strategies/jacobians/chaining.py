@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from sim.base.errors import NotApplicable
+from sim.base.errors import CountOverflow, NotApplicable
 from sim.base.registry import Registry
 from sim.base.units import Bytes
-from sim.graphs.graph import Graph, Ints
+from sim.graphs.graph import LARGEST, Graph, Ints
 from sim.schedules.extras import Extras
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import strategies
@@ -136,19 +136,22 @@ class Chain:
         """The costs of the chain, flops for the whole batch."""
         graph, c = self.graph, self.graph.columns
         blocks = [self.nodes(e) for e in range(len(self))]
-        sizes = np.array([self._scalars(cut) for cut in range(len(self) + 1)], dtype=np.int64)
-        tangent = np.array([int(c.jvp_flops[b].sum()) for b in blocks], dtype=np.int64)
-        adjoint = np.array([int(c.vjp_flops[b].sum()) for b in blocks], dtype=np.int64)
-        by_sweeps = np.minimum(sizes[:-1] * tangent, sizes[1:] * adjoint)
+        sizes = [self._scalars(cut) for cut in range(len(self) + 1)]
+        tangent = [sum(c.jvp_flops[b].tolist()) for b in blocks]
+        adjoint = [sum(c.vjp_flops[b].tolist()) for b in blocks]
         alone = [self.single(e) for e in range(len(self))]
-        form = [int(by_sweeps[e]) if i is None else int(c.jacobian_flops[i]) for e, i in enumerate(alone)]
-        structure = [0 if i is None else int(c.jacobian_structure[i]) for i in alone]
+        form = [
+            min(sizes[e] * tangent[e], sizes[e + 1] * adjoint[e]) if i is None else int(c.jacobian_flops[i])
+            for e, i in enumerate(alone)
+        ]
+        if max(*tangent, *adjoint, *form) > LARGEST:
+            raise CountOverflow("the Jacobian of one element of this chain could take more than 2^62 flops")
         return Elements(
-            sizes=sizes,
-            tangent=tangent,
-            adjoint=adjoint,
+            sizes=np.array(sizes, dtype=np.int64),
+            tangent=np.array(tangent, dtype=np.int64),
+            adjoint=np.array(adjoint, dtype=np.int64),
             form=np.array(form, dtype=np.int64),
-            structure=np.array(structure, dtype=np.int64),
+            structure=np.array([0 if i is None else int(c.jacobian_structure[i]) for i in alone], dtype=np.int64),
             tape=np.array([self._tape(b) for b in blocks], dtype=np.int64),
             batch=graph.batch,
         )

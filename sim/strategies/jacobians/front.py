@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, product
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.graphs.graph import STRUCTURES, Ints
 from sim.schedules.extras import product_cost
-from sim.strategies.jacobians.orders import DENSE, NEVER, Bracketing, Elements, How
+from sim.strategies.jacobians.orders import DENSE, Bracketing, Elements, How
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +120,7 @@ class Search:
         return _Lists(
             e.sizes.tolist(), m.activation.tolist(), m.residual.tolist(), m.workspace.tolist(),
             m.reads_input.astype(bool).tolist(), m.reads_output.astype(bool).tolist(), m.itemsize.tolist(),
-            np.concatenate([[0], np.cumsum(m.residual)]).tolist(),
-            np.concatenate([[0], np.cumsum(_inner(m))]).tolist(),
-            np.concatenate([[0], np.cumsum(e.tangent)]).tolist(),
-            np.concatenate([[0], np.cumsum(e.adjoint)]).tolist(),
-            np.concatenate([[0], np.cumsum(e.tape)]).tolist(),
+            *(list(accumulate(c.tolist(), initial=0)) for c in (m.residual, _inner(m), e.tangent, e.adjoint, e.tape)),
         )  # fmt: skip
 
     def _part(self, i: int, j: int, held: Held) -> tuple[Point, ...]:
@@ -141,7 +137,8 @@ class Search:
         kept: list[Point] = []
         least: dict[int, int] = {}
         for p in sorted(points, key=lambda p: (p.peak, p.flops)):
-            if p.kind not in least or p.flops * self._ratio < least[p.kind]:
+            # without a tolerance integers alone: a float is wrong from 2^53 on
+            if p.kind not in least or (p.flops * self._ratio if self.tolerance else p.flops) < least[p.kind]:
                 kept.append(p)
                 least[p.kind] = p.flops
         return tuple(kept)
@@ -187,7 +184,7 @@ class Search:
         if self.tape is None or own.tape[e] <= self.tape:
             ways.append(("adjoint", x.sizes[e + 1] * int(own.adjoint[e]), DENSE))
         for how, flops, kind in ways:
-            if flops < NEVER and (self.only is None or how == self._chosen[e, e][0]):
+            if self.only is None or how == self._chosen[e, e][0]:
                 peak = max(before, during + self.jacobian_bytes(e, e + 1, kind))
                 yield Point(peak, flops, kind, how, e, None, None, False)
 

@@ -121,6 +121,7 @@ def best_product(elements: Elements) -> tuple[int, Bracketing]:
     A dense product costs 2·n_{j+1}·n_{k+1}·n_i for each sample (Godbole 1973; Griewank & Naumann
     2003). The forming of local Jacobians is paid in every order.
     """
+    _check_flops(elements, elements.form)
     own = np.stack([elements.form, np.full(len(elements), NEVER), np.full(len(elements), NEVER)])
     return _solve(elements, own, np.zeros(len(elements) + 1, dtype=np.int64), elements.form * 0, limit=-1)
 
@@ -130,8 +131,9 @@ def best_matrix_free(elements: Elements, *, tape: int | None = None) -> tuple[in
 
     Adjoints through elements i … k are allowed only if their tapes fit `tape` bytes together.
     """
+    _check_flops(elements, elements.tangent, elements.adjoint)
     n = elements.sizes
-    limit = int(min(LARGEST, elements.tape.sum())) if tape is None else tape
+    limit = sum(elements.tape.tolist()) if tape is None else min(tape, LARGEST)
     adjoint = np.where(elements.tape <= limit, n[1:] * elements.adjoint, NEVER)
     own = np.stack([np.full(len(elements), NEVER), n[:-1] * elements.tangent, adjoint])
     tangents = np.concatenate([[0], np.cumsum(elements.tangent)])
@@ -140,15 +142,21 @@ def best_matrix_free(elements: Elements, *, tape: int | None = None) -> tuple[in
 
 def _solve(elements: Elements, own: Ints, tangents: Ints, adjoint: Ints, *, limit: int) -> tuple[int, Bracketing]:
     e, length = elements, len(elements)
-    widest = float(e.sizes.max())
-    most = 2.0 * widest**3 * e.batch + widest * float(e.tangent.sum() + e.adjoint.sum()) + float(e.form.sum())
-    if most * length > NEVER:
-        raise CountOverflow("the products of these Jacobians could take more than 2.3e18 flops")
     adjoints = np.concatenate([[0], np.cumsum(adjoint)])
     tapes = np.concatenate([[0], np.cumsum(e.tape)])
     cost, how, split = _order(e.sizes, e.structure, own, tangents, adjoints, tapes, limit, e.batch)
 
     return int(cost[0, length - 1]), _tree(how, split)
+
+
+def _check_flops(elements: Elements, *columns: Ints) -> None:
+    """Raise CountOverflow if products and what costs as the columns say could leave 64-bit integers."""
+    widest = max(elements.sizes.tolist())
+    each = 2 * widest**3 * elements.batch + widest * sum(sum(column.tolist()) for column in columns)
+    if each * len(elements) > NEVER:
+        raise CountOverflow(
+            f"orders of products are planned up to 2^61 flops; those of this chain could take {each:.3g}"
+        )
 
 
 def _tree(how: NDArray[np.int8], split: NDArray[np.int32]) -> Bracketing:

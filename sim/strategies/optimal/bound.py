@@ -61,7 +61,8 @@ def recomputed(
     left = np.append(np.cumsum(table[::-1, GRADIENTS])[::-1][1:], 0)
     beside = np.maximum(table[:, VJP_PEAK], 0) + left
     by_cuts = np.ascontiguousarray(np.moveaxis(windows, 0, 2))
-    bounds = np.array([_best(by_cuts, prices, cuts, beside, int(m)) for m in memory])
+    error = 2.0**-52 * (4 * len(table) + 8)  # of what is added up for a window, relatively
+    bounds = np.array([_best(by_cuts, prices, cuts, beside, int(m), error) for m in memory])
     exact = np.ceil(bounds * (1 - 1e-9) - 1e-6).astype(np.int64)
     return np.maximum(exact, 0)
 
@@ -96,7 +97,7 @@ def _windows(table: Any, sizes: Any, taped: Any, prices: Any, cuts: Any) -> Any:
 
 
 @compiled
-def _best(windows: Any, prices: Any, cuts: Any, beside: Any, memory: Any) -> Any:
+def _best(windows: Any, prices: Any, cuts: Any, beside: Any, memory: Any, error: Any) -> Any:
     """The most that windows from the last VJP to the first add up to."""
     count = len(cuts)
     most = np.zeros(count)
@@ -105,6 +106,7 @@ def _best(windows: Any, prices: Any, cuts: Any, beside: Any, memory: Any) -> Any
         for a in range(b):
             least = 0.0
             for p in range(len(prices)):
-                least = max(least, windows[b, a, p] - prices[p] * room)
+                dual, paid = windows[b, a, p], prices[p] * room
+                least = max(least, dual - paid - error * (dual + abs(paid)))
             most[b] = max(most[b], most[a] + least)
     return most[count - 1]

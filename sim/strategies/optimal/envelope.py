@@ -29,7 +29,7 @@ from sim.strategies.optimal.recurrence import (
     ways_of,
 )
 
-FAR = 2**40
+FAR = 2**61  # cells: beyond any, and so little that a few more bytes are no overflow
 LEAF_STEPS, LEAF_WAYS = 12, 3  # breakpoints below which a cell is not halved any more: at all, for each way
 
 

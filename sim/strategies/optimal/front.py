@@ -23,6 +23,7 @@ from sim.strategies.optimal.refine import Guide, Steps, guide, lowest, value_at
 from sim.strategies.optimal.stages import (
     COST,
     GRADIENTS,
+    LARGEST_BYTES,
     READS,
     READS_OUTPUT,
     RESIDUAL,
@@ -30,6 +31,7 @@ from sim.strategies.optimal.stages import (
     SIZES,
     VJP_PEAK,
     Stages,
+    check_bytes,
 )
 
 CELLS, CELLS_PER_STAGE = (128, 512), 5
@@ -143,6 +145,8 @@ def staircase(
 def _problem(stages: Stages, reach: int) -> tuple[Problem, int]:
     """The columns that the recurrence reads, and the unit of their sizes: what divides them all."""
     unit = _unit(stages)
+    sizes = (abs(stages.table[:, SIZES].astype(np.float64)), stages.crossing[:, -1].astype(np.float64))
+    check_bytes(sum(float(x.sum()) for x in sizes), LARGEST_BYTES, unit)
     table, crossing = stages.table.copy(), stages.crossing // unit
     table[:, SIZES] = np.where(table[:, SIZES] > 0, table[:, SIZES] // unit, table[:, SIZES])
     before = [np.concatenate([[0], np.cumsum(table[:, column])]) for column in (COST, GRADIENTS)]

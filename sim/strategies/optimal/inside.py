@@ -36,7 +36,7 @@ from sim.strategies.optimal.recurrence import (
     ways_of,
 )
 
-FAR = 2**40
+FAR = 2**61  # cells: beyond any, and so little that a few more bytes are no overflow
 START, FIRST, LAST = range(3)
 BLOCK = 8
 """Values of t that are looked at together, so that what is read of the states (s, ·) is still in the cache."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.errors import CountOverflow
-from sim.graphs.graph import Graph, Ints
+from sim.graphs.graph import LARGEST, Graph, Ints
 from sim.schedules.actions import COTANGENT, GRADIENT, VJP
 from sim.schedules.table import Table, base_table
 
@@ -32,7 +32,9 @@ its VJP allocates; VJP_PEAK: all that is in memory during its VJP, but for what 
 the gradients of later nodes (-1 where a node has no VJP)."""
 
 SIZES = [PASSING, SAVING, RESIDUAL, OUTPUT, READS, COTANGENTS, GRADIENTS, VJP_PEAK]
-LARGEST_COST = 2**59
+LARGEST_COST, LARGEST_BYTES = 2**59, 2**58
+"""What a plan may cost, and what all sizes may add up to, in units that divide them all: sums of a few stay far
+enough below 2^63 that `sim.strategies.optimal.recurrence.INFINITE` lies between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +55,20 @@ def stages_of(graph: Graph, *, width: int = 1, costs: Ints | None = None) -> Sta
     Raises
     ------
     CountOverflow
-        If a plan's cost could leave 64-bit integers.
+        If a plan's cost or bytes could leave 64-bit integers.
     """
     n, c, effects = len(graph), graph.columns, base_table(graph)
     active = graph.active[len(graph.inputs) :]
     forward = c.forward_flops if costs is None else costs
     if float(forward.sum(dtype=np.float64)) * n > LARGEST_COST:
-        raise CountOverflow("a plan for this graph could cost more than 2^59 flops; use larger units")
+        unit = "flops" if costs is None else "ticks"
+        raise CountOverflow(f"optimal plans costs up to 2^59 {unit}; a plan for this graph could take more")
     table = np.zeros((n, FIELDS), dtype=np.int64)
     plain = c.workspace_bytes
     taping = plain if c.taping_workspace_bytes is None else c.taping_workspace_bytes
+    cotangents = width * float(graph.cotangent_bytes.sum(dtype=np.float64))
+    values = (c.activation_bytes, c.residual_bytes, plain, taping, graph.gradient_bytes)
+    check_bytes(cotangents + sum(float(abs(x.astype(np.float64)).sum()) for x in values), LARGEST)
     taped = (c.residual_bytes >= 0) & active
     table[:, COST] = forward
     table[:, PASSING] = c.activation_bytes + plain
@@ -77,6 +83,15 @@ def stages_of(graph: Graph, *, width: int = 1, costs: Ints | None = None) -> Sta
     last = n - 1
     table[last, FREE] = 0  # its one evaluation is always done right before its VJP
     return Stages(table, _crossing(graph), is_path(graph))
+
+
+def check_bytes(total: float, largest: int, unit: int = 1) -> None:
+    """Raise CountOverflow if sizes of that total, in units of so many bytes, are more than can be planned with."""
+    if total / unit > largest:
+        raise CountOverflow(
+            f"optimal plans with sums of sizes up to 2^{largest.bit_length() - 1} times what divides them all; "
+            f"those of this graph could reach {total:.3g} bytes in units of {unit}"
+        )
 
 
 def is_path(graph: Graph) -> bool:
