@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from sim.plots import style
+from sim.plots.drawing import style
 
 Results = dict[str, Any]
 STRATEGIES = ("reverse_full", "reverse_checkpointed", "reverse_offload", "forward_recompute", "forward_cached", "other")

@@ -19,7 +19,7 @@ import pytest
 from sim import plots, strategies
 from sim.commands import cli
 from sim.commands.list import Topic
-from sim.experiment import run as experiment
+from sim.experiment import finished as experiment
 
 SCENARIO = """\
 version: 1
@@ -222,12 +222,12 @@ def test_a_reader_that_leaves_is_no_error(scenario: Path) -> None:
     assert done.stderr == ""
 
 
-def interrupt_after(finished: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_after(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = experiment.measure
     calls = iter(range(100))
 
     def interrupted(*arguments: object, **options: object) -> object:
-        if next(calls) == finished:
+        if next(calls) == points:
             raise KeyboardInterrupt
         return measure(*arguments, **options)  # type: ignore[arg-type]
 
@@ -275,7 +275,7 @@ def test_an_internal_error_is_one_line_and_debug_shows_where(
     def broken(*_: object, **__: object) -> object:
         raise ZeroDivisionError("all is lost")
 
-    monkeypatch.setattr(experiment, "run", broken)
+    monkeypatch.setattr(experiment, "measure", broken)
     monkeypatch.delenv("SIM_DEBUG", raising=False)
     assert cli.main(["run", str(scenario)]) == 1
     assert capfd.readouterr().err == (

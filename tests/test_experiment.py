@@ -76,7 +76,7 @@ def test_without_a_device_there_are_no_times() -> None:
     assert [p.label for p in made.front()] == [p.label for p in RESULTS.front()]
 
 
-@pytest.mark.parametrize("profile", RESULTS.profiles, ids=lambda p: p["label"])
+@pytest.mark.parametrize("profile", RESULTS.views["profiles"], ids=lambda p: p["label"])
 def test_profiles_reach_the_peak_and_take_all_the_time(profile: dict) -> None:  # type: ignore[type-arg]
     [point] = [p for p in RESULTS.points if p.label == profile["label"]]
     assert max(map(sum, profile["bytes"])) == point.peak_bytes
@@ -89,14 +89,14 @@ def test_profiles_reach_the_peak_and_take_all_the_time(profile: dict) -> None:  
 
 
 def test_time_is_the_axis_only_where_nothing_is_copied() -> None:
-    assert {p["x_unit"] for p in RESULTS.profiles} == {"flops"}
+    assert {p["x_unit"] for p in RESULTS.views["profiles"]} == {"flops"}
     alone = results(TEXT.replace("  - reverse_offload\n", ""))
-    assert {p["x_unit"] for p in alone.profiles} == {"seconds"}
+    assert {p["x_unit"] for p in alone.views["profiles"]} == {"seconds"}
 
 
 def test_a_profile_of_each_strategy_is_kept_full_store_first() -> None:
-    assert RESULTS.profiles[0]["strategy"] == "reverse_full"
-    assert {p["strategy"] for p in RESULTS.profiles} == {p.strategy for p in RESULTS.points}
+    assert RESULTS.views["profiles"][0]["strategy"] == "reverse_full"
+    assert {p["strategy"] for p in RESULTS.views["profiles"]} == {p.strategy for p in RESULTS.points}
 
 
 def test_progress_counts_every_point() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from hypothesis import given
 from hypothesis import strategies as st
-from test_experiment import RESULTS
+from points import flops, point
 
 from sim.experiment.run import _with_fronts
 
@@ -18,10 +16,8 @@ def test_a_point_is_marked_unless_another_beats_it_in_memory_work_and_copies(
     wanted: list[tuple[int, int, int]],
 ) -> None:
     points = [
-        dataclasses.replace(
-            RESULTS.points[0], peak_bytes=memory, flops={"total": flops}, copied_bytes={"device_to_host": copied}
-        )
-        for memory, flops, copied in wanted
+        point(peak_bytes=memory, flops=flops(work), copied_bytes={"device_to_host": copied})
+        for memory, work, copied in wanted
     ]
     marked = [p.pareto["flops"] for p in _with_fronts(points)]
     beaten = [any(o != p and all(a <= b for a, b in zip(o, p, strict=True)) for o in wanted) for p in wanted]

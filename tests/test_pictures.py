@@ -92,7 +92,8 @@ def test_a_loop_is_laid_out_three_times_at_most_and_marked() -> None:
 
 
 def pictures_of(strategies: str, graph: str = CHAIN) -> list[dict[str, Any]]:
-    return list(run(from_document(parse(HEAD + graph + "strategies:\n" + strategies, name="f.yaml"))).pictures)
+    results = run(from_document(parse(HEAD + graph + "strategies:\n" + strategies, name="f.yaml")))
+    return list(results.views["pictures"])
 
 
 def test_checkpointed_schedules_are_pictured_and_full_store_beside_them() -> None:

@@ -11,7 +11,7 @@ import sim
 from sim.base import files
 from sim.base.yaml import parse
 from sim.commands.cli import main
-from sim.experiment.fronts import curves, stand_ins
+from sim.experiment.fronts import stand_ins
 from sim.experiment.results import Results
 from sim.experiment.run import run
 from sim.graphs.graph import Graph
@@ -63,7 +63,7 @@ def test_a_point_that_is_no_front_is_run_as_it_is(parameters: dict[str, object])
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_no_fixed_schedule_lies_below_the_planned_curve_nor_the_curve_below_its_bound(graph: str) -> None:
     found = results(GRAPHS[graph] + "strategies:\n" + FIXED + "  - reverse_checkpointed: {schedule: optimal}\n")
-    exact, bound = (c["breakpoints"] for c in found.curves)
+    exact, bound = (c["breakpoints"] for c in found.views["curves"])
     for p in found.points:
         least = min((flops for peak, flops in exact if peak <= p.peak_bytes), default=None)
         assert least is not None
@@ -79,7 +79,8 @@ def test_orders_of_products_within_memory_are_spread_over_their_front() -> None:
     ran = stand_ins(wanted, graph, None)
     pairs = [(c.peak_bytes, c.flops.total) for c in (replay(p.schedule(graph)) for p in ran)]
     assert [peak for peak, _ in pairs] == [p.parameters["budget"] for p in ran]
-    (curve,) = curves([wanted], graph)
+    asked = "strategies:\n  - jacobian_chain: {order: optimal_in_memory}\n"
+    (curve,) = results("graph: {kind: chain, sizes: [10, 2, 100, 20, 3]}\n" + asked).views["curves"]
     assert curve["breakpoints"] == [list(p) for p in pairs]
 
 

@@ -22,8 +22,9 @@ from matplotlib.patches import StepPatch
 from sim import plots
 from sim.base.files import OutputError
 from sim.base.pareto import dominates
-from sim.plots import labels, pareto, style, timeline
-from sim.plots.spots import read_spot, short_label, sweeps
+from sim.plots import pareto, timeline
+from sim.plots.drawing import labels, style
+from sim.plots.drawing.spots import read_spot, short_label, sweeps
 
 DATA: Mapping[str, Results] = {
     "one point": results([point("reverse_full", 10**9, 10**12)]),

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from sim import plots
 from sim.plots import fronts
-from sim.plots.spots import Curve, read_spot
+from sim.plots.drawing.spots import Curve, read_spot
 
 EXACT = {"label": "exact front", "kind": "exact", "breakpoints": [[100, 400], [200, 200], [400, 100]]}
 BOUND = {"label": "lower bound", "kind": "bound", "breakpoints": [[80, 300], [200, 150], [400, 100]]}
@@ -181,4 +181,4 @@ def test_without_curves_or_schedules_to_compare_there_is_no_file(tmp_path: Path)
     assert fronts.draw(data(curves=[EXACT | {"breakpoints": []}]), tmp_path / "fronts") == ()
     assert not list(tmp_path.iterdir())
     names = [p.name for p in plots.draw_all(data(), tmp_path)]
-    assert names == ["pareto.png", "pareto.svg", "fronts.png", "fronts.svg"]
+    assert names == ["fronts.png", "fronts.svg", "pareto.png", "pareto.svg"]

@@ -13,7 +13,8 @@ from figures import overlapping, point, results, words
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from sim.plots import regimes, style
+from sim.plots import regimes
+from sim.plots.drawing import style
 
 STRATEGIES = ("forward_cached", "reverse_full", "jacobian_chain")
 Matrix = list[list[int | None]]

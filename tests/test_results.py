@@ -3,53 +3,84 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from points import flops, point, some
 
+from sim import plots
 from sim.base import files
-from sim.base.errors import SimError
+from sim.base.document import DocumentError
 from sim.base.files import OutputError
-from sim.experiment import results
-from sim.experiment.results import Point, Results
+from sim.base.yaml import parse
+from sim.commands.cli import main
+from sim.experiment import results, views
+from sim.experiment.results import Results
+from sim.experiment.run import run
+from sim.plots.drawing import style
+from sim.scenario.scenario import from_document
+
+SCENARIO = """\
+version: 1
+name: demo
+description: A chain with something for every figure
+graph: {kind: chain, length: 7, activation_bytes: [8, 2, 8, 3, 8, 1, 8]}
+device: cpu-server
+budget: 64
+strategies:
+  - reverse_full
+  - forward_recompute
+  - reverse_offload
+  - reverse_checkpointed: {schedule: [binomial, multilevel], slots: 2}
+  - reverse_checkpointed: {schedule: optimal}
+regimes:
+  x: {key: graph.length, values: [7]}
+  y: {key: budget, values: [30, 60]}
+"""
+RAN = run(from_document(parse(SCENARIO, name="f.yaml")))
 
 
-def point(**changes: object) -> Point:
-    values: dict[str, object] = {
-        "strategy": "reverse_checkpointed",
-        "parameters": {"schedule": "binomial", "slots": 3},
-        "label": "binomial slots=3",
-        "peak_bytes": 12,
-        "working_bytes": 8,
-        "resident_bytes": 4,
-        "peak_at": {"action": 7, "kind": "vjp", "node": "layer3"},
-        "peak_breakdown": {"activation": 8, "resident": 4},
-        "flops": {"primal": 3, "total": 3},
-        "actions": {"forward": 3},
-    }
-    return Point(**(values | changes))  # type: ignore[arg-type]
+def other(kind: Any, than: Any = None) -> Any:
+    """A value of a type, with something in all that it may hold, and other than one given."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return other(arguments[0], than)
+    if origin in (Union, UnionType):
+        return other(next(a for a in arguments if a is not NoneType), than)
+    if origin is Literal:
+        return next(a for a in arguments if a != than)
+    if origin is tuple:
+        return tuple(other(a) for a in arguments if a is not ...)
+    if origin is list:
+        return [other(arguments[0])]
+    if origin is not None and issubclass(origin, Mapping):
+        return {"key": other(arguments[1])}
+    if kind in (bool, int, float, str, Any):
+        samples = {bool: (True, False), int: (7, 8), float: (0.1, 0.2)}.get(kind, ("one", "two"))
+        return next(s for s in samples if s != than)
+    hints = get_type_hints(kind, include_extras=True)
+    if dataclasses.is_dataclass(kind):
+        defaults = {f.name: default_of(f) for f in dataclasses.fields(kind)}
+        return kind(**{name: other(hints[name], default) for name, default in defaults.items()})
+    return {key: other(get_args(hint)[0] if get_origin(hint) is NotRequired else hint) for key, hint in hints.items()}
 
 
-def some(*points: Point) -> Results:
-    scenario = {
-        "name": "demo",
-        "sha256": "0" * 64,
-        "graph": {"nodes": 3, "parameters": 0, "forward_flops": 3},
-        "device": None,
-        "budget_bytes": None,
-    }
-    return Results(scenario=scenario, version="0.1.0", points=points)
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 @given(
     st.integers(0, 10**40),
-    st.floats(0, 1e300, allow_nan=False) | st.none(),
+    st.floats(0, 1e99) | st.none(),
     st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.booleans() | st.none(), max_size=3),
 )
 def test_json_reads_back_as_it_was(count: int, seconds: float | None, parameters: dict[str, object]) -> None:
@@ -59,9 +90,24 @@ def test_json_reads_back_as_it_was(count: int, seconds: float | None, parameters
     assert results.from_json(text).to_json() == text
 
 
+def test_results_in_which_every_field_differs_from_its_default_are_read_back() -> None:
+    """Every field of the types, whatever they will be, and the data of every view."""
+    made = dataclasses.replace(other(Results), views=RAN.views)
+    for value in (made, *made.points):
+        assert all(getattr(value, f.name) != default_of(f) for f in dataclasses.fields(value))
+    assert made.views.keys() == views.load().keys()
+    assert all(data != views.load()[key].nothing for key, data in made.views.items())
+    assert results.from_json(made.to_json()) == made
+
+
+def test_what_a_run_made_is_read_back() -> None:
+    assert results.from_json(RAN.to_json()) == RAN
+    assert [*json.loads(RAN.to_json())] == ["scenario", "version", "points", "complete", *views.load()]
+
+
 def test_counts_are_json_integers_with_every_digit() -> None:
     count = 2**63 + 1
-    text = some(point(flops={"primal": count, "total": count})).to_json()
+    text = some(point(flops=flops(count))).to_json()
     assert f'"total": {count}' in text
     assert json.loads(text)["points"][0]["flops"]["total"] == count
 
@@ -91,10 +137,105 @@ def test_the_front_is_in_the_order_of_memory() -> None:
     assert made.front(by="seconds") == ()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"points": [{}], "scenario": {}, "version": ""}', "[" * 10**6, "3"])
-def test_what_is_no_result_is_refused(text: str) -> None:
-    with pytest.raises(SimError, match="these are no results of `sim run`"):
-        results.from_json(text)
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('"complete": true', '"complete": "yes"', "14: complete: got 'yes', expected true or false"),
+        ('"version"', '"versoin"', "2: unknown key 'versoin'; did you mean 'version'?"),
+        ('"seconds": true', '"seconds": NaN', "15: got NaN, expected a number that JSON knows"),
+        ('"total": 14', '"total": -14', "14: points[0].flops.total: got -14, expected at least 0"),
+        ('"total": 14', f'"total": {10**400}', "14: points[0].flops.total: got 1000"),
+        ('"x_unit": "flops"', '"x_unit": "miles"', "14: profiles[0].x_unit: got 'miles', expected one of"),
+    ],
+)
+def test_what_is_wrong_with_results_is_told_at_its_place(before: str, after: str, told: str) -> None:
+    text = RAN.to_json()
+    assert before in text
+    with pytest.raises(DocumentError) as caught:
+        results.from_json(text.replace(before, after, 1), name="r.json")
+    assert any(str(f).startswith("r.json:") and told.partition(": ")[2] in str(f) for f in caught.value.findings)
+
+
+def parts(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values inside."""
+    inner = enumerate(data) if isinstance(data, list) else data.items() if isinstance(data, dict) else ()
+    return [found for key, value in inner for found in [(*path, key), *parts(value, (*path, key))]]
+
+
+PARTS = parts(json.loads(RAN.to_json()))
+TAMPERED = st.sampled_from(
+    [None, True, -1, 0, 0.5, 1e308, 10**18, 10**400, "", "x", "seconds", [], [[]], [1, 2], {}, {"x": 1}, [[[[1]]]]]
+)
+
+
+@st.composite
+def tampered(draw: st.DrawFn) -> str:
+    """results.json with a few values replaced, taken out or doubled, and perhaps a strange word in the text."""
+    data = json.loads(RAN.to_json())
+    for _ in range(draw(st.integers(0, 3))):
+        *path, key = draw(st.sampled_from(PARTS))
+        inside = data
+        try:
+            for part in path:
+                inside = inside[part]
+            how = draw(st.sampled_from(["replace", "remove", "repeat"]))
+            if how == "replace":
+                inside[key] = draw(TAMPERED)
+            elif how == "remove":
+                del inside[key]
+            else:
+                inside[f"{key}2" if isinstance(inside, dict) else slice(key, key)] = [inside[key]]
+        except (KeyError, IndexError, TypeError):
+            assume(False)  # an earlier change has taken it away
+    text = json.dumps(data)
+    if draw(st.integers(0, 3)) == 0:
+        at, to = draw(st.tuples(st.integers(0, len(text)), st.integers(0, len(text))))
+        text = text[:at] + draw(st.sampled_from(["", "NaN", "[" * 2000, "\x00", "\ud800", '"'])) + text[to:]
+    return text
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=tampered())
+def test_tampered_results_are_drawn_or_refused_in_one_message(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "save", lambda figure, stem: ())
+    path = tmp_path / "results.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    code = main(["plot", str(path)])
+    error = capsys.readouterr().err
+    assert (code, error == "") in ((0, True), (2, False)), error
+    assert code == 0 or error.startswith(f"{path}")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "the file is empty"),
+        (b"\xff", "1:1: byte 0xff is not UTF-8; save the file as UTF-8"),
+        (b"3", "1:1: got 3, expected a mapping of keys to values"),
+        (None, "this is a folder, expected a JSON file"),
+    ],
+)
+def test_a_file_that_holds_no_results_is_refused(
+    content: bytes | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    assert main(["plot", str(path)]) == 2
+    assert capsys.readouterr().err.partition("\n")[0].removeprefix(f"{path}:").removeprefix(" ") == told
+
+
+def test_figures_drawn_again_are_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "demo.yaml").write_text(SCENARIO)
+    assert main(["run", str(tmp_path / "demo.yaml"), "-o", str(tmp_path / "run"), "-q", "--format", "csv"]) == 0
+    assert main(["plot", str(tmp_path / "run" / "results.json"), "-o", str(tmp_path / "again"), "-q"]) == 0
+    drawn = sorted(p for p in (tmp_path / "run").iterdir() if p.suffix in (".png", ".svg"))
+    assert [p.stem for p in drawn] == [name for name in plots.FIGURES for _ in range(2)]
+    assert all(p.read_bytes() == (tmp_path / "again" / p.name).read_bytes() for p in drawn)
 
 
 def test_files_read_back(tmp_path: Path) -> None:
@@ -104,11 +245,8 @@ def test_files_read_back(tmp_path: Path) -> None:
         tmp_path / "new" / "folder" / "results.csv",
     ]
     assert results.read(tmp_path / "new" / "folder" / "results.json") == made
-    with pytest.raises(SimError, match="cannot be read: no such file"):
+    with pytest.raises(DocumentError, match="there is no such file"):
         results.read(tmp_path / "missing.json")
-    (tmp_path / "bytes").write_bytes(b"\xff")
-    with pytest.raises(SimError, match="not UTF-8"):
-        results.read(tmp_path / "bytes")
 
 
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(

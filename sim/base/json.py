@@ -8,9 +8,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from sim.base.document import LINE_BREAK, Document, DocumentError, Finding, KeyPath, Position, read_text
 from sim.base.registry import Problem, problems
@@ -19,6 +19,35 @@ T = TypeVar("T")
 
 LARGEST_FILE = 512_000_000
 DEEPEST = 64
+LARGEST_NUMBER = 10**100
+"""More than anything that is counted or measured, and little enough to be drawn."""
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""The configuration of what is checked: no unknown keys, no conversions; inner types take it over."""
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
+        raise ValueError("a number")
+    return value
+
+
+def _plain(value: Any, levels: int = 3) -> Any:
+    if isinstance(value, list) and levels:
+        return [_plain(item, levels - 1) for item in value]
+    try:
+        return value if value is None or isinstance(value, str | bool) else _number(value)
+    except ValueError:
+        raise ValueError("a number, text, true, false, null or a list of such") from None
+
+
+Amount = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
+"""A whole number of at least 0."""
+Measured = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
+"""A number of at least 0, such as of seconds."""
+Number = Annotated[int | float, PlainValidator(_number)]
+"""A number; whole ones stay exact."""
+Plain = Annotated[Any, PlainValidator(_plain)]
+"""What parameters are: numbers, text, true, false, null and lists of such."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'

@@ -55,7 +55,8 @@ def run(
         code = Exit.FINE
         try:
             with _progress(wanted.steps, quiet) as step:
-                results = experiment.run(wanted, progress=step)
+                finished = experiment.compute(wanted, progress=step)
+                results = experiment.results_of(finished)
         except experiment.Interrupted as interrupted:
             results, code = interrupted.results, Exit.INTERRUPTED
             if not results.points:
@@ -65,7 +66,7 @@ def run(
         _print(results, format)
         _warn_of_many_gradients(results, quiet=quiet)
         if code is Exit.FINE:
-            chrome = experiment.traces(wanted, results)
+            chrome = experiment.traces(finished)
             if chrome is not None:
                 written.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
             if not no_plots:

@@ -15,8 +15,8 @@ from fractions import Fraction
 from sim.base.errors import SimError
 from sim.base.registry import Problem
 from sim.base.units import format_bytes
-from sim.experiment.results import Point
-from sim.experiment.run import measure
+from sim.experiment.measure import measure
+from sim.experiment.point import Point
 from sim.graphs.graph import Graph
 from sim.scenario.points import REFUSALS, StrategyPoint
 from sim.scenario.scenario import Scenario
@@ -164,9 +164,9 @@ def _measured(
         finally:
             if progress is not None:
                 progress(done + 1, len(wanted))
-        point = measure(one, schedule, device=unlimited)
+        point, _ = measure(one, schedule, device=unlimited)
         if point.copied_bytes and budget_bytes is not None and point.peak_bytes <= budget_bytes:
-            point = measure(one, schedule, device=unlimited, budget_bytes=budget_bytes)
+            point, _ = measure(one, schedule, device=unlimited, budget_bytes=budget_bytes)
         found.append(Candidate(one, point))
     if problems:
         raise scenario.document.error(problems)

@@ -1,19 +1,13 @@
-"""Points that stand for a whole front: a planner asked without a budget becomes several with one each.
-
-The full curves go into the results beside them.
-"""
+"""Points that stand for a whole front: a planner asked without a budget becomes several with one each."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
-from sim.base.registry import Entry, keywords
+from sim.base.registry import keywords
 from sim.graphs.graph import Graph
 from sim.scenario.points import StrategyPoint
 from sim.simulation.device import Device
-from sim.strategies import load
 from sim.strategies.front import Front
 
 POINTS = 12
@@ -27,7 +21,7 @@ def stand_ins(wanted: StrategyPoint, graph: Graph, device: Device | None) -> lis
     unless a parameter beyond the front's own picks one of them. Copies with `Entry.prices` get them from
     the device's links, unless they are given.
     """
-    entry, given = _entry(wanted), {k: v for k, v in wanted.parameters.items() if v is not None}
+    entry, given = wanted.entry, {k: v for k, v in wanted.parameters.items() if v is not None}
     own = {k: v for k, v in given.items() if k in entry.model.model_fields}
     if entry.front is not None and own.keys() <= {"points", *keywords(entry.front, own)}:
         front: Front = entry.front(graph, **keywords(entry.front, own))
@@ -39,21 +33,3 @@ def stand_ins(wanted: StrategyPoint, graph: Graph, device: Device | None) -> lis
             prices = {}
         return [dataclasses.replace(wanted, parameters=given | prices, derived=frozenset(prices))]
     return [wanted]
-
-
-def curves(points: Sequence[StrategyPoint], graph: Graph) -> list[dict[str, Any]]:
-    """Every breakpoint of the fronts that the points ask for, with its lower bound: (total bytes, flops)."""
-    found: dict[str, dict[str, Any]] = {}
-    for wanted in points:
-        plan = _entry(wanted).front
-        if plan is not None:
-            given = {k: v for k, v in wanted.parameters.items() if v is not None}
-            front: Front = plan(graph, **keywords(plan, given))
-            for curve in front.curves():
-                found.setdefault(curve["label"], curve)
-    return list(found.values())
-
-
-def _entry(point: StrategyPoint) -> Entry[Any]:
-    """The registered strategy of a point, or the schedule or order that it names."""
-    return load()[point.strategy].variant(point.parameters)

@@ -6,75 +6,67 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, get_type_hints
+
+from pydantic import BaseModel, create_model
+from typing_extensions import TypedDict
 
 from sim.base import files
-from sim.base.errors import SimError
+from sim.base import json as jsontext
+from sim.base.json import STRICT, Amount, JsonDocument, Plain
+from sim.experiment import views
+from sim.experiment.point import Point
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One strategy with its parameters: exact bytes, flops and counts; seconds if a device was given.
+class AboutGraph(TypedDict):
+    """The graph that was asked about: its size, its work, what is differentiated."""
 
-    `fits` is false if the peak exceeds the budget or the device cannot hold it, and `why_not` says by
-    how much; there are no seconds then. `simulated_peak_bytes` is more than `peak_bytes` where copies
-    lag behind the computation, and `serial_seconds` what copies and computations would take one after
-    the other. `notes` is what the planner says of its plan (a bracketing, the cost of its recurrence).
-    `pareto["flops"]` says that no other point is at least as good in peak bytes, flops and copied bytes
-    and better in one, `pareto["seconds"]` the same of simulated peak bytes and seconds.
-    """
+    name: NotRequired[str]
+    nodes: Amount
+    parameters: Amount
+    forward_flops: Amount
+    wrt: NotRequired[str]
+    inputs: NotRequired[Amount]
+    outputs: NotRequired[Amount]
 
-    strategy: str
-    parameters: Mapping[str, Any]
-    label: str
-    peak_bytes: int
-    working_bytes: int
-    resident_bytes: int
-    peak_at: Mapping[str, Any]
-    peak_breakdown: Mapping[str, int]
-    flops: Mapping[str, int]
-    actions: Mapping[str, int]
-    seconds: float | None = None
-    stall_seconds: float | None = None
-    simulated_peak_bytes: int | None = None
-    copied_bytes: Mapping[str, int] = field(default_factory=dict)
-    serial_seconds: float | None = None
-    notes: Mapping[str, str] = field(default_factory=dict)
-    fits: bool = True
-    why_not: str | None = None
-    pareto: Mapping[str, bool] = field(default_factory=lambda: {"flops": False, "seconds": False})
+
+class About(TypedDict):
+    """The scenario: what the points were computed from."""
+
+    name: str
+    description: NotRequired[str]
+    sha256: str
+    graph: AboutGraph
+    device: Mapping[str, Plain] | None
+    budget_bytes: Amount | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """All points of a run, with what they were computed from.
 
-    `scenario` holds name, description, sha256 of the file, graph, device and budget_bytes;
-    `profiles` the memory over the actions of a few points, for the timeline; `pictures` the actions of
-    a few short schedules; `regimes` who wins where two keys of the scenario are varied, if it asks for
-    that; `curves` every breakpoint of the fronts that were planned; `complete` is false if the run was interrupted.
+    `views` has the data of figures by its key (`sim.experiment.views`); `complete` is false if the run was
+    interrupted.
     """
 
-    scenario: Mapping[str, Any]
+    scenario: About
     version: str
     points: tuple[Point, ...]
     complete: bool = True
-    profiles: tuple[Mapping[str, Any], ...] = ()
-    pictures: tuple[Mapping[str, Any], ...] = ()
-    regimes: Mapping[str, Any] | None = None
-    curves: tuple[Mapping[str, Any], ...] = ()
+    views: Mapping[str, Any] = field(default_factory=views.nothing)
 
-    def front(self, by: str = "flops") -> tuple[Point, ...]:
-        """The points on the front of peak bytes and `by` (`flops` or `seconds`), peak rising."""
+    def front(self, by: Literal["flops", "seconds"] = "flops") -> tuple[Point, ...]:
+        """The points on the front of peak bytes and `by`, peak rising."""
         chosen = [p for p in self.points if p.pareto[by]]
         return tuple(sorted(chosen, key=lambda p: (p.peak_bytes, p.flops["total"])))
 
     def to_dict(self) -> dict[str, Any]:
-        """What results.json holds, as plain data."""
-        sequences = {"profiles": list(self.profiles), "pictures": list(self.pictures), "curves": list(self.curves)}
-        return asdict(self) | {"points": [asdict(p) for p in self.points]} | sequences
+        """The plain data of results.json, in which the views stand beside the points."""
+        data = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "views"}
+        return data | {"points": [asdict(p) for p in self.points], **self.views}
 
     def to_json(self) -> str:
         """results.json: every count an exact integer, every float with all its digits."""
@@ -104,29 +96,15 @@ class Results:
         ]
 
 
-def from_json(text: str) -> Results:
-    """The results that `Results.to_json` wrote.
+def from_json(text: str, *, name: str = "results.json") -> Results:
+    """The results that `Results.to_json` wrote; `name` is what messages call the text.
 
     Raises
     ------
-    SimError
+    DocumentError
         If the text is something else.
     """
-    try:
-        data = json.loads(text)
-        known = {f.name for f in fields(Point)}
-        points = tuple(Point(**{k: v for k, v in p.items() if k in known}) for p in data["points"])
-        return Results(
-            scenario=data["scenario"],
-            version=data["version"],
-            points=points,
-            complete=data.get("complete", True),
-            profiles=tuple(data.get("profiles", ())),
-            pictures=tuple(data.get("pictures", ())),
-            regimes=data.get("regimes"),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SimError(f"these are no results of `sim run`: {type(error).__name__}: {error}") from None
+    return _results(jsontext.parse(text, name=name))
 
 
 def read(path: Path) -> Results:
@@ -134,15 +112,26 @@ def read(path: Path) -> Results:
 
     Raises
     ------
-    SimError
+    DocumentError
         If it cannot be read, or holds something else.
     """
-    try:
-        return from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SimError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except UnicodeDecodeError:
-        raise SimError(f"{path}: these are no results of `sim run`: not UTF-8") from None
+    return _results(jsontext.read(path))
+
+
+def _results(document: JsonDocument) -> Results:
+    found = dict(jsontext.validated(_file(), document))
+    own = {f.name: found.pop(f.name) for f in fields(Results) if f.name != "views"}
+    return Results(**own, views=found)
+
+
+@cache
+def _file() -> type[BaseModel]:
+    """The model of results.json: the fields of `Results`, and the registered views in place of `views`."""
+    hints = get_type_hints(Results, include_extras=True)
+    own = [f for f in fields(Results) if f.name != "views"]
+    shape: dict[str, Any] = {f.name: (hints[f.name], ... if f.default is MISSING else f.default) for f in own}
+    shape |= {key: (view.kind, view.nothing) for key, view in views.load().items()}
+    return create_model("results.json", __config__=STRICT, **shape)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,17 +1,19 @@
 """Figures from results.json alone: one module a figure, each with a `draw(results, stem)`.
 
-The modules import matplotlib when they are imported, which takes half a second; this package does
-so only when something is drawn.
+A new module of this package is a new figure; `drawing` has what they share. The modules import
+matplotlib when they are imported, which takes half a second; this package does so only when something
+is drawn.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FIGURES = ("pareto", "fronts", "timeline", "schedule", "regimes")
+FIGURES = tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def draw_all(results: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from sim.base.pareto import Number
-from sim.plots import marking, style
-from sim.plots.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot
+from sim.plots.drawing import marking, style
+from sim.plots.drawing.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot
 
 MOST_LABELS = 16
 GAP = "#DCE9F2"

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sim.base.pareto import Number, front, landmarks, representatives
-from sim.plots import labels, marking, style
-from sim.plots.marking import DOMINATED_SIZE, FRONT_SIZE, LABEL_SIZE
-from sim.plots.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot, sweeps
+from sim.plots.drawing import labels, marking, style
+from sim.plots.drawing.marking import DOMINATED_SIZE, FRONT_SIZE, LABEL_SIZE
+from sim.plots.drawing.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot, sweeps
 
 MOST_LABELS, LABELS_OF_LONG_FRONT, LABELS_WITH_DOMINATED = 20, 10, 14
 

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from sim.base.units import format_count
-from sim.plots import style
-from sim.plots.spots import short_label
+from sim.plots.drawing import style
+from sim.plots.drawing.spots import short_label
 
 Colour = tuple[float, float, float]
 LEAST: Mapping[str, str] = {"flops": "fewest flops", "peak_bytes": "smallest peak", "seconds": "least time"}

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
-from sim.plots import style
-from sim.plots.spots import short_label
+from sim.plots.drawing import style
+from sim.plots.drawing.spots import short_label
 
 PANELS = 4
 SHARED_SCALE = 4.0

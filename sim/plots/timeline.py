@@ -17,8 +17,8 @@ from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from sim.base.units import format_bytes, format_flops, format_seconds
-from sim.plots import style
-from sim.plots.spots import short_label
+from sim.plots.drawing import style
+from sim.plots.drawing.spots import short_label
 
 Floats = NDArray[np.float64]
 XUnit = Literal["seconds", "flops", "actions", "percent"]

@@ -52,6 +52,13 @@ class StrategyPoint:
         numbers = [f"{k}={_shown(k, v)}" for k, v in given.items() if not isinstance(v, str)]
         return " ".join([*([] if "schedule" in given else [self.strategy]), *words, *numbers])
 
+    @property
+    def entry(self) -> Entry[Any]:
+        """The registered strategy, or the schedule or order that it names."""
+        from sim import strategies
+
+        return strategies.load()[self.strategy].variant(self.parameters)
+
     def schedule(self, graph: Graph) -> Schedule:
         """The schedule of this point on a graph; whatever the strategy raises comes through."""
         from sim import strategies

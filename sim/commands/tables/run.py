@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import typer
 
 from sim.base.units import format_bytes, format_count, format_flops, format_seconds
-from sim.experiment.results import Point, Results
+from sim.experiment.point import Point
+from sim.experiment.results import Results
 
 LONGEST_REMARK = 100
 """Characters of a bracketing that are shown; results.json has all."""
@@ -105,7 +106,7 @@ def _columns(results: Results) -> list[Column]:
 
 
 def _front(point: Point) -> str:
-    on = [name for key, name in (("flops", "flops"), ("seconds", "time")) if point.pareto[key]]
+    on = [name for name, there in (("flops", point.pareto["flops"]), ("time", point.pareto["seconds"])) if there]
     return "both" if len(on) == 2 else "".join(on)
 
 

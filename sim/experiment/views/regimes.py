@@ -2,41 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
 
 from sim.base.document import DocumentError
-from sim.base.pareto import Number
-from sim.experiment.results import Point
+from sim.base.json import LARGEST_NUMBER, Amount, Number, Plain
+from sim.experiment.finished import Finished
+from sim.experiment.measure import measure
+from sim.experiment.views import view
 from sim.graphs.graph import Graph
 from sim.scenario.axes import Axis, Measure
-from sim.scenario.points import REFUSALS, StrategyPoint
+from sim.scenario.points import REFUSALS
 from sim.scenario.scenario import Scenario
-from sim.schedules.schedule import Schedule
-from sim.simulation.device import Device
-
-Measurer = Callable[[StrategyPoint, Schedule, Device | None, int | None], Point]
 
 
-def regimes(
-    scenario: Scenario, measure: Measurer, *, progress: Callable[[int], object] | None = None
-) -> dict[str, Any]:
-    """The winner of each cell, and how much the best of the others takes in units of it.
+class Varied(TypedDict):
+    """A key of the scenario, what the axis is called, and the values."""
 
-    `measure` makes a point of a schedule, a device and a budget. Matrices are lists of rows, a row for
-    each value of y. `winner` is an index into `strategies`: the one with the least of what `by` says
-    among those that fit the budget, on equal terms the one written first; `None` where none applies or
-    fits. `factor` is what the next best takes over what the winner takes, those on equal terms with the
-    winner left out; `None` where there is no other, or the winner takes nothing. `values` has a matrix
-    for each strategy, `None` where it does not apply or fit.
+    key: str
+    label: str
+    values: Annotated[list[Plain], Field(min_length=1)]
+
+
+class Contender(TypedDict):
+    """One of the points that take part."""
+
+    label: str
+    strategy: str
+    parameters: Mapping[str, Plain]
+
+
+class Map(TypedDict):
+    """Who wins in each cell; matrices are lists of rows, a row for each value of y.
+
+    `winner` is an index into `strategies`: the one with the least of what `by` says among those that fit
+    the budget, on equal terms the one written first; `None` where none applies or fits. `factor` is what
+    the next best takes over what the winner takes, those on equal terms with the winner left out; `None`
+    where there is no other, or the winner takes nothing. `values` has a matrix for each strategy, `None`
+    where it does not apply or fit.
+    """
+
+    by: Measure
+    x: Varied
+    y: Varied
+    strategies: Annotated[list[Contender], Field(min_length=1)]
+    winner: list[list[Amount | None]]
+    factor: list[list[Annotated[float, Field(ge=1, le=LARGEST_NUMBER)] | None]]
+    values: list[list[list[Number | None]]]
+
+
+def _fitting(section: Map) -> Map:
+    rows, columns, count = len(section["y"]["values"]), len(section["x"]["values"]), len(section["strategies"])
+    matrices: list[list[Any]] = [section["winner"], section["factor"], *section["values"]]
+    if any(len(m) != rows or any(len(row) != columns for row in m) for m in matrices):
+        raise ValueError(f"matrices of {rows} rows with {columns} entries, as y and x have values")
+    if len(section["values"]) != count or any(w is not None and w >= count for row in section["winner"] for w in row):
+        raise ValueError(f"values and winners of the {count} strategies")
+    return section
+
+
+@view("regimes", place=2)
+def regimes(run: Finished) -> Annotated[Map, AfterValidator(_fitting)] | None:
+    """The winner of each cell of the map, if the scenario asks for one.
 
     Raises
     ------
     DocumentError
         If the graph of a cell cannot be built; it says of which.
     """
-    wanted = scenario.regimes
-    assert wanted is not None, "asked for by the scenario"
+    scenario, wanted = run.scenario, run.scenario.regimes
+    if wanted is None:
+        return None
     rows: list[list[list[Number | None]]] = []
     for j in range(len(wanted.y.values)):
         rows.append([])
@@ -48,21 +87,20 @@ def regimes(
             except DocumentError as error:
                 first = error.findings[0]
                 raise scenario.error(("regimes",), f"{where}: {first.path}: {first.message}") from None
-            rows[-1].append(_values(cell, graph, measure, wanted.by))
-            if progress is not None:
-                progress(len(wanted.x.values) * j + i + 1)
+            rows[-1].append(_values(cell, graph, wanted.by))
+            run.step()
     outcomes = [[outcome(cell) for cell in row] for row in rows]
-    return {
-        "by": wanted.by,
-        "x": _described(wanted.x),
-        "y": _described(wanted.y),
-        "strategies": [
-            {"label": p.label, "strategy": p.strategy, "parameters": dict(p.parameters)} for p in scenario.points
+    return Map(
+        by=wanted.by,
+        x=_described(wanted.x),
+        y=_described(wanted.y),
+        strategies=[
+            Contender(label=p.label, strategy=p.strategy, parameters=dict(p.parameters)) for p in scenario.points
         ],
-        "winner": [[winner for winner, _ in row] for row in outcomes],
-        "factor": [[factor for _, factor in row] for row in outcomes],
-        "values": [[[cell[k] for cell in row] for row in rows] for k in range(len(scenario.points))],
-    }
+        winner=[[winner for winner, _ in row] for row in outcomes],
+        factor=[[factor for _, factor in row] for row in outcomes],
+        values=[[[cell[k] for cell in row] for row in rows] for k in range(len(scenario.points))],
+    )
 
 
 def outcome(values: Sequence[Number | None]) -> tuple[int | None, float | None]:
@@ -79,12 +117,12 @@ def outcome(values: Sequence[Number | None]) -> tuple[int | None, float | None]:
     return list(values).index(least), min(others) / least if others and least else None
 
 
-def _values(scenario: Scenario, graph: Graph, measure: Measurer, by: Measure) -> list[Number | None]:
+def _values(scenario: Scenario, graph: Graph, by: Measure) -> list[Number | None]:
     device = scenario.device if by == "seconds" else None
     found: list[Number | None] = []
     for wanted in scenario.points:
         try:
-            point = measure(wanted, wanted.schedule(graph), device, scenario.budget_bytes)
+            point, _ = measure(wanted, wanted.schedule(graph), device, scenario.budget_bytes)
         except REFUSALS:
             found.append(None)
             continue
@@ -93,5 +131,5 @@ def _values(scenario: Scenario, graph: Graph, measure: Measurer, by: Measure) ->
     return found
 
 
-def _described(axis: Axis) -> dict[str, Any]:
-    return {"key": axis.key, "label": axis.label, "values": list(axis.values)}
+def _described(axis: Axis) -> Varied:
+    return Varied(key=axis.key, label=axis.label, values=list(axis.values))

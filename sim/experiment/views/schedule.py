@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
 
+from sim.base.json import Amount, Plain
 from sim.base.pareto import representatives
-from sim.experiment.results import Point
-from sim.experiment.views.timeline import coordinates
+from sim.experiment.finished import Finished
+from sim.experiment.point import Point, coordinates
+from sim.experiment.views import view
 from sim.graphs.graph import Graph
-from sim.scenario.points import StrategyPoint
 from sim.schedules.actions import (
     ACCUMULATE,
     ACTIVATION,
@@ -31,30 +34,89 @@ from sim.schedules.table import Table
 
 PICTURED_POINTS = 4
 PICTURED_ACTIONS = 2_000
-SWEEP_KINDS = ("forward", "recompute", "jvp", "vjp", "copy")
+SweepKind = Literal["forward", "recompute", "jvp", "vjp", "copy"]
+SWEEP_KINDS: tuple[SweepKind, ...] = get_args(SweepKind)
 
 
-def pictures(graph: Graph, wanted: Sequence[StrategyPoint], points: Sequence[Point]) -> list[dict[str, Any]]:
+Few = Annotated[int, Field(ge=0, le=1_000_000)]
+"""A number of marks that a figure can draw."""
+
+
+class Loop(TypedDict):
+    """Actions start … stop-1, which stand for `times` turns."""
+
+    start: Amount
+    stop: Amount
+    times: Amount
+
+
+class Stored(TypedDict):
+    """When the values of a kind are in memory in a tier: (node, start, stop)."""
+
+    value: str
+    tier: str
+    spans: list[tuple[int, int, int]]
+
+
+class Picture(TypedDict):
+    """A schedule as `picture` describes it."""
+
+    nodes: Few
+    actions: Few
+    kinds: list[SweepKind]
+    sweeps: list[tuple[int, int, int]]
+    stored: list[Stored]
+    loops: list[Loop]
+
+
+class PictureOfPoint(Picture):
+    """The picture of a point."""
+
+    label: str
+    strategy: str
+    parameters: Mapping[str, Plain]
+
+
+def _fitting(entry: PictureOfPoint) -> PictureOfPoint:
+    nodes, actions = range(-1, entry["nodes"]), entry["actions"]
+    kinds = range(len(entry["kinds"]))
+    if any(kind not in kinds or a not in nodes or b not in nodes for kind, a, b in entry["sweeps"]):
+        raise ValueError("sweeps of known kinds along known nodes")
+    if actions != sum(abs(b - a) + 1 for _, a, b in entry["sweeps"]):
+        raise ValueError("as many actions as the sweeps have")
+    lives = [span for stored in entry["stored"] for span in stored["spans"]]
+    if any(node not in nodes for node, _, _ in lives):
+        raise ValueError("values of known nodes")
+    spans = [(start, stop) for _, start, stop in lives]
+    if any(not 0 <= a < b <= actions for a, b in [*spans, *((x["start"], x["stop"]) for x in entry["loops"])]):
+        raise ValueError("spans and loops that begin before they end, within the actions")
+    return entry
+
+
+@view("pictures", place=1)
+def pictures(run: Finished) -> list[Annotated[PictureOfPoint, AfterValidator(_fitting)]]:
     """Up to four schedules short enough to be looked at, those with fewer actions first; none without checkpoints.
 
-    Checkpointed ones are preferred. `wanted[i]` is what `points[i]` was asked for.
+    Checkpointed ones are preferred.
     """
-    found: list[dict[str, Any]] = []
-    if len(graph) > PICTURED_ACTIONS:
+    found: list[PictureOfPoint] = []
+    if len(run.graph) > PICTURED_ACTIONS:
         return found
-    for i in _ranked(graph, points):
-        schedule = wanted[i].schedule(graph)
+    for i in _ranked(run.graph, run.points):
+        schedule, point = run.schedule(i), run.points[i]
         if len(schedule.flat.rows) <= PICTURED_ACTIONS:
-            about = {"label": points[i].label, "strategy": points[i].strategy, "parameters": points[i].parameters}
-            found.append(about | picture(schedule))
-        elif not found and not _is_checkpointed(graph, points[i]):
+            drawn = picture(schedule)
+            found.append(
+                PictureOfPoint(label=point.label, strategy=point.strategy, parameters=point.parameters, **drawn)
+            )
+        elif not found and not _is_checkpointed(run.graph, point):
             break
         if len(found) == PICTURED_POINTS:
             break
-    return sorted(found, key=lambda entry: int(entry["actions"]))
+    return sorted(found, key=lambda entry: entry["actions"])
 
 
-def picture(schedule: Schedule) -> dict[str, Any]:
+def picture(schedule: Schedule) -> Picture:
     """The actions and the lives of stored values of one schedule; at most three turns of a loop are laid out.
 
     `sweeps` are rows (index into `kinds`, first node, last node), each |last - first| + 1 actions that
@@ -67,14 +129,14 @@ def picture(schedule: Schedule) -> dict[str, Any]:
     kinds = _kinds(schedule, nodes)
     change = np.diff(np.concatenate([[0], flat.weights > 1, [0]]))
     starts, stops = np.flatnonzero(change > 0).tolist(), np.flatnonzero(change < 0).tolist()
-    return {
-        "nodes": len(schedule.graph),
-        "actions": len(nodes),
-        "kinds": list(SWEEP_KINDS),
-        "sweeps": list(_sweeps(kinds, nodes)),
-        "stored": _stored(schedule),
-        "loops": [{"start": a, "stop": b, "times": int(flat.weights[a])} for a, b in zip(starts, stops, strict=True)],
-    }
+    return Picture(
+        nodes=len(schedule.graph),
+        actions=len(nodes),
+        kinds=list(SWEEP_KINDS),
+        sweeps=list(_sweeps(kinds, nodes)),
+        stored=_stored(schedule),
+        loops=[Loop(start=a, stop=b, times=int(flat.weights[a])) for a, b in zip(starts, stops, strict=True)],
+    )
 
 
 def _ranked(graph: Graph, points: Sequence[Point]) -> list[int]:
@@ -117,7 +179,7 @@ def _sweeps(kinds: Sequence[int], nodes: Sequence[int]) -> Iterator[tuple[int, i
             start = k
 
 
-def _stored(schedule: Schedule) -> list[dict[str, Any]]:
+def _stored(schedule: Schedule) -> list[Stored]:
     """When activations and residuals that take memory are in it, by liveness."""
     t = schedule.table
     ptr, value, access, flags = t.ptr.tolist(), t.value.tolist(), t.access.tolist(), schedule.flags.tolist()
@@ -144,7 +206,7 @@ def _stored(schedule: Schedule) -> list[dict[str, Any]]:
     for v in list(since):
         end(v, len(rows))
     return [
-        {"value": VALUE_KINDS[kind], "tier": TIERS[tier], "spans": sorted(found)}
+        Stored(value=VALUE_KINDS[kind], tier=TIERS[tier], spans=sorted(found))
         for (kind, tier), found in sorted(spans.items())
     ]
 

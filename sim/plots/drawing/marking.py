@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sim.plots import labels, style
-from sim.plots.spots import Curve, Spot
+from sim.plots.drawing import labels, style
+from sim.plots.drawing.spots import Curve, Spot
 
 MOST_LINES = 4
 FRONT_SIZE, DOMINATED_SIZE = 7.5, 5.0

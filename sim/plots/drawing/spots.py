@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sim.base.pareto import Number
-from sim.plots.style import short_bytes
+from sim.plots.drawing.style import short_bytes
 
 Memory = Literal["auto", "total", "working"]
 

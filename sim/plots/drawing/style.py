@@ -74,7 +74,7 @@ KIND_COLOURS: Mapping[str, str] = MappingProxyType(
 )  # in the order in which they are stacked: what changes least lies lowest
 MARKERS = ("8", "H", "o", "s", "^", "D", "v", "P", "X", "<", "p", ">", "h", "d", "*")
 DPI = 150
-LARGEST_DRAWN = 10**300
+LARGEST_DRAWN, SMALLEST_DRAWN = 10**300, 1e-100
 
 # A veil behind words keeps them readable over lines; an outline around each letter would double the SVG.
 VEIL: Mapping[str, Any] = MappingProxyType({"facecolor": PAPER, "alpha": 0.85, "edgecolor": "none", "pad": 0.8})
@@ -143,8 +143,8 @@ def save(figure: Figure, stem: Path) -> tuple[Path, ...]:
 
 
 def drawable(value: float) -> float:
-    """The float nearest to a count of any size; a drawing needs no more."""
-    return float(min(value, LARGEST_DRAWN))
+    """The float nearest to a count of any size; a drawing needs no more. What is as good as 0 is 0."""
+    return float(min(value, LARGEST_DRAWN)) if value >= SMALLEST_DRAWN else 0.0
 
 
 @dataclass(frozen=True)

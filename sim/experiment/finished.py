@@ -1,0 +1,64 @@
+"""The part of an experiment that is done: its points, and the schedules and traces that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sim.experiment.measure import measure, within
+from sim.experiment.point import Point
+from sim.graphs.graph import Graph
+from sim.scenario.points import StrategyPoint
+from sim.scenario.scenario import Scenario
+from sim.schedules.schedule import Schedule
+from sim.simulation.simulate import simulate
+from sim.simulation.trace import Trace
+
+KEPT_ACTIONS = 2_000_000
+"""Actions of all schedules that are kept together, with their traces: some 200 MB."""
+
+
+class Finished:
+    """The graph of a scenario, the points that are measured, and how far the experiment is.
+
+    `wanted[i]` is what `points[i]` was asked for. Schedules and traces are kept for the views while there
+    is room for them (`KEPT_ACTIONS`), and made again where there was none. `tell` is called after each
+    step: a point, or a cell of the map.
+    """
+
+    def __init__(self, scenario: Scenario, *, tell: Callable[[Finished], object]) -> None:
+        self.scenario = scenario
+        self.graph: Graph = scenario.build_graph()
+        self.device = within(scenario.device, scenario.budget_bytes) if scenario.device else None
+        self.wanted: list[StrategyPoint] = []
+        self.points: list[Point] = []
+        self.steps = scenario.steps
+        self.steps_done = 0
+        self._tell = tell
+        self._kept: dict[int, tuple[Schedule, Trace | None]] = {}
+        self._room = KEPT_ACTIONS
+
+    def add(self, wanted: StrategyPoint, schedule: Schedule) -> None:
+        """Measure a schedule as one more point."""
+        point, trace = measure(wanted, schedule, self.scenario.device, self.scenario.budget_bytes)
+        actions = len(schedule.flat.rows)
+        if actions <= self._room:
+            self._room -= actions
+            self._kept[len(self.points)] = (schedule, trace)
+        self.points.append(point)
+        self.wanted.append(wanted)
+        self.step()
+
+    def step(self) -> None:
+        """Note that one more step is done."""
+        self.steps_done += 1
+        self._tell(self)
+
+    def schedule(self, i: int) -> Schedule:
+        """The schedule of a point."""
+        return self._kept[i][0] if i in self._kept else self.wanted[i].schedule(self.graph)
+
+    def trace(self, i: int) -> Trace | None:
+        """The trace of a point, if it was simulated."""
+        if self.device is None or self.points[i].seconds is None:
+            return None
+        return self._kept[i][1] if i in self._kept else simulate(self.schedule(i), self.device)

@@ -1,0 +1,88 @@
+"""One strategy with its parameters, measured: a point of a chart and an entry of results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from typing_extensions import TypedDict
+
+from sim.base import pareto
+from sim.base.json import Amount, Measured, Plain
+
+
+class PeakAt(TypedDict):
+    """The action during which the peak is first reached."""
+
+    action: Amount
+    kind: str
+    node: str
+
+
+class Flops(TypedDict):
+    """Flops by kind, and their sum."""
+
+    primal: Amount
+    recompute: Amount
+    tangent: Amount
+    adjoint: Amount
+    jacobian: Amount
+    product: Amount
+    total: Amount
+
+
+class OnFront(TypedDict):
+    """Whether no other point beats this one in memory and work, and in memory and time."""
+
+    flops: bool
+    seconds: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One strategy with its parameters: exact bytes, flops and counts; seconds if a device was given.
+
+    `fits` is false if the peak exceeds the budget or the device cannot hold it, and `why_not` says by
+    how much; there are no seconds then. `simulated_peak_bytes` is more than `peak_bytes` where copies
+    lag behind the computation, and `serial_seconds` what copies and computations would take one after
+    the other. `notes` is what the planner says of its plan (a bracketing, the cost of its recurrence).
+    `pareto["flops"]` says that no other point is at least as good in peak bytes, flops and copied bytes
+    and better in one, `pareto["seconds"]` the same of simulated peak bytes and seconds.
+    """
+
+    strategy: str
+    parameters: Mapping[str, Plain]
+    label: str
+    peak_bytes: Amount
+    working_bytes: Amount
+    resident_bytes: Amount
+    peak_at: PeakAt
+    peak_breakdown: Mapping[str, Amount]
+    flops: Flops
+    actions: Mapping[str, Amount]
+    seconds: Measured | None = None
+    stall_seconds: Measured | None = None
+    simulated_peak_bytes: Amount | None = None
+    copied_bytes: Mapping[str, Amount] = field(default_factory=dict)
+    serial_seconds: Measured | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    fits: bool = True
+    why_not: str | None = None
+    pareto: OnFront = field(default_factory=lambda: OnFront(flops=False, seconds=False))
+
+
+def coordinates(point: Point, by: str) -> tuple[pareto.Number, pareto.Number]:
+    """Bytes and flops, exact; or the bytes that were in use in the simulation, and its seconds."""
+    if by == "flops":
+        return point.peak_bytes, point.flops["total"]
+    return max(point.peak_bytes, point.simulated_peak_bytes or 0), point.seconds or 0.0
+
+
+def landmarks(points: Sequence[Point], by: str, count: int) -> list[int]:
+    """Indices of the points that stand for the front, the most important first.
+
+    By flops, points that copy do not compete: they pay in time.
+    """
+    competing = [i for i, p in enumerate(points) if by != "flops" or not any(p.copied_bytes.values())]
+    pairs, series = [coordinates(points[i], by) for i in competing], [points[i].strategy for i in competing]
+    return [competing[k] for k in pareto.landmarks(pairs, series, count=count)]

@@ -1,0 +1,1 @@
+"""What figures share: the look, points and curves as charts need them, marks, and places for names."""
