@@ -10,7 +10,7 @@ import pytest
 
 from sim.base.errors import GraphError
 from sim.commands import cli
-from sim.models import factory
+from sim.models import factory, importers
 from sim.models.factory import find, parse
 from sim.scenario import scenario
 
@@ -144,3 +144,7 @@ def test_a_scenario_finds_its_model_from_any_folder(
     err = capfd.readouterr().err
     assert "own.yaml:5:" in err
     assert f"looked beside the scenario ({tmp_path / 'w5'})" in err
+
+
+def test_every_importer_is_found_under_the_name_of_its_folder() -> None:
+    assert set(importers.load()) == {file.parent.name for file in Path(importers.__file__).parent.glob("*/importer.py")}

@@ -1,4 +1,4 @@
-"""Importers: a real model to a `Graph`. One file each, one decorated function; they register themselves.
+"""Importers: a real model to a `Graph`. One decorated function each, in `importer.py` of its package; `load` finds it.
 
 The packages that read models (onnx, torch, jax) are imported when a model is, not before.
 """
@@ -6,21 +6,24 @@ The packages that read models (onnx, torch, jax) are imported when a model is, n
 from __future__ import annotations
 
 import importlib
+import pkgutil
+from functools import cache
 from types import ModuleType
 
+from sim import models
 from sim.base.errors import GraphError
 from sim.base.registry import Registry
 from sim.graphs.graph import Graph
 
-KINDS = ("onnx", "torch", "jax")
-
 importers: Registry[Graph] = Registry("importer")
 
 
+@cache
 def load() -> Registry[Graph]:
     """The registry, with every importer imported."""
-    for kind in KINDS:
-        importlib.import_module(f"sim.models.{kind}.importer")
+    for module in pkgutil.walk_packages(models.__path__, f"{models.__name__}."):
+        if module.name.endswith(".importer"):
+            importlib.import_module(module.name)
     return importers
 
 
