@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+import sim
 from sim.commands.cli import main
 from sim.schedules.schedule import replay
 
@@ -63,7 +65,6 @@ def test_training_under_a_plan_is_training(framework: str, capsys: pytest.Captur
 
 
 def test_the_strategy_to_add_works_as_it_stands() -> None:
-    import sim
     from sim.strategies import strategies
 
     (example,) = [b for b in blocks("python") if "@strategies.register" in b]
@@ -93,38 +94,57 @@ def test_every_command_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     assert [c for c in listed if f"sim {c}" not in README] == []
 
 
-CLAIMS = [
-    ("resnet50", "reverse_full", {}, "2.76 GB", None),
-    ("resnet50", "reverse_checkpointed", {"schedule": "sqrt"}, "1.36 GB", "0.89 F"),
-    ("resnet50", "reverse_checkpointed", {"schedule": "optimal", "budget": 1_220_000_000}, "891 MB", "0.33 F"),
-    ("vgg19", "reverse_checkpointed", {"schedule": "sqrt"}, "2.22 GB", "0.95 F"),
-    ("vgg19", "reverse_checkpointed", {"schedule": "optimal"}, "1.81 GB", "0.10 F"),
-    ("unet", "reverse_full", {}, "992 MB", None),
-    ("unet", "reverse_checkpointed", {"schedule": "sqrt"}, "558 MB", "0.76 F"),
-    ("unet", "reverse_checkpointed", {"schedule": "optimal", "budget": 819_000_000}, "438 MB", "0.57 F"),
-    ("transformer", "reverse_checkpointed", {"schedule": "sqrt"}, "4.48 GB", "0.62 F"),
-    ("transformer", "reverse_checkpointed", {"schedule": "optimal", "budget": 5_570_000_000}, "4.07 GB", "0.44 F"),
-    ("time_stepper", "reverse_full", {}, "3.20 TB", None),
-    ("time_stepper", "reverse_checkpointed", {"schedule": "binomial", "slots": 5}, "80.0 MB", None),
-    ("fan_out", "forward_cached", {}, "89.6 MFLOP", None),
-    ("fan_out", "reverse_full", {}, "18.4 GFLOP", None),
-    ("hourglass", "forward_cached", {}, "2.19 GFLOP", None),
-    ("hourglass", "jacobian_chain", {"order": "optimal"}, "92.6 MFLOP", None),
-]
+ROWS = {
+    found[1]: found[2]
+    for found in re.finditer(r"^\| `(\w+)\.yaml` \| [^|]+ \| ([^|]+) \|$", README, flags=re.MULTILINE)
+    if found[2].strip()
+}
+SLOW = {"resnet50", "unet", "transformer", "time_stepper"}
+UNIT = r"(?:[kMGTP]?(?:B|FLOP)|[mu]?s)"
 
 
-@pytest.mark.parametrize(("name", "strategy", "parameters", "amount", "redone"), CLAIMS)
-def test_the_numbers_of_the_table_are_those_of_the_scenarios(
-    name: str, strategy: str, parameters: dict[str, object], amount: str, redone: str | None
+def marked(names: Iterable[str]) -> list[object]:
+    """The scenarios, those that take long marked as slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in sorted(names)]
+
+
+@pytest.mark.parametrize("name", marked(ROWS.keys() - {"three_factors", "checkpointing", "regimes"}))
+def test_the_numbers_of_the_table_are_printed_by_the_scenarios(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    import sim
-    from sim.base.units import format_bytes, format_flops
+    """Each amount; a size and its work on one line ("1.36 GB for 0.89 F", where F is one evaluation of the graph)."""
+    assert main(["run", str(ROOT / "scenarios" / f"{name}.yaml"), "--no-plots", "-o", str(tmp_path), "-q"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = re.findall(rf"(\d[\d.]* {UNIT})(?: (?:in|for) ([\d.]+) F)?\b", ROWS[name])
+    told += [(multiple, "") for multiple in re.findall(r"mode ([\d.]+) F", ROWS[name])]
+    assert told
+    for amount, multiple in told:
+        assert any({amount, multiple} - {""} <= {*re.split(r"  +", line.strip())} for line in lines), (amount, multiple)
 
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{name}.yaml`")]
-    graph = sim.load(ROOT / "scenarios" / f"{name}.yaml").build_graph()
-    cost = replay(sim.schedule(graph, strategy, **parameters))
-    assert amount in row
-    assert amount in (format_bytes(cost.working_bytes), format_flops(cost.flops.total))
-    if redone is not None:
-        assert redone in row
-        assert f"{cost.flops.recompute / graph.forward_flops:.2f} F" == redone
+
+def test_the_checkpointing_scenario_is_as_told() -> None:
+    results = sim.run(sim.load(ROOT / "scenarios" / "checkpointing.yaml"))
+    evaluations = {p.label: p.actions["forward"] for p in results.points}
+    found = re.search(r"(\d+) checkpoints take (\d+) evaluations, sqrt (\d+)", ROWS["checkpointing"])
+    assert found
+    assert evaluations[f"binomial slots={found[1]}"] == int(found[2])
+    assert evaluations["sqrt"] == int(found[3])
+    shown = re.search(r"run scenarios/checkpointing.yaml`:\n(.+?):\n\n!\[(\w+) schedules", README, flags=re.DOTALL)
+    assert shown
+    pictures = results.views["pictures"]
+    assert re.findall("`([^`]+)`", shown[1]) == [p["label"] for p in pictures]
+    assert shown[2] == ("None", "One", "Two", "Three", "Four")[len(pictures)]
+
+
+@pytest.mark.slow
+def test_the_map_of_regimes_is_as_told() -> None:
+    found = re.search(r"above (\d+) of both, mixed orders win by up to (\d+) times", ROWS["regimes"])
+    assert found
+    data = sim.run(sim.load(ROOT / "scenarios" / "regimes.yaml")).views["regimes"]
+    cells = [
+        (data["strategies"][data["winner"][j][i]]["strategy"], data["factor"][j][i], min(x, y) > int(found[1]))
+        for j, y in enumerate(data["y"]["values"])
+        for i, x in enumerate(data["x"]["values"])
+    ]
+    assert {strategy for strategy, _, above in cells if above} == {"jacobian_chain"}
+    assert round(max(factor for _, factor, above in cells if above)) == int(found[2])

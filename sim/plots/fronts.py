@@ -48,7 +48,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
     """`<stem>.png` and `<stem>.svg` from the parsed results.json; nothing without `curves` or fixed schedules.
 
     Peak bytes over flops of the reverse-mode schedules that copy nothing, and under them the exact front
-    and its lower bound: no schedule lies left of the bound, and what lies between the two is shaded. A
+    and its lower bound: no schedule of its class lies left of it, and what lies between the two is shaded. A
     line from each schedule leads to the front at the same memory, and the share of work that it pays
     beyond stands with its name. `curves` is as `pareto.draw` has it; the axes show where the schedules
     are, so that a front may go on beyond them.
@@ -66,7 +66,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
     front = Least.of(exact or bounds)
     markers = marking.markers_of(spots)
     with style.canvas(10.0, HEIGHT) as figure:
-        top = style.heading(figure, results, what=_summary(spots, front, exact[0].label if exact else "lower bound"))
+        top = style.heading(figure, results, what=_summary(spots, front, [*exact, *bounds][0].label))
         bottom = _legend(figure, markers, exact, bounds)
         axes = figure.add_axes((0.095, bottom / HEIGHT, 0.865, 1 - (top + 0.1 + bottom) / HEIGHT))
         _scales(axes, spots, front)
@@ -197,6 +197,7 @@ def _legend(
     ]  # fmt: skip
     handles += [Line2D([], [], **_look(c), label=c.label) for c in [*exact, *bounds]]
     if exact and bounds:
-        handles.append(Patch(facecolor=GAP, label="what could still be gained at most"))
+        within = f", {bounds[0].holds_for}" if bounds[0].holds_for else ""
+        handles.append(Patch(facecolor=GAP, label=f"what could still be gained at most{within}"))
     handles.append(Line2D([], [], color=style.MUTED, linewidth=1.0, label="work beyond the least for this memory"))
     return marking.legend(figure, handles) + 0.64

@@ -33,11 +33,12 @@ class Spot:
 
 @dataclass(frozen=True)
 class Curve:
-    """A front known beyond the points: every breakpoint (bytes, flops), or a lower bound on any schedule."""
+    """A front known beyond the points: every breakpoint (bytes, flops), or a lower bound and what it holds for."""
 
     label: str
     is_bound: bool
     breakpoints: tuple[tuple[Number, Number], ...]
+    holds_for: str = ""
 
 
 def short_label(strategy: str, parameters: Mapping[str, Any]) -> str:
@@ -83,12 +84,14 @@ def read_spot(point: Mapping[str, Any], *, working: bool) -> Spot:
 
 
 def read_curve(curve: Mapping[str, Any], *, resident: int) -> Curve:
-    """An entry of the parsed results' `curves`: `label`, `kind` (exact or bound), `breakpoints`.
+    """An entry of the parsed results' `curves`: `label`, `kind` (exact or bound), `breakpoints`, `bound_class`.
 
     `resident` bytes are left out of the breakpoints' total bytes.
     """
     pairs = tuple(sorted((b - resident, f) for b, f in curve["breakpoints"]))
-    return Curve(str(curve["label"]), curve.get("kind") == "bound", pairs)
+    holds_for = f"VJPs in {curve['bound_class']}" if "bound_class" in curve else ""
+    label = f"{curve['label']}, {holds_for}" if holds_for else curve["label"]
+    return Curve(label, curve["kind"] == "bound", pairs, holds_for)
 
 
 def sweeps(spots: Sequence[Spot]) -> list[list[int]]:
