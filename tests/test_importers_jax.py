@@ -12,6 +12,7 @@ import pytest
 from counts import saved_bytes
 
 from sim.base.errors import GraphError, ParameterError
+from sim.graphs import size
 from sim.graphs.graph import Graph, Node
 from sim.models.importers import importers, load
 from sim.schedules.schedule import replay
@@ -292,3 +293,12 @@ def test_a_missing_extra_is_named_with_its_install_line(monkeypatch: pytest.Monk
 def test_jax_is_not_imported_before_a_model_is() -> None:
     code = "import sys; from sim.models.importers import load; load(); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_scan_larger_than_memory_is_refused_before_it_is_unrolled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looped(w: Any, x: Any) -> Any:
+        return jax.lax.scan(lambda carry, _: (jnp.sin(carry * w), None), x, None, length=10**9)[0].sum()
+
+    monkeypatch.setattr(size, "machine_bytes", lambda: 10**9)
+    with pytest.raises(GraphError, match=r"a scan of 1000000000 turns with 2 equations: .* this machine has 1 GB"):
+        from_function(looped, floats(4), floats(4))

@@ -15,7 +15,6 @@ from sim.base.registry import Entry, Registry
 from sim.graphs.graph import FLOATS, ITEMSIZE, LARGEST, Graph, GraphInput, LocalJacobian, Needs, Node, Reads, Wrt
 from sim.ops.rule import Rule, Shape
 
-LARGEST_GRAPH = 1_000_000
 DENSE = LocalJacobian("dense")
 CONSTANT = LocalJacobian("constant")
 """Of a linear map: its weight, one block for all samples."""
@@ -243,8 +242,6 @@ class GraphBuilder:
         return Tensor(name, shape, dtype)
 
     def add(self, node: Node) -> Tensor:
-        if len(self.nodes) == LARGEST_GRAPH:
-            raise GraphError(f"more than {LARGEST_GRAPH} nodes; an abstract chain (kind: chain) may have more")
         self.nodes.append(node)
         return Tensor(node.name, node.output_shape, node.dtype)
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import PlainValidator, WithJsonSchema
 
 from sim.base.errors import CountOverflow, GraphError
 from sim.base.registry import Count, Size
 from sim.graphs.graph import LARGEST, NEEDS, Columns, Graph, GraphInput, Ints, LocalJacobian, Needs, Node, NodeView
+from sim.graphs.size import LAYER_BYTES, check_size
 from sim.models.families import families
 
 R = TypeVar("R")
 SCALAR_BYTES = 8  # a float64
 LARGEST_DIMENSION = 2**53
-LARGEST_LENGTH = 10**8
 
 
 def _whole(value: Any) -> int:
@@ -80,7 +80,7 @@ NeedsOfLayers = Annotated[
 @families.register("chain")
 def chain(
     *,
-    length: Annotated[Count, Field(le=LARGEST_LENGTH)] | None = None,
+    length: Count | None = None,
     sizes: Costs | None = None,
     forward_flops: Costs | None = None,
     jvp_flops: Costs | None = None,
@@ -146,6 +146,7 @@ def _length(length: int | None, sizes: int | Sequence[int] | Ints | None) -> int
     if sizes is None:
         if length is None:
             raise GraphError("a chain needs 'length' (how many layers) or 'sizes' (length + 1 state dimensions)")
+        check_size(length, key="length", node_bytes=LAYER_BYTES)
         return length
     if isinstance(sizes, int):
         raise GraphError(

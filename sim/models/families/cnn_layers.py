@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sim.base.errors import suggest
+from sim.graphs.size import check_size
 from sim.ops import GraphBuilder, Tensor, apply, ops
 
 _OPS = (
@@ -23,7 +24,6 @@ _OPS = (
 OPS: Mapping[str, str] = {op.removesuffix("2d"): op for op in _OPS}
 JOINS = ("add", "concat")
 WORDS = (*OPS, *JOINS, "block", "flatten")
-LARGEST_REPEAT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ def parse(value: Any) -> Layer:
         raise ValueError("'times' beside a 'block' alone")
     if word == "block":
         times = value.get("times", 1)
-        if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= LARGEST_REPEAT:
-            raise ValueError(f"'times' from 1 to {LARGEST_REPEAT} (found {times!r})")
+        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+            raise ValueError(f"'times' of at least 1 (found {times!r})")
         return Block(_list(body, "block"), name, times)
     if word in JOINS:
         if not isinstance(body, list | tuple) or len(body) < 2:
@@ -118,9 +118,21 @@ def _op(word: Any, body: Any, name: str | None) -> OpLayer:
     return OpLayer(short, body, name)
 
 
-def build(builder: GraphBuilder, layers: Iterable[Layer], x: Tensor) -> Tensor:
-    """The output of `layers` on `x`; nodes are named after their op, numbered within their block."""
+def build(builder: GraphBuilder, layers: Sequence[Layer], x: Tensor) -> Tensor:
+    """Add the nodes of `layers` on `x`, named after their op and numbered within their block; their output."""
+    check_size(_count(layers), key="layers")
     return _build(builder, layers, x, "", Counter())
+
+
+def _count(layers: Iterable[Layer]) -> int:
+    """How many layers there are with all repetitions."""
+    counts = (
+        layer.times * _count(layer.layers) if isinstance(layer, Block)
+        else 1 + sum(map(_count, layer.branches)) if isinstance(layer, Join)
+        else 1
+        for layer in layers
+    )  # fmt: skip
+    return sum(counts)
 
 
 def _build(builder: GraphBuilder, layers: Iterable[Layer], x: Tensor, prefix: str, counter: Counter[str]) -> Tensor:

@@ -8,12 +8,12 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from sim.base.registry import Count
 from sim.graphs.graph import Graph
+from sim.graphs.size import excess
 from sim.models.families import families
 from sim.ops import ACTIVATIONS, GraphBuilder, Loss, add_loss, linear
 from sim.ops.core import Dtype
 
 LARGEST_WIDTH = 2**53
-LARGEST_DEPTH = 1_000_000
 
 
 def _widths(value: Any) -> list[int]:
@@ -29,8 +29,9 @@ def _widths(value: Any) -> list[int]:
         for number in (width, times):
             if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= LARGEST_WIDTH:
                 raise ValueError(f"widths of at least 1 (found {number!r})")
-        if len(widths) + times > LARGEST_DEPTH:
-            raise ValueError(f"at most {LARGEST_DEPTH} widths (kind: chain has no such limit)")
+        problem = excess(len(widths) + times)
+        if problem is not None:
+            raise ValueError(f"fewer widths: {problem}")
         widths += [width] * times
     if len(widths) < 2:
         raise ValueError("at least two widths, of the input and of the output")

@@ -9,6 +9,7 @@ from pydantic import Field
 from sim.base.errors import GraphError
 from sim.base.registry import Count, Size
 from sim.graphs.graph import Graph
+from sim.graphs.size import check_size
 from sim.models.families import families
 from sim.ops import (
     ACTIVATIONS,
@@ -84,6 +85,7 @@ def transformer(
     """
     if hidden % heads:
         raise GraphError(f"hidden {hidden} cannot be divided among {heads} heads", key="heads")
+    check_size(12 * layers, key="layers")
     inner = max(1, int(mlp_ratio * hidden))
     builder = GraphBuilder()
     if vocab:

@@ -15,10 +15,10 @@ from typing import Any
 
 from sim.base.errors import GraphError
 from sim.graphs.graph import FLOATS
+from sim.graphs.size import NODE_BYTES, excess
 from sim.models.factory import first_line
 from sim.models.importers import extra
 from sim.models.jax.flops import CALLS, CONTROL_FLOW, inner_programs, is_literal, is_view, opened
-from sim.ops.core import LARGEST_GRAPH
 
 CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
 """Calls with a derivative of their own, which are pieces as a whole."""
@@ -178,10 +178,9 @@ def _unrolled(eqn: Any, before: int) -> Any:
     jax, core, lax = extra("jax", "jax", "jax.core", "jax.lax")
     p, body = eqn.params, eqn.params["jaxpr"]
     turns, n_consts, n_carry = p["length"], p["num_consts"], p["num_carry"]
-    if before + turns * len(body.jaxpr.eqns) > LARGEST_GRAPH:
-        raise GraphError(
-            f"a scan of {turns} turns with {len(body.jaxpr.eqns)} equations makes more than {LARGEST_GRAPH} nodes"
-        )
+    problem = excess(before + turns * len(body.jaxpr.eqns), node_bytes=2 * NODE_BYTES)  # an equation stands beside each
+    if problem is not None:
+        raise GraphError(f"a scan of {turns} turns with {len(body.jaxpr.eqns)} equations: {problem}")
 
     def run(*args: Any) -> list[Any]:
         consts, carry, xs = args[:n_consts], args[n_consts : n_consts + n_carry], args[n_consts + n_carry :]
