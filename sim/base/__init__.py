@@ -1,4 +1,9 @@
-"""What everything stands on: errors, units, registries, files, documents with positions, dominance.
+"""What everything stands on; imports nothing of `sim`.
 
-Imports nothing of `sim`.
+`errors` that callers tell apart, `units` of what people write and read, the `registry` of entries whose
+parameters are checked, `document`, `yaml` and `json` (data with the places of its values), `files`
+written whole or not at all, `pareto` (what no point beats), the decorator of `compiled` kernels, and
+caches of what follows from an object (`memo`).
 """
+
+__all__ = ["compiled", "document", "errors", "files", "json", "memo", "pareto", "registry", "units", "yaml"]

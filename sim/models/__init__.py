@@ -1,4 +1,8 @@
-"""Where graphs come from: families of a few numbers, ONNX files, PyTorch modules, JAX functions.
+"""Where graphs come from; imports `base`, `graphs` and `ops`.
 
-Imports `base`, `graphs`, `ops`.
+`families` make graphs of a few numbers, `importers` of real models: `onnx` files, `torch` modules and
+`jax` functions, each a package that imports its library when a model is read. `factory` finds functions
+of a person's own code.
 """
+
+__all__ = ["factory", "families", "importers", "jax", "onnx", "torch"]

@@ -7,7 +7,8 @@ here (`conv2d(name, tensor, channels=64, kernel=3)`) are for families, which kno
 an op, write a decorated function in a file of this room: `layers` and `cnn`, execution and the tests
 over all ops pick it up.
 
-Imports `base` and `graphs`.
+Imports `base` and `graphs`. `core` has what cost rules are made with, `rule` what array rules are;
+`norms`, `pointwise`, `images` and `pools` also have flops and array rules that importers share.
 """
 
 from __future__ import annotations
@@ -25,11 +26,51 @@ from sim.ops.pointwise import ACTIVATIONS, add, concat, dropout, gelu, mul, relu
 from sim.ops.pools import adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d, upsample
 
 __all__ = [
-    "ACTIVATIONS", "GraphBuilder", "Loss", "Tensor", "adaptive_avg_pool2d", "add", "add_loss", "apply",
-    "attention_context", "attention_scores", "avg_pool2d", "batch_norm", "concat", "conv2d", "conv_transpose2d",
-    "cross_entropy", "dropout", "embedding", "flash_attention", "gelu", "global_avg_pool", "layer_norm", "linear",
-    "matmul", "max_pool2d", "mean_all", "mse", "mul", "ops", "positions", "relu", "rms_norm", "rule_of", "sigmoid",
-    "silu", "softmax", "sum_all", "tanh", "upsample",
+    "ACTIVATIONS",
+    "GraphBuilder",
+    "Loss",
+    "Tensor",
+    "adaptive_avg_pool2d",
+    "add",
+    "add_loss",
+    "apply",
+    "attention_context",
+    "attention_scores",
+    "avg_pool2d",
+    "batch_norm",
+    "concat",
+    "conv2d",
+    "conv_transpose2d",
+    "core",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "flash_attention",
+    "gelu",
+    "global_avg_pool",
+    "images",
+    "layer_norm",
+    "linear",
+    "matmul",
+    "max_pool2d",
+    "mean_all",
+    "mse",
+    "mul",
+    "norms",
+    "ops",
+    "pointwise",
+    "pools",
+    "positions",
+    "relu",
+    "rms_norm",
+    "rule",
+    "rule_of",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "sum_all",
+    "tanh",
+    "upsample",
 ]  # fmt: skip
 
 for _module in pkgutil.iter_modules(__path__):
