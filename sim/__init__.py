@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sim.experiment.results import Results
     from sim.graphs.graph import Graph
     from sim.scenario.scenario import Scenario
-    from sim.schedules.cost import Cost
+    from sim.schedules.replay import Cost
     from sim.schedules.schedule import Schedule
     from sim.simulation.device import Device
     from sim.simulation.trace import Trace
@@ -80,7 +80,7 @@ def schedule(graph: Graph, strategy: str, /, **parameters: Any) -> Schedule:
 
 def replay(schedule: Schedule) -> Cost:
     """Exact peak bytes, flops and counts of a schedule (see `sim.schedules.schedule.replay`)."""
-    from sim.schedules.schedule import replay as replayed
+    from sim.schedules.replay import replay as replayed
 
     return replayed(schedule)
 

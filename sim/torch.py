@@ -6,7 +6,6 @@ Imported with PyTorch alone: `import sim.torch`.
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from sim.execution.torch.execute import Runner
 from sim.execution.torch.work import Run, Tensors
 from sim.models.torch.program import Program, program
 from sim.models.torch.recorded import Captured, Op, tensors_of
-from sim.schedules.plan import plan_of, schedule_of
+from sim.schedules.plan import plan_of, read, schedule_of
 
 __all__ = ["apply", "plan_of"]
 
@@ -43,13 +42,20 @@ def apply(module: M, plan: Mapping[str, Any] | str | os.PathLike[str]) -> M:
     Raises
     ------
     NotApplicable
-        At the first call in training, if the plan was made for another model.
+        If the plan copies or sweeps several times; at the first call in training, if it was made for another model.
+    DocumentError
+        If the file holds something else.
     GraphError
         At the first call in training, for a module that cannot be traced.
     """
     if isinstance(plan, str | os.PathLike):
-        plan = json.loads(Path(plan).read_text())
+        plan = read(Path(plan))
     assert not isinstance(plan, str | os.PathLike)
+    if "order" not in plan:
+        raise NotApplicable(
+            f"the plan ({plan.get('strategy', 'it copies or loops')}) is no single reverse sweep on the device; "
+            "plan without --device, or with a scenario of checkpointing strategies alone"
+        )
     base = type(module)
     if STATE in module.__dict__:
         base = base.__mro__[1]

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from sim.base.errors import NotApplicable
 from sim.execution.numpy.arrays import inputs_for, parameters_for
-from sim.execution.numpy.execute import Execution, execute
-from sim.execution.numpy.liveness import unrolled
+from sim.execution.numpy.execute import Execution, execute, unrolled
 from sim.graphs.graph import Graph
-from sim.schedules.schedule import Builder, Schedule, walk
+from sim.schedules.replay import walk
+from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import load
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -81,12 +81,10 @@ def held_and_counted(schedule: Schedule, result: Execution) -> tuple[NDArray[np.
     The ledger is taken twice: of the flat schedule, whose loops have at most three turns, and of the
     schedule with every turn written out. Both must say the same.
     """
-    flat = np.zeros(len(schedule.flat.rows), dtype=np.int64)
-    walk(schedule, during=flat)
+    flat = walk(schedule, bytes_of_actions=True).record.during
     order, _ = unrolled(schedule)
-    written_out = Schedule(schedule.table, schedule.rows[order], schedule.widths[order])
-    full = np.zeros(len(order), dtype=np.int64)
-    walk(written_out, during=full)
+    written_out = Schedule(schedule.graph, schedule.table, schedule.rows[order], schedule.widths[order])
+    full = walk(written_out, bytes_of_actions=True).record.during
     np.testing.assert_array_equal(flat[result.flat], full)
     return result.live_bytes[:, 0], full
 

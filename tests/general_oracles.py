@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.schedules.actions import ACCUMULATE, CONSUME, READ, SAVE, WRITE
+from sim.schedules.values import ACCUMULATE, CONSUME, READ, SAVE, WRITE
 from sim.strategies.general.problem import Problem, Rows
 
 

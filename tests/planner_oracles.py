@@ -13,8 +13,8 @@ import numpy as np
 
 from sim.graphs.graph import Graph, GraphInput, Needs, Node
 from sim.models.families.chain import chain
-from sim.schedules.cost import Cost
-from sim.schedules.schedule import Builder, replay
+from sim.schedules.replay import Cost, replay
+from sim.schedules.schedule import Builder
 
 INFEASIBLE = 2**60
 NEEDS: tuple[Needs, ...] = ("none", "input", "output", "both")

@@ -11,7 +11,9 @@ from hypothesis import assume
 
 from sim.base.errors import NotApplicable
 from sim.graphs.graph import Graph
+from sim.schedules.actions import Copy
 from sim.schedules.schedule import Schedule
+from sim.schedules.values import TIERS, Value
 from sim.simulation.device import Device
 from sim.strategies import load
 
@@ -45,6 +47,11 @@ def linked(rate: float, **more: Any) -> Device:
     """The device with every link as fast as `rate`."""
     links = ("to_host", "from_host", "to_disk", "from_disk")
     return replace(ONE, **{f"{link}_bytes_per_s": rate for link in links}, **more)
+
+
+def copied(graph: Graph, node: int, source: int, to: int) -> Copy:
+    """The copy of a node's activation from one tier to another."""
+    return Copy.of(Value("activation", graph.nodes[node].name, tier=TIERS[source]), TIERS[to])
 
 
 def made(graph: Graph, call: tuple[str, dict[str, Any]]) -> Schedule:

@@ -13,8 +13,7 @@ from planner_oracles import forwards, least_cost, random_blocks, random_chain
 
 import sim
 from sim.graphs.graph import Graph, GraphInput, Node
-from sim.schedules.cost import Cost
-from sim.schedules.schedule import replay
+from sim.schedules.replay import Cost, replay
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.general import bound as block_bounds
 from sim.strategies.general.bound import LARGEST_BLOCK, block_lower_bound

@@ -32,7 +32,8 @@ from sim.graphs.graph import Graph
 from sim.models.families.chain import chain
 from sim.models.families.mlp import mlp
 from sim.ops import ops, rule_of
-from sim.schedules.schedule import Builder, Schedule, replay
+from sim.schedules.replay import replay
+from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import load
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.jacobians.chaining import orders

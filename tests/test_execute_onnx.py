@@ -19,7 +19,7 @@ from sim.execution.numpy.products import executed_flops
 from sim.graphs.graph import Graph
 from sim.models.onnx import operators
 from sim.ops.rule import split
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.strategies import load
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")

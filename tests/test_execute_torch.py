@@ -15,7 +15,8 @@ from sim.base.errors import NotApplicable  # noqa: E402
 from sim.execution.torch.execute import Runner, execute  # noqa: E402
 from sim.execution.torch.memory import LiveBytes  # noqa: E402
 from sim.models.torch.program import program  # noqa: E402
-from sim.schedules.schedule import Builder, replay  # noqa: E402
+from sim.schedules.replay import replay  # noqa: E402
+from sim.schedules.schedule import Builder  # noqa: E402
 from sim.strategies.checkpointing.segments import uniform  # noqa: E402
 from sim.strategies.forward import forward_recompute  # noqa: E402
 from sim.strategies.optimal.strategy import optimal_front  # noqa: E402

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.graphs.graph import Graph
-from sim.schedules.schedule import Builder, replay
+from sim.schedules.replay import replay
+from sim.schedules.schedule import Builder
 from sim.strategies.general.problem import graph_problem, plain_problem
 from sim.strategies.reverse import reverse_full
 

@@ -15,7 +15,7 @@ from sim.base.errors import GraphError, ParameterError
 from sim.graphs import size
 from sim.graphs.graph import Graph, Node
 from sim.models.importers import importers, load
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.strategies.reverse import reverse_full
 
 jax = pytest.importorskip("jax", reason="the extra 'jax' is not installed: pip install 'ad-tradeoff-sim[jax]'")

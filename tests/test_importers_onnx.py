@@ -16,7 +16,7 @@ from sim.base.errors import GraphError
 from sim.graphs.graph import Graph
 from sim.models.families.cnn import cnn
 from sim.scenario import scenario
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed: pip install 'ad-tradeoff-sim[onnx]'")
 from onnx import shape_inference  # noqa: E402

@@ -11,11 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.13.0")
 
+import counts  # noqa: E402
 import models  # noqa: E402
 from torch import nn  # noqa: E402
 
 from sim.base.errors import GraphError  # noqa: E402
-from sim.graphs import counts  # noqa: E402
 from sim.models.families.mlp import mlp  # noqa: E402
 from sim.models.importers import importers  # noqa: E402
 from sim.models.torch.importer import Input, from_module, load  # noqa: E402

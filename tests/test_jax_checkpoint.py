@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sim.base.errors import NotApplicable
-from sim.schedules.actions import FORWARD
+from sim.schedules.effects import FORWARD
 from sim.schedules.schedule import Schedule
 from sim.strategies.checkpointing.segments import binomial, uniform
 from sim.strategies.forward import forward_cached

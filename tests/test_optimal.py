@@ -23,7 +23,7 @@ from sim.models.families.chain import chain
 from sim.models.families.cnn import cnn
 from sim.models.families.mlp import mlp
 from sim.models.families.transformer import transformer
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.front import Front, spread
 from sim.strategies.general.bound import block_lower_bound

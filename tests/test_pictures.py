@@ -45,12 +45,11 @@ def test_the_sweeps_of_a_picture_are_the_actions_of_the_schedule_in_order(graph:
         flat, seen = schedule.flat, set()
         assert entry["actions"] == len(flat.rows) == len(actions(entry))
         for (kind, node), row in zip(actions(entry), flat.rows.tolist(), strict=True):
-            action = schedule.table.describe(row)
+            action = schedule.table.action(row)
             assert kind == ("recompute" if action.kind == "forward" and node in seen else action.kind)
             if action.kind == "forward":
                 seen.add(node)
-            named = action.value.node if action.value else action.node
-            assert named == (graph.nodes[node].name if node >= 0 else graph.inputs[0].name)
+            assert action.node == (graph.nodes[node].name if node >= 0 else graph.inputs[0].name)
 
 
 def test_the_picture_of_three_layers_with_one_checkpoint() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from execution import schedules_of
+from graphs import graphs
+from hypothesis import given
+from hypothesis import strategies as st
+from simulations import calls, made
 
-from sim.base.errors import NotApplicable, SimError
+from sim.base.errors import SimError
 from sim.base.units import parse_bytes
 from sim.base.yaml import parse
 from sim.commands import cli
@@ -18,9 +24,10 @@ from sim.graphs.graph import Graph
 from sim.models.families.chain import chain
 from sim.models.families.mlp import mlp
 from sim.scenario.scenario import from_document
-from sim.schedules import compact, planfile
-from sim.schedules.plan import schedule_of
-from sim.schedules.schedule import replay
+from sim.schedules import compact
+from sim.schedules.plan import kept, plan_of, read, recomputed, schedule_of, to_json, write
+from sim.schedules.replay import replay
+from sim.schedules.schedule import Builder
 from sim.strategies import load
 
 CHAIN = """\
@@ -68,9 +75,9 @@ def test_runs_of_neighbours_are_one_item() -> None:
 def test_every_schedule_comes_back_from_its_plan_file(wrt: str, tmp_path: Path) -> None:
     graph = small(wrt)
     for label, schedule in schedules_of(graph):
-        plan = planfile.describe(schedule, strategy=label, parameters={})
-        path = planfile.write(plan, tmp_path / "plan.json")
-        again = planfile.schedule_in(planfile.read(path), graph)
+        plan = plan_of(schedule)
+        path = write(plan, tmp_path / "plan.json")
+        again = schedule_of(graph, read(path))
         assert replay(again) == replay(schedule), label
         assert plan["peak_bytes"] == replay(schedule).peak_bytes
 
@@ -78,36 +85,86 @@ def test_every_schedule_comes_back_from_its_plan_file(wrt: str, tmp_path: Path) 
 def test_a_plan_for_another_graph_is_refused() -> None:
     graph = small()
     for name in ("reverse_full", "reverse_offload"):
-        plan = planfile.describe(load().call(name, graph), strategy=name, parameters={})
+        plan = plan_of(load().call(name, graph))
         other = mlp(widths=[5, 4, 3], activation="tanh", batch=3, dtype="float32", loss="mse")
         with pytest.raises(SimError, match="another model"):
-            planfile.schedule_in(plan, other.configured(wrt="parameters"))
+            schedule_of(other.configured(wrt="parameters"), plan)
 
 
 def test_the_digest_tells_shapes_apart_and_the_fingerprint_does_not() -> None:
-    one, other = (
-        planfile.describe(load().call("reverse_full", small(batch=batch)), strategy="", parameters={})
-        for batch in (3, 4)
-    )
+    one, other = (plan_of(load().call("reverse_full", small(batch=batch))) for batch in (3, 4))
     assert one["fingerprint"] == other["fingerprint"]
     assert one["graph_sha256"] != other["graph_sha256"]
+
+
+@given(graph=graphs(), call=st.sampled_from(calls()))
+def test_a_plan_is_the_schedule_that_it_was_made_of(graph: Graph, call: tuple[str, dict[str, Any]]) -> None:
+    schedule = made(graph, call)
+    plan = json.loads(to_json(plan_of(schedule)))
+    again = schedule_of(graph, plan)
+    assert [str(a) for a in again] == [str(a) for a in schedule]
+    assert replay(again) == replay(schedule)
+
+
+@given(graph=graphs(), width=st.integers(1, 5))
+def test_one_sweep_of_several_cotangents_keeps_its_width(graph: Graph, width: int) -> None:
+    builder = Builder(graph)
+    builder.forward(range(len(graph)))
+    builder.vjp(range(len(graph) - 1, -1, -1), width=width)
+    plan = plan_of(builder.build())
+    assert ("order" in plan, plan.get("width", 1)) == (True, width)
+    assert replay(schedule_of(graph, plan)) == replay(builder.build())
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{", "no plan of `sim plan`"),
-        ("[]", "no plan of `sim plan`"),
-        ('{"fingerprint": "x", "order": [], "version": 99}', "got version 99 of a plan, expected 1"),
+        ("{", "this is not JSON"),
+        ("[]", "this is no plan of `sim plan`"),
+        ("{}", "'fingerprint' is missing"),
+        ('{"fingerprint": "x", "model": "m", "peak_bytes": 1, "order": [], "version": 99}', "got version 99 of a plan"),
+        ('{"fingerprint": "x", "model": "m", "peak_bytes": 1, "version": 1}', "either 'order' or 'actions'"),
+        ('{"fingerprint": 3, "model": "m", "peak_bytes": 1, "order": [], "version": 1}', ":1:17: fingerprint: got 3"),
+        (
+            '{"fingerprint": "x", "model": "m", "peak_bytes": 1, "version": 1,\n "order": [["dance", 0, 1]]}',
+            ":2:13: order[0][0]: got 'dance', expected one of 'forward', 'vjp'",
+        ),
+        (
+            '{"fingerprint": "x", "model": "m", "peak_bytes": 1, "version": 1,\n "order": [["vjp", -1, 1]]}',
+            "order[0][1]: got -1, expected at least 0",
+        ),
     ],
 )
-def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+def test_what_is_no_plan_is_refused_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
-    with pytest.raises(SimError, match=expected):
-        planfile.read(path)
-    with pytest.raises(SimError, match="cannot be read"):
-        planfile.read(tmp_path / "missing.json")
+    with pytest.raises(SimError) as caught:
+        read(path)
+    assert expected in str(caught.value)
+    with pytest.raises(SimError, match="no such file"):
+        read(tmp_path / "missing.json")
+
+
+WRONG = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3), st.just([]), st.just({}),
+    st.lists(st.integers(-2, 99), max_size=3),
+)  # fmt: skip
+
+
+@given(data=st.data())
+def test_a_tampered_plan_is_refused_or_still_a_schedule(data: st.DataObject) -> None:
+    graph = small("parameters")
+    name = data.draw(st.sampled_from(["reverse_full", "reverse_offload", "forward_recompute", "forward_cached"]))
+    plan = json.loads(to_json(plan_of(load().call(name, graph))))
+    plan["width"] = 1
+    place: Any = plan
+    key = data.draw(st.sampled_from([k for k in ("version", "fingerprint", "width", "order", "actions") if k in place]))
+    while isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans()):
+        place = place[key]
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    place[key] = data.draw(WRONG)
+    with contextlib.suppress(SimError):
+        replay(schedule_of(graph, plan))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +180,7 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, expected: str) ->
     ],
 )
 def test_what_is_no_action_is_refused_with_its_place(items: object) -> None:
-    with pytest.raises(SimError, match="schedule"):
+    with pytest.raises(SimError, match="actions"):
         compact.expand(items, small())  # type: ignore[arg-type]
 
 
@@ -133,12 +190,12 @@ def test_kept_are_the_checkpoints_and_recomputed_what_lies_between() -> None:
     graph = chain(length=4, activation_bytes=1)
     names = [n.name for n in graph.nodes]
     schedule = load().call("reverse_checkpointed", graph, schedule="uniform", segments=2)
-    assert set(planfile.kept(schedule)["device"]["activation"]) == {names[1], names[2], names[3]} - (
+    assert set(kept(schedule)["device"]["activation"]) == {names[1], names[2], names[3]} - (
         set() if _reads_output(graph) else {names[3]}
     )
-    assert set(planfile.recomputed(schedule)) <= {names[0], names[1]}
-    assert planfile.recomputed(schedule)[names[0]] == 1
-    assert planfile.recomputed(load().call("reverse_full", graph)) == {}
+    assert set(recomputed(schedule)) <= {names[0], names[1]}
+    assert recomputed(schedule)[names[0]] == 1
+    assert recomputed(load().call("reverse_full", graph)) == {}
 
 
 def _reads_output(graph: Graph) -> bool:
@@ -260,11 +317,3 @@ def test_the_budget_of_the_scenario_or_the_memory_of_its_device_stand_in(
     assert json.loads(Path("plan.json").read_text())["budget_bytes"] == 650
     run("plan", scenario, "--device", "v100", capfd=capfd)
     assert json.loads(Path("plan.json").read_text())["budget_bytes"] == parse_bytes("32 GB")
-
-
-def test_a_plan_that_copies_is_no_order_to_train_by() -> None:
-    graph = mlp(widths=[3, 4, 4, 2], batch=2, loss="sum")
-    schedule = load().call("reverse_offload", graph)
-    plan = planfile.describe(schedule, strategy="reverse_offload", parameters={})
-    with pytest.raises(NotApplicable, match="is no single reverse sweep on the device"):
-        schedule_of(graph, plan)

@@ -17,7 +17,7 @@ from sim.experiment.run import run
 from sim.graphs.graph import Graph
 from sim.scenario.points import StrategyPoint
 from sim.scenario.scenario import from_document
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.simulation.device import device
 
 HEAD = "version: 1\nname: fronts\n"

@@ -14,7 +14,7 @@ from sim.base.errors import CountOverflow, ParameterError
 from sim.graphs.graph import Graph
 from sim.models.families import load as load_families
 from sim.models.families.chain import chain
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.strategies import load
 from sim.strategies.jacobians.chaining import Chain
 from sim.strategies.jacobians.front import Search

@@ -17,8 +17,8 @@ from sim.execution.numpy.execute import execute
 from sim.graphs.graph import Graph
 from sim.models.families import load as load_families
 from sim.models.families.chain import chain
-from sim.schedules.extras import effects
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
+from sim.schedules.table import effects
 from sim.strategies import load
 from sim.strategies.jacobians.elimination import blocks_of
 from sim.strategies.jacobians.elimination_plan import Blocks, eliminate, planned

@@ -12,8 +12,7 @@ from planner_oracles import persistent_cost
 
 from sim.base.errors import CountOverflow, NotApplicable
 from sim.models.families.chain import chain
-from sim.schedules.cost import Cost
-from sim.schedules.schedule import replay
+from sim.schedules.replay import Cost, replay
 from sim.strategies import load
 from sim.strategies.checkpointing.mixed_plan import forward_count, mixed_plan
 

@@ -23,10 +23,10 @@ from sim.base.errors import NotApplicable, ParameterError
 from sim.graphs.graph import Graph, Node
 from sim.graphs.node import GraphInput
 from sim.models.families.chain import chain
-from sim.schedules.actions import Action
-from sim.schedules.cost import Cost
-from sim.schedules.extras import effects
-from sim.schedules.schedule import Schedule, replay
+from sim.schedules import actions
+from sim.schedules.replay import Cost, replay
+from sim.schedules.schedule import Schedule
+from sim.schedules.table import effects
 from sim.simulation.device import Device, device
 from sim.simulation.simulate import simulate
 from sim.strategies import load
@@ -270,7 +270,7 @@ def test_effects_answers_for_the_copy_of_a_graph_input() -> None:
     copies = [a for a in schedule_of(graph, "multilevel", slots=1, host_slots=1) if a.kind == "copy"]
     away, back = copies[0], copies[1]
     assert str(away) == "copy(activation(x) to host)"
-    assert isinstance(back, Action)
+    assert isinstance(back, actions.Copy)
     assert [str(v) for v in effects(graph, back).reads] == ["activation(x) on host"]
     assert [str(v) for v in effects(graph, away).writes] == ["activation(x)", "activation(x) on host"]
     assert replay(schedule_of(graph, "multilevel", slots=1, host_slots=1)).copied_bytes["device_to_host"] == 7
@@ -343,4 +343,4 @@ def test_links_price_a_checkpoint_in_steps_and_the_simulation_takes_that_long(li
     assert trace.serial_seconds == pytest.approx(multilevel_cost(20, 2, levels) + 20 + 20)
     assert trace.seconds <= trace.serial_seconds * (1 + 1e-12)
     assert trace.overlap_seconds == pytest.approx(trace.serial_seconds - trace.seconds, abs=1e-9)
-    assert (trace.overlap_seconds > 1e-9) == (trace.actions["copy"] > 0)
+    assert (trace.overlap_seconds > 1e-9) == (trace.cost.actions["copy"] > 0)

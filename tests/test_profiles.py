@@ -9,7 +9,7 @@ from hypothesis import given
 import sim
 from sim.experiment.views.timeline import SAMPLES, memory_profile
 from sim.graphs.graph import Graph
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.simulation.simulate import simulate
 
 

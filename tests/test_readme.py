@@ -10,7 +10,7 @@ import pytest
 
 import sim
 from sim.commands.cli import main
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

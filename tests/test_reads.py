@@ -13,9 +13,9 @@ import sim
 from sim.base.errors import GraphError
 from sim.graphs.graph import Graph, GraphInput, Node, Reads
 from sim.models.families import load
-from sim.schedules.actions import Action
-from sim.schedules.extras import effects
-from sim.schedules.planfile import graph_sha256
+from sim.schedules.actions import Jvp, Vjp
+from sim.schedules.plan import graph_sha256
+from sim.schedules.table import effects
 from sim.strategies.optimal.stages import READS as READ_BYTES
 from sim.strategies.optimal.stages import READS_INPUT, stages_of
 
@@ -36,8 +36,8 @@ def product(reads: tuple[Reads, ...], *factors: str, **costs: Any) -> Graph:
 def read_by_derivative(graph: Graph) -> set[str]:
     """The activations that the VJP of the last node reads; its JVP reads the same."""
     found = []
-    for kind in ("vjp", "jvp"):
-        action = Action(kind, graph.nodes[-1].name)
+    for kind in (Vjp, Jvp):
+        action = kind(graph.nodes[-1].name)
         found.append({v.node for v in effects(graph, action).reads if v.kind == "activation"})
     assert found[0] == found[1] == {name for _, name in PlainGraph(graph).derivative_reads(graph.nodes[-1].name)}
     return found[0]

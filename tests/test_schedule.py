@@ -12,9 +12,9 @@ from twins import PlainGraph, plain_replay, unrolled
 from sim.base.errors import CountOverflow, InvalidSchedule, NotApplicable
 from sim.graphs.graph import ITEMSIZE, Graph, GraphInput, Node
 from sim.models.families.chain import chain
-from sim.schedules.cost import BREAKDOWN_KINDS, dot
-from sim.schedules.extras import effects
-from sim.schedules.schedule import Builder, Schedule, profile, replay, walk
+from sim.schedules.replay import BREAKDOWN_KINDS, dot, profile, replay, walk
+from sim.schedules.schedule import Builder, Schedule
+from sim.schedules.table import effects
 from sim.strategies import load
 
 STRATEGIES = load()
@@ -49,10 +49,9 @@ def test_every_action_takes_the_bytes_that_the_plain_twin_says(
     schedule = STRATEGIES.call(call[0], graph, **call[1])
     if any(loop.turns > 3 for loop in schedule.loops):
         schedule = Schedule(
-            schedule.table, schedule.rows, schedule.widths, tuple(x._replace(turns=3) for x in schedule.loops)
+            graph, schedule.table, schedule.rows, schedule.widths, tuple(x._replace(turns=3) for x in schedule.loops)
         )
-    during = np.zeros(len(schedule.flat.rows), dtype=np.int64)
-    walk(schedule, during=during)
+    during = walk(schedule, bytes_of_actions=True).record.during
     assert during.tolist() == plain_replay(schedule).during
 
 
@@ -113,8 +112,7 @@ def test_an_accumulated_cotangent_lives_until_its_vjp() -> None:
     builder = Builder(graph)
     builder.forward(range(4))
     builder.vjp([3, 2, 1, 0])
-    during = np.zeros(8, dtype=np.int64)
-    walk(builder.build(), during=during)
+    during = walk(builder.build(), bytes_of_actions=True).record.during
     # vjp(d): its seed and those of b and c; vjp(c): c, b, a; vjp(b): b, a; vjp(a): a (x is the result)
     assert during[4:].tolist() == [30, 30, 20, 10]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import sim
 from sim.graphs.graph import Graph
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.strategies.optimal.strategy import optimal_front
 from sim.strategies.reverse import reverse_full
 from sim.strategies.selective import selective, worth_keeping

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ import pytest
 from graphs import graphs
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from simulations import ONE, STRATEGIES, calls, linked, made
+from simulations import ONE, STRATEGIES, calls, copied, linked, made
 
 from sim.base.errors import InvalidSchedule, OutOfMemory
 from sim.graphs.graph import Graph, GraphInput, Node, Seconds
 from sim.models.families.chain import chain
+from sim.schedules.actions import Copy
 from sim.schedules.lifetimes import ENDS, STREAMS
-from sim.schedules.schedule import Builder, replay
+from sim.schedules.replay import replay
+from sim.schedules.schedule import Builder
+from sim.schedules.values import Value
 from sim.simulation.device import device
 from sim.simulation.simulate import action_seconds, simulate
 from sim.simulation.trace import Trace
@@ -65,7 +69,7 @@ def test_a_fast_link_hides_the_copies() -> None:
     # forwards 0-4, VJPs 4-8; the copy out at 1-2, back at 5-6 while the second VJP runs, read from 6 on
     assert trace.starts.tolist() == [0, 1, 1, 2, 3, 4, 5, 5, 6, 7]
     assert (trace.seconds, trace.stall_seconds) == (8.0, 0.0)
-    assert trace.copied_bytes == {"device_to_host": 10, "host_to_device": 10}
+    assert trace.cost.copied_bytes == {"device_to_host": 10, "host_to_device": 10}
 
 
 def test_a_slow_link_stalls_the_vjp_that_reads_the_copy() -> None:
@@ -103,9 +107,9 @@ def test_a_copy_starts_only_after_the_computation_before_it() -> None:
     graph = chain(length=3, activation_bytes=10, forward_flops=1)
     builder = Builder(graph)
     builder.forward(range(3))
-    builder.rows([builder.extras.copy(0, 0, 1)])
+    builder.add(copied(builder.graph, 0, 0, 1))
     builder.vjp([2])
-    builder.rows([builder.extras.copy(0, 1, 0)])
+    builder.add(copied(builder.graph, 0, 1, 0))
     builder.vjp([1, 0])
     trace = simulate(builder.build(), linked(20.0))
     # out after the third forward, though its value is there at 1; back after the first VJP
@@ -115,16 +119,16 @@ def test_a_copy_starts_only_after_the_computation_before_it() -> None:
 def test_copies_travel_to_the_disk_by_the_host() -> None:
     graph = chain(length=3, activation_bytes=10, forward_flops=1)
     builder = Builder(graph)
-    copy = builder.extras.copy
+    copy = partial(copied, graph)
     builder.forward(range(2))
-    builder.rows([copy(0, 0, 1), copy(0, 1, 2)])
+    builder.add(copy(0, 0, 1), copy(0, 1, 2))
     builder.forward([2])
-    builder.rows([copy(0, 2, 1), copy(0, 1, 0)])
+    builder.add(copy(0, 2, 1), copy(0, 1, 0))
     builder.vjp([2, 1, 0])
     trace = simulate(builder.build(), ONE)
     # 10 bytes: one second to or from the host, two to or from the disk
     assert trace.starts.tolist() == [0, 1, 2, 3, 2, 5, 7, 3, 8, 9]
-    assert trace.copied_bytes == dict.fromkeys(STREAMS[1:], 10)
+    assert trace.cost.copied_bytes == dict.fromkeys(STREAMS[1:], 10)
     assert trace.tier_peak_bytes["host"] == 10
     assert trace.tier_peak_bytes["disk"] == 10
     assert trace.stall_seconds == 4.0
@@ -134,7 +138,7 @@ def test_a_copy_without_a_link_is_refused() -> None:
     graph = chain(length=2, activation_bytes=10)
     builder = Builder(graph)
     builder.forward(range(2))
-    builder.rows([builder.extras.copy(0, 0, 2), builder.extras.copy(0, 2, 0)])
+    builder.add(copied(graph, 0, 0, 2), copied(graph, 0, 2, 0))
     builder.vjp([1, 0])
     with pytest.raises(InvalidSchedule, match=r"action 2, copy\(activation\(.*\) to disk\): no link joins") as caught:
         simulate(builder.build(), ONE)
@@ -153,7 +157,7 @@ def test_every_turn_of_a_loop_counts(outputs: int) -> None:
     graph = chain(sizes=[3, 2, outputs], forward_flops=1, vjp_flops=[2, 4])
     trace = simulate(STRATEGIES.call("reverse_full", graph, chunk=1), ONE)
     assert trace.seconds == 2 + outputs * 6
-    assert trace.actions["vjp"] == 2 * outputs
+    assert trace.cost.actions["vjp"] == 2 * outputs
     assert trace.streams["compute"].busy_seconds == trace.seconds
     assert sum(r.times for r in trace.repeats) == max(outputs - 2, 0) * (outputs > 3)
 
@@ -163,14 +167,14 @@ def test_loops_with_copies_count_every_turn_and_keep_them_apart() -> None:
     builder = Builder(graph)
     with builder.loop(10):
         builder.forward(range(2))
-        builder.rows([builder.extras.copy(0, 0, 1)])
-        builder.rows([builder.extras.copy(0, 1, 0)])
+        builder.add(copied(builder.graph, 0, 0, 1))
+        builder.add(copied(builder.graph, 0, 1, 0))
         builder.vjp([1, 0])
     trace = simulate(builder.build(), ONE)
     # a turn: forwards 0-2, out 2-3, back 3-4, VJPs 4-6
     assert trace.seconds == 60.0
     assert trace.stall_seconds == 20.0
-    assert trace.copied_bytes == {"device_to_host": 100, "host_to_device": 100}
+    assert trace.cost.copied_bytes == {"device_to_host": 100, "host_to_device": 100}
     assert [(r.start, r.end, r.times) for r in trace.repeats] == [(6.0, 12.0, 8)]
 
 
@@ -179,7 +183,7 @@ def test_a_turn_of_a_long_loop_begins_when_all_streams_are_idle() -> None:
     builder = Builder(graph)
     with builder.loop(10):
         builder.forward([0])
-        builder.rows([builder.extras.copy(0, 0, 1)])
+        builder.add(copied(builder.graph, 0, 0, 1))
         builder.forward([1])
         builder.vjp([1, 0])
     # a turn: computations 0-4, the copy, which nobody waits for, 1-6
@@ -191,9 +195,9 @@ def test_an_action_of_no_duration_ends_before_anything_issued_later_starts() -> 
     nodes.append(Node(name="c", inputs=("a", "b"), output_shape=(1,), forward_flops=1, activation_bytes=1))
     builder = Builder(Graph.from_nodes(nodes, [GraphInput("x", (1,), bytes=7)], wrt="input"))
     builder.forward([0])
-    builder.rows([builder.extras.copy(0, 0, 1)])
+    builder.add(copied(builder.graph, 0, 0, 1))
     builder.forward([1])
-    builder.rows([builder.extras.copy(0, 1, 0)])
+    builder.add(copied(builder.graph, 0, 1, 0))
     builder.forward([2])
     trace = simulate(builder.build(), linked(math.inf))
     working = trace.memory.bytes - trace.resident_bytes
@@ -255,16 +259,16 @@ def test_memory_is_kept_for_what_was_issued_before() -> None:
     a, b, c = (next(i for i, n in enumerate(graph.nodes) if n.name == v) for v in sizes)
     of = {v: next(i for i, n in enumerate(graph.nodes) if n.name == f"of_{v}") for v in sizes}
     builder = Builder(graph)
-    copy, device, host, disk = builder.extras.copy, 0, 1, 2
+    copy, device, host, disk = partial(copied, graph), 0, 1, 2
     builder.forward([a])
-    builder.rows([copy(a, device, host), copy(a, host, disk)])
+    builder.add(copy(a, device, host), copy(a, host, disk))
     builder.forward([b, c])
-    builder.rows([copy(b, device, host), copy(c, device, host), copy(c, host, disk)])
-    builder.rows([copy(a, disk, host), copy(a, host, device)])
+    builder.add(copy(b, device, host), copy(c, device, host), copy(c, host, disk))
+    builder.add(copy(a, disk, host), copy(a, host, device))
     builder.forward([of["a"]])
-    builder.rows([copy(c, disk, host), copy(c, host, device)])
+    builder.add(copy(c, disk, host), copy(c, host, device))
     builder.forward([of["c"]])
-    builder.rows([copy(b, host, device)])
+    builder.add(copy(b, host, device))
     builder.forward([of["b"]])
     schedule = builder.build()
     resident = graph.resident_bytes
@@ -284,8 +288,7 @@ def test_resident_bytes_alone_can_be_too_much(copied: bool) -> None:
     builder = Builder(graph)
     builder.forward([0])  # takes nothing
     if copied:
-        there = builder.extras.copy(builder.extras.input_value(0), 0, 1)
-        builder.rows([there])
+        builder.add(Copy.of(Value("activation", graph.inputs[0].name), "host"))
     schedule = builder.build()
     assert replay(schedule).peak_bytes == simulate(schedule, replace(ONE, memory_bytes=100)).peak_bytes == 100
     with pytest.raises(OutOfMemory, match=r"are taken by resident 100 B; a capacity of 100 bytes") as caught:

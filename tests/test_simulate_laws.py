@@ -15,10 +15,11 @@ from simulations import STRATEGIES, calls, linked, made
 
 from sim.graphs.graph import Graph
 from sim.models.families.chain import chain
-from sim.schedules.actions import READ, SAVE, WRITE
 from sim.schedules.ledger import FREE, SKIP
 from sim.schedules.lifetimes import STREAMS
-from sim.schedules.schedule import Schedule, replay
+from sim.schedules.replay import replay
+from sim.schedules.schedule import Schedule
+from sim.schedules.values import READ, SAVE, WRITE
 from sim.simulation.simulate import action_seconds, simulate
 from sim.simulation.trace import Trace
 
@@ -29,9 +30,7 @@ LINKS = st.sampled_from([0.5, 1.0, 3.0, 10.0, math.inf])
 def test_simulate_counts_what_replay_counts(graph: Graph, call: tuple[str, dict[str, Any]]) -> None:
     schedule = made(graph, call)
     trace, cost = simulate(schedule, linked(3.0, overhead_s=0.25)), replay(schedule)
-    assert trace.flops == cost.flops
-    assert trace.actions == cost.actions
-    assert trace.copied_bytes == cost.copied_bytes
+    assert trace.cost == cost
     assert trace.resident_bytes == cost.resident_bytes
     if not cost.actions["copy"]:
         assert trace.peak_bytes == cost.peak_bytes
@@ -101,7 +100,7 @@ def test_two_runs_are_the_same_byte_for_byte(case: Case) -> None:
 def check_trace(trace: Trace) -> None:
     """Streams do one thing at a time in order, data are there, memory is the sum of the lives at every moment."""
     schedule = trace.schedule
-    t, rows, widths = schedule.table, schedule.flat.rows, schedule.flat.widths
+    t, rows, widths = schedule.table.columns, schedule.flat.rows, schedule.flat.widths
     starts, ends = trace.starts, trace.ends
     assert np.allclose(ends - starts, action_seconds(schedule, trace.device))
     for s in range(len(STREAMS)):
@@ -116,7 +115,7 @@ def check_trace(trace: Trace) -> None:
             assert starts[k] >= computed, "a copy is issued after the computation before it"
         else:
             computed = ends[k]
-            spans.append((starts[k], ends[k], 0, t.workspace_of(row)))
+            spans.append((starts[k], ends[k], 0, int(t.workspace[row])))
         for i, x in enumerate(touched):
             v, access = int(t.value[x]), int(t.access[x])
             if access == SAVE and schedule.flags[e + i] == SKIP:
@@ -147,4 +146,4 @@ def check_trace(trace: Trace) -> None:
 
 
 def size_of(schedule: Schedule, v: int, width: int) -> int:
-    return int(schedule.table.value_bytes[v]) * (width if schedule.table.scaled[v] else 1)
+    return int(schedule.table.columns.value_bytes[v]) * (width if schedule.table.scaled[v] else 1)

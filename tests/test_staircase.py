@@ -17,7 +17,7 @@ from planner_oracles import forwards, least_cost, persistent_cost, random_chain,
 from sim.base.errors import CountOverflow
 from sim.graphs.graph import Graph
 from sim.models.families.chain import chain
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.strategies.checkpointing.binomial import forward_count
 from sim.strategies.optimal import front as planner
 from sim.strategies.optimal import refine as guide

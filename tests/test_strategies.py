@@ -15,8 +15,9 @@ from twins import PlainGraph
 import sim
 from sim.base.errors import NotApplicable, ParameterError
 from sim.graphs.graph import Graph, GraphInput, Node
-from sim.schedules.actions import FORWARD, JVP, VJP
-from sim.schedules.schedule import Schedule, replay, walk
+from sim.schedules.effects import FORWARD, JVP, VJP
+from sim.schedules.replay import replay, walk
+from sim.schedules.schedule import Schedule
 from sim.strategies.checkpointing.binomial import binomial_plan, forward_count
 from sim.strategies.checkpointing.segments import from_plan, segmented
 
@@ -180,9 +181,7 @@ def test_binomial_never_holds_more_checkpoints_than_its_slots() -> None:
     for length, slots in ((7, 2), (30, 3), (57, 4)):
         graph = sim.chain(length=length, activation_bytes=1000, needs="input")
         schedule = sim.schedule(graph, "reverse_checkpointed", schedule="binomial", slots=slots)
-        during = np.zeros(len(schedule.flat.rows), dtype=np.int64)
-        after = np.zeros_like(during)
-        walk(schedule, during=during, after=after)
+        after = walk(schedule, bytes_of_actions=True).record.after
         forward = schedule.opcode == FORWARD
         # after an adjoint only checkpoints (besides the input) and one cotangent are left
         assert (after[~forward].max() // 1000) <= slots - 1 + 1

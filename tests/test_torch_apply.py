@@ -16,7 +16,7 @@ from sim.base.errors import GraphError, NotApplicable  # noqa: E402
 from sim.execution.torch.memory import LiveBytes  # noqa: E402
 from sim.models.torch.program import program  # noqa: E402
 from sim.schedules.plan import plan_of  # noqa: E402
-from sim.schedules.schedule import replay  # noqa: E402
+from sim.schedules.replay import replay  # noqa: E402
 from sim.strategies.checkpointing.segments import uniform  # noqa: E402
 
 torch.set_num_threads(1)  # sums in one order, and no waiting for other processes
@@ -236,3 +236,10 @@ def test_a_module_s_state_is_listed_as_pytorch_lists_it() -> None:
     assert list(parameters) == [name for name, _ in module.named_parameters()]
     assert all(parameters[name] is p for name, p in module.named_parameters())
     assert list(buffers) == [name for name, _ in module.named_buffers()]
+
+
+def test_a_plan_that_copies_is_no_order_to_train_by() -> None:
+    graph = sim.mlp(widths=[3, 4, 4, 2], batch=2, loss="sum")
+    plan = plan_of(sim.schedule(graph, "reverse_offload"))
+    with pytest.raises(NotApplicable, match="is no single reverse sweep on the device"):
+        sim.torch.apply(torch.nn.Linear(2, 2), plan)

@@ -23,7 +23,7 @@ from sim.models.families.cnn import cnn
 from sim.models.families.mlp import mlp
 from sim.models.families.transformer import transformer
 from sim.scenario.points import StrategyPoint
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.simulation.device import device
 
 MLP = """\

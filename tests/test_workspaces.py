@@ -6,7 +6,8 @@ import pytest
 
 from sim.base.errors import GraphError
 from sim.graphs.graph import Graph, GraphInput, Node
-from sim.schedules.schedule import Builder, replay
+from sim.schedules.replay import replay
+from sim.schedules.schedule import Builder
 from sim.simulation.device import device
 from sim.simulation.simulate import simulate
 

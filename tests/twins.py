@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from sim.graphs.graph import ITEMSIZE, Graph, Node
-from sim.schedules.actions import Action
+from sim.schedules.actions import Action, SeededJvp
 from sim.schedules.schedule import Schedule
 
 Key = tuple[str, ...]
@@ -131,7 +131,7 @@ class PlainGraph:
                 out.accumulates |= self.gradient_of(node)
             return out
         assert action.kind == "jvp"
-        carried = reached if action.carried is None else list(action.carried)
+        carried = list(action.carried) if isinstance(action, SeededJvp) else reached
         for i in carried:
             key = ("tangent", i)
             if i in self.nodes or self.readers[i][0] != node.name:
@@ -142,7 +142,7 @@ class PlainGraph:
             out.writes[("tangent", node.name)] = width * self.bytes_of(node.name)
         if carried:
             out.flops += width * (node.forward_flops if node.jvp_flops is None else node.jvp_flops)
-        if action.seeded:
+        if isinstance(action, SeededJvp) and action.seeded:
             out.flops += width * node.param_vjp_flops
             out.accumulates |= self.gradient_of(node)
         return out

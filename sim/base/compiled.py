@@ -25,7 +25,8 @@ def compiled(function: F) -> F:
 def _depend_on_other_files(file: Any, function: Callable[..., Any]) -> None:
     """Makes a cached kernel stale when what it takes from other files changes.
 
-    Numba compiles constants and other kernels into a kernel, but compares its own file alone.
+    Numba compiles constants, other kernels and the order of a record's fields into a kernel, but
+    compares its own file alone.
     """
     taken: list[Any] = []
     for name in function.__code__.co_names:
@@ -35,6 +36,8 @@ def _depend_on_other_files(file: Any, function: Callable[..., Any]) -> None:
             taken.append((name, cache._cache_file._source_stamp))
         elif isinstance(value, int | float):
             taken.append((name, value))
+    for name in function.__annotations__.values():
+        taken.append((name, getattr(function.__globals__.get(str(name)), "_fields", None)))
     file._source_stamp = (file._source_stamp, tuple(taken))
 
 

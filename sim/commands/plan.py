@@ -33,7 +33,7 @@ def plan(
     from sim.commands.tables.plan import text
     from sim.experiment.choose import NothingFits, choose
     from sim.scenario.scenario import load, named_device
-    from sim.schedules.planfile import describe, to_json, write
+    from sim.schedules.plan import plan_of, to_json, write
 
     budget_bytes = None if budget is None else _bytes(budget)
     overhead = None if max_overhead is None else _share(max_overhead)
@@ -56,16 +56,15 @@ def plan(
         note(f"error: {file}: {error}")
         return Exit.NOTHING_FITS
     wanted = choice.chosen.wanted
-    description = describe(
-        wanted.schedule(graph),
-        strategy=wanted.strategy,
-        parameters=wanted.parameters,
-        budget_bytes=choice.budget_bytes,
-        seconds=choice.chosen.point.seconds,
-    )
-    path = write(description, output)
+    plan = plan_of(wanted.schedule(graph)) | {
+        "strategy": wanted.strategy,
+        "parameters": dict(wanted.parameters),
+        "budget_bytes": choice.budget_bytes,
+        "seconds": choice.chosen.point.seconds,
+    }
+    path = write(plan, output)
     json = format is TableOrJson.json
-    emit(to_json(description) if json else text(choice, description, graph, name=scenario.name))
+    emit(to_json(plan) if json else text(choice, plan, graph, name=scenario.name))
     note(f"wrote {path}", quiet=quiet)
     return Exit.FINE
 

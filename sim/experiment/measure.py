@@ -8,8 +8,8 @@ from sim.base.errors import Deadlock, OutOfMemory
 from sim.base.units import format_bytes
 from sim.experiment.point import Flops, PeakAt, Point
 from sim.scenario.points import StrategyPoint
-from sim.schedules.cost import Cost
-from sim.schedules.schedule import Schedule, replay
+from sim.schedules.replay import Cost, replay
+from sim.schedules.schedule import Schedule
 from sim.simulation.device import Device
 from sim.simulation.simulate import simulate
 from sim.simulation.trace import Trace

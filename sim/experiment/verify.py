@@ -26,8 +26,9 @@ from sim.experiment.calibrate import physical_memory, shortest
 from sim.graphs.graph import STRUCTURES, Graph
 from sim.ops.rule import Array
 from sim.scenario.points import StrategyPoint
-from sim.schedules.actions import JACOBIAN
-from sim.schedules.schedule import Schedule, replay, walk
+from sim.schedules.effects import JACOBIAN
+from sim.schedules.replay import cost_of, replay, walk
+from sim.schedules.schedule import Schedule
 from sim.simulation.device import Device
 from sim.simulation.simulate import action_seconds, simulate
 
@@ -175,9 +176,8 @@ class Verifier:
 
     def _bytes(self, schedule: Schedule, result: Execution) -> Check:
         """The peak, and as its error the largest difference at any action and in any tier."""
-        cost = replay(schedule)
-        counted = np.zeros(len(schedule.flat.rows), dtype=np.int64)
-        walk(schedule, during=counted)
+        walked = walk(schedule, bytes_of_actions=True)
+        cost, counted = cost_of(schedule, walked), walked.record.during
         off = int(np.abs(result.live_bytes[:, 0] - counted[result.flat]).max())
         tiers = zip(result.live_bytes.max(axis=0).tolist(), cost.tier_peak_bytes.values(), strict=True)
         off = max(off, *(abs(held - told) for held, told in tiers))

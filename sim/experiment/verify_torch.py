@@ -29,7 +29,8 @@ from sim.experiment.verify import (
 from sim.models.factory import find
 from sim.models.importers import extra
 from sim.scenario.points import StrategyPoint
-from sim.schedules.schedule import Schedule, replay
+from sim.schedules.replay import replay
+from sim.schedules.schedule import Schedule
 from sim.simulation.device import Device
 
 if TYPE_CHECKING:

@@ -1,23 +1,26 @@
-"""The lives of values, in a form that a simulation can follow: who allocates, who frees, who waits for whom.
+"""Lifetimes as interpreters follow them: who allocates, who frees, who waits for whom.
 
 A life begins with the action that makes a value and ends with the access that liveness marks as its
-last (`Schedule.flags`); a value that is made again has a new life, and new memory.
+last; a value that is made again has a new life, and new memory. The lives and their bytes are those
+of the ledger (`sim.schedules.ledger`); here they are laid out for streams, and for real arrays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
-from sim.schedules.actions import ACCUMULATE, CONSUME, COPY, SAVE, TIERS
-from sim.schedules.ledger import FREE, SKIP, workspace_index
+from sim.graphs.graph import Ints
+from sim.schedules.effects import Bytes8, Columns, Ints4
+from sim.schedules.ledger import FREE, LIFE_BYTES, LIFE_START, SKIP
+from sim.schedules.replay import Walk
 from sim.schedules.schedule import Schedule
 from sim.schedules.table import Table
-
-Ints = NDArray[np.int64]
+from sim.schedules.values import ACCUMULATE, CONSUME, SAVE, TIERS
 
 COMPUTE = 0
 STREAMS = ("compute", "device_to_host", "host_to_device", "host_to_disk", "disk_to_host")
@@ -26,15 +29,10 @@ ENDS = ((0, 0), (0, 1), (1, 0), (1, 2), (2, 1))
 
 
 class Allocations(NamedTuple):
-    """Device bytes that each action of a schedule without copies takes when it starts and returns when it ends.
-
-    Workspace is in both. `live` is the width of each value that is there after the last action, 0
-    where it is not.
-    """
+    """Device bytes that each action takes when it starts and returns when it ends; workspace is in both."""
 
     taken: Ints
     freed: Ints
-    live: NDArray[np.int32]
 
 
 class Lives(NamedTuple):
@@ -60,46 +58,62 @@ class Lives(NamedTuple):
     dependents: Ints
 
 
-def allocations(schedule: Schedule, *, stop: int | None = None) -> Allocations:
-    """What each action (up to flat action `stop`) takes and returns, for a valid schedule on one stream."""
-    t, flat = schedule.table, schedule.flat
-    rows = np.ascontiguousarray(flat.rows[:stop])
-    return Allocations(
-        *_allocations(
-            len(t.graph), rows, _widths(flat.widths[:stop]), schedule.flags, t.ptr, t.value, t.access, t.workspace,
-            t.value_bytes, t.scaled, t.value_tier,
-        )
-    )  # fmt: skip
+class Ends(NamedTuple):
+    """The values that end with an action: freed after it, and (a residual that nobody reads) not even made."""
+
+    freed: frozenset[int]
+    unsaved: frozenset[int]
 
 
-def lives(schedule: Schedule, streams: NDArray[np.int8]) -> Lives:
-    """Allocations, lives and dependencies of a valid schedule whose action k runs on `streams[k]`."""
-    t, flat = schedule.table, schedule.flat
-    found = _lives(
-        len(t.graph), np.ascontiguousarray(flat.rows), _widths(flat.widths), streams, schedule.flags, t.ptr, t.value,
-        t.access, t.workspace, t.value_bytes, t.scaled, t.value_tier, np.array(ENDS, dtype=np.int64),
-    )  # fmt: skip
-    taken, freed_from, freed_to, unmet, share_action, share_life, sizes, tiers, counts, before, after = found
+def ends(table: Table, rows: Ints4, flags: Bytes8) -> Iterator[Ends]:
+    """What ends with each action of a sequence of rows, given the marks of `ledger.mark`."""
+    c, e = table.columns, 0
+    for row in rows.tolist():
+        values = c.value[c.ptr[row] : c.ptr[row + 1]]
+        marks = flags[e : e + len(values)]
+        e += len(values)
+        yield Ends(frozenset(values[marks == FREE].tolist()), frozenset(values[marks == SKIP].tolist()))
+
+
+def allocations(walked: Walk) -> Allocations:
+    """What each action takes and returns on the device, of a walk that has the bytes of actions."""
+    during, after = walked.record.during, walked.record.after
+    before = np.concatenate([[0], after[:-1]])
+    return Allocations(during - before, during - after)
+
+
+def lives(schedule: Schedule, walked: Walk, streams: NDArray[np.int8]) -> Lives:
+    """Allocations, lives and dependencies of a schedule whose action k runs on `streams[k]`.
+
+    `walked` has its lives and the bytes of its actions.
+    """
+    c, made = schedule.table.columns, walked.record.lives
+    taken = np.zeros(len(streams), dtype=np.int64)
+    on_device = c.value_tier[made[:, 0]] == 0
+    np.add.at(taken, made[on_device, LIFE_START], made[on_device, LIFE_BYTES])
+    workspace = allocations(walked).taken - taken
+    np.add.at(taken, made[~on_device, LIFE_START], made[~on_device, LIFE_BYTES])
+    freed_from, freed_to, unmet, share_action, share_life, sizes, tiers, counts, before, after = _streamed(
+        schedule.flat.rows, streams, schedule.flags, c, made, workspace, np.array(ENDS, dtype=np.int64)
+    )
     share_ptr, shares = _csr(share_action, share_life, len(streams))
     dependent_ptr, dependents = _csr(before, after, len(streams))
-    return Lives(taken, freed_from, freed_to, share_ptr, shares, sizes, tiers, counts, unmet, dependent_ptr, dependents)
+    return Lives(
+        taken + workspace, freed_from, freed_to, share_ptr, shares, sizes, tiers, counts, unmet, dependent_ptr,
+        dependents,
+    )  # fmt: skip
 
 
 def streams_of(table: Table) -> NDArray[np.int8]:
     """The stream of each row of a table: that of its copy, or compute; -1 for a copy that has no link."""
     streams = np.zeros(len(table), dtype=np.int8)
-    if table.extra_rows:
-        copies = np.flatnonzero(table.opcode == COPY)
-        by_ends = np.full((len(TIERS), len(TIERS)), -1, dtype=np.int8)
-        for s, (source, target) in enumerate(ENDS):
-            by_ends[source, target] = s if s != COMPUTE else -1
-        read, written = table.value[table.ptr[copies]], table.value[table.ptr[copies] + 1]
-        streams[copies] = by_ends[table.value_tier[read], table.value_tier[written]]
+    copies, source, target = table.copies
+    by_ends = np.full((len(TIERS), len(TIERS)), -1, dtype=np.int8)
+    for s, ends_of_stream in enumerate(ENDS):
+        by_ends[ends_of_stream] = s if s != COMPUTE else -1
+    tier = table.columns.value_tier
+    streams[copies] = by_ends[tier[source], tier[target]]
     return streams
-
-
-def _widths(widths: NDArray[np.int32]) -> NDArray[np.int32]:
-    return np.array(widths, dtype=np.int32)  # a view of one number repeated becomes an array
 
 
 def _csr(keys: Ints, values: Ints, length: int) -> tuple[Ints, Ints]:
@@ -108,65 +122,24 @@ def _csr(keys: Ints, values: Ints, length: int) -> tuple[Ints, Ints]:
 
 
 @compiled
-def _saves(access: Any, flags: Any, start: Any, stop: Any, e: Any) -> Any:
-    """Whether an action saves a residual: its touches are start … stop-1, their flags begin at e."""
-    saves = False
-    for t in range(start, stop):
-        saves = saves or (access[t] == SAVE and flags[e + t - start] != SKIP)
-    return saves
-
-
-@compiled
-def _allocations(
-    n: Any, rows: Any, widths: Any, flags: Any, ptr: Any, value: Any, access: Any, workspace: Any, value_bytes: Any,
-    scaled: Any, value_tier: Any,
-) -> Any:  # fmt: skip
-    """Follows each value from where it is made to where it is last used."""
-    width_of = np.zeros(len(value_bytes), dtype=np.int32)
-    taken = np.zeros(len(rows), dtype=np.int64)
-    freed = np.zeros(len(rows), dtype=np.int64)
-    e = 0
-    for k in range(len(rows)):
-        row = rows[k]
-        start, stop = ptr[row], ptr[row + 1]
-        extra = workspace[workspace_index(n, workspace[0], row, _saves(access, flags, start, stop, e))]
-        taken[k], freed[k] = extra, extra
-        for t in range(start, stop):
-            v = value[t]
-            made = access[t] >= ACCUMULATE and width_of[v] == 0
-            if made and not (access[t] == SAVE and flags[e + t - start] == SKIP):
-                width_of[v] = widths[k]
-                if value_tier[v] == 0:
-                    taken[k] += value_bytes[v] * (np.int64(widths[k]) if scaled[v] else 1)
-        for t in range(start, stop):
-            v = value[t]
-            if flags[e + t - start] == FREE and width_of[v] > 0:
-                if value_tier[v] == 0:
-                    freed[k] += value_bytes[v] * (np.int64(width_of[v]) if scaled[v] else 1)
-                width_of[v] = 0
-        e += stop - start
-    return taken, freed, width_of
-
-
-@compiled
-def _lives(
-    n: Any, rows: Any, widths: Any, streams: Any, flags: Any, ptr: Any, value: Any, access: Any, workspace: Any,
-    value_bytes: Any, scaled: Any, value_tier: Any, ends: Any,
-) -> Any:  # fmt: skip
-    """Follows each value over the streams that touch it.
+def _streamed(
+    rows: Ints4, streams: NDArray[np.int8], flags: Bytes8, columns: Columns, made: Ints, workspace: Ints, ends: Ints
+) -> Any:
+    """Follows each life over the streams that touch it.
 
     A stream does its actions in order, so of each other stream an action waits for one at most: the
     latest that wrote what it reads (or, if it adds to a value, the latest that touched it). A copy
     also waits for the computation before it in the schedule.
     """
+    ptr, value, access, value_tier = columns.ptr, columns.value, columns.access, columns.value_tier
     many, n_streams = len(rows), len(ends)
-    width_of = np.zeros(len(value_bytes), dtype=np.int32)
-    writer = np.zeros(len(value_bytes), dtype=np.int32)
-    last = np.empty((len(value_bytes), n_streams), dtype=np.int32)
-    for v in range(len(value_bytes)):
+    life_of = np.full(len(columns.value_bytes), -1, dtype=np.int64)  # -1: not in memory
+    began = 0
+    writer = np.zeros(len(columns.value_bytes), dtype=np.int32)
+    last = np.empty((len(columns.value_bytes), n_streams), dtype=np.int32)
+    for v in range(len(columns.value_bytes)):
         for other in range(n_streams):
             last[v, other] = -1
-    taken = np.zeros(many, dtype=np.int64)
     freed = np.zeros((2, many), dtype=np.int64)
     unmet = np.zeros(many, dtype=np.int64)
     waited = np.empty((n_streams, n_streams), dtype=np.int64)  # what each stream has already waited for
@@ -189,22 +162,20 @@ def _lives(
         start, stop = ptr[row], ptr[row + 1]
         for other in range(n_streams):
             need[other] = -1
-        extra = np.int64(0)
-        if stream == 0:
+        if stream == COMPUTE:
             computed = k
-            extra = workspace[workspace_index(n, workspace[0], row, _saves(access, flags, start, stop, e))]
         else:
-            need[0] = computed
-        taken[k], freed[0, k] = extra, extra
+            need[COMPUTE] = computed
+        freed[0, k] = workspace[k]
         for t in range(start, stop):
             v, how = value[t], access[t]
             if how == SAVE and flags[e + t - start] == SKIP:
                 continue
-            if how >= ACCUMULATE and width_of[v] == 0:
-                width_of[v] = widths[k]
+            if how >= ACCUMULATE and life_of[v] < 0:
+                life_of[v] = began
+                began += 1
                 for other in range(n_streams):
                     last[v, other] = -1
-                taken[k] += value_bytes[v] * (np.int64(widths[k]) if scaled[v] else 1)
             elif how <= CONSUME:
                 w = writer[v]
                 need[streams[w]] = max(need[streams[w]], w)
@@ -222,10 +193,10 @@ def _lives(
                 unmet[k] += 1
         for t in range(start, stop):
             v = value[t]
-            if flags[e + t - start] != FREE or width_of[v] == 0:
+            if flags[e + t - start] != FREE or life_of[v] < 0:
                 continue
-            size = value_bytes[v] * (np.int64(width_of[v]) if scaled[v] else 1)
-            width_of[v] = 0
+            size = made[life_of[v], LIFE_BYTES]
+            life_of[v] = -1
             count = 1
             for s in range(n_streams):
                 if s != stream and last[v, s] > waited[stream, s]:
@@ -241,6 +212,6 @@ def _lives(
                 shared += 1
         e += stop - start
     return (
-        taken, freed[0], freed[1], unmet, share_action[:shares], share_life[:shares], sizes[:shared], tiers[:shared],
+        freed[0], freed[1], unmet, share_action[:shares], share_life[:shares], sizes[:shared], tiers[:shared],
         counts[:shared], before[:pairs], after[:pairs],
     )  # fmt: skip

@@ -1,9 +1,8 @@
-"""Schedules: computations in order, nothing else; and replay, which says exactly what they take.
+"""Schedules: computations in order, nothing else.
 
 A `Builder` takes whole ranges of actions at once; a `Schedule` is columns of rows and widths with
-loops around them; `replay` gives the exact peak bytes and flops. What stays in memory follows from
-liveness: a value stays from the action that writes it to the last that reads it before it is
-written again.
+loops around them. What stays in memory follows from liveness: a value stays from the action that
+writes it to the last that reads it before it is written again (`sim.schedules.replay`).
 """
 
 from __future__ import annotations
@@ -12,26 +11,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sim.base.errors import CountOverflow, InvalidSchedule
+from sim.base.errors import CountOverflow
 from sim.graphs.graph import LARGEST, Graph, Ints
-from sim.schedules import ledger as kernels
-from sim.schedules.actions import (
-    COPY,
-    JVP,
-    KINDS,
-    TIERS,
-    VALUE_KINDS,
-    VJP,
-    Action,
-)
-from sim.schedules.cost import BREAKDOWN_KINDS, Cost, Flops, PeakAt, dot
-from sim.schedules.extras import Extras
-from sim.schedules.table import Table
+from sim.schedules import ledger
+from sim.schedules.actions import Action
+from sim.schedules.effects import JVP, VJP
+from sim.schedules.table import Rows, Table
 
 TURNS = 3
 """Turns of a loop that are walked through: the first, one that stands for all between, the last.
@@ -55,6 +47,7 @@ class Schedule:
     `notes` are what a planner tells people about the schedule, as (what, text): a bracketing, a guarantee.
     """
 
+    graph: Graph
     table: Table
     rows: NDArray[np.int32]
     widths: NDArray[np.int32]
@@ -64,10 +57,6 @@ class Schedule:
     def __repr__(self) -> str:
         return f"Schedule({self.graph!r}, {len(self)} actions, {len(self.loops)} loops)"
 
-    @property
-    def graph(self) -> Graph:
-        return self.table.graph
-
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -76,7 +65,7 @@ class Schedule:
 
     def action(self, k: int) -> Action:
         """Action number k as people read it."""
-        return self.table.describe(int(self.rows[k]), int(self.widths[k]))
+        return self.table.action(int(self.rows[k]), int(self.widths[k]))
 
     def turns_of(self, k: int) -> int:
         """How many times action k is done."""
@@ -104,10 +93,8 @@ class Schedule:
 
     @cached_property
     def flags(self) -> NDArray[np.uint8]:
-        """For each touch of each action of `flat`, in order: kernels.FREE, kernels.SKIP or 0."""
-        t = self.table
-        marked: NDArray[np.uint8] = kernels.mark(self.flat.rows, t.ptr, t.value, t.access, t.value_code)
-        return marked
+        """For each touch of each action of `flat`, in order: `ledger.FREE`, `ledger.SKIP` or 0."""
+        return ledger.mark(self.flat.rows, self.table.columns)
 
 
 class Flat(NamedTuple):
@@ -157,7 +144,8 @@ class Builder:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.extras = Extras(graph)
+        self._added = Rows(graph)
+        self._numbers = self._added.scope.numbers
         self._active = graph.active[len(graph.inputs) :]
         self._all_active = bool(self._active.all())
         self._rows: list[NDArray[np.int32]] = []
@@ -171,14 +159,28 @@ class Builder:
 
     def vjp(self, nodes: ArrayLike | range, *, width: int = 1) -> None:
         """The VJP of each node, `width` cotangents at once."""
-        self.rows(self._differentiable(nodes) + len(self.graph) * VJP, width=width)
+        self.rows(self._numbers.row(VJP, self._differentiable(nodes)), width=width)
 
     def jvp(self, nodes: ArrayLike | range, *, width: int = 1) -> None:
         """The JVP of each node, `width` tangents at once."""
-        self.rows(self._differentiable(nodes) + len(self.graph) * JVP, width=width)
+        self.rows(self._numbers.row(JVP, self._differentiable(nodes)), width=width)
+
+    def add(self, *actions: Action) -> None:
+        """Any actions, one after the other, each with its width."""
+        for width, alike in groupby(actions, key=attrgetter("width")):
+            self.rows([self.row_of(action) for action in alike], width=width)
+
+    def row_of(self, action: Action) -> int:
+        """The row of an action, for `rows`."""
+        return self._added.number(action)
+
+    def nodes_of(self, rows: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The node of each of some rows."""
+        first = self._numbers.first_added_row
+        return np.array([self._added.node(r) if r >= first else self._numbers.node(r) for r in rows.tolist()])
 
     def rows(self, rows: ArrayLike, *, width: int = 1) -> None:
-        """Rows of the graph's table or of `extras`, in the order given.
+        """Rows of the graph's own or of `row_of`, in the order given.
 
         Forwards among them have width 1 whatever `width` says.
         """
@@ -207,8 +209,8 @@ class Builder:
         rows = _joined(self._rows)
         ones = all(all_ones(w) for w in self._widths)
         widths = np.broadcast_to(np.int32(1), len(rows)) if ones else _joined(self._widths)
-        jvp = len(rows) > 0 and int(rows.max()) >= JVP * len(self.graph)
-        schedule = Schedule(self.extras.table(jvp=jvp), rows, widths, tuple(self._loops), notes)
+        jvp = len(rows) > 0 and int(rows.max()) >= self._numbers.row(JVP, 0)
+        schedule = Schedule(self.graph, self._added.table(jvp=jvp), rows, widths, tuple(self._loops), notes)
         return pruned(schedule) if prune else schedule
 
     def _differentiable(self, nodes: ArrayLike | range) -> NDArray[np.int32]:
@@ -241,151 +243,8 @@ def pruned(schedule: Schedule) -> Schedule:
     """
     if schedule.loops:
         return schedule
-    t = schedule.table
-    keep = kernels.alive_forwards(schedule.rows, t.ptr, t.value, t.access, len(schedule.graph), len(t.value_bytes))
+    keep = ledger.alive_forwards(schedule.rows, schedule.table.columns)
     if keep.all():
         return schedule
     widths = schedule.widths[: int(keep.sum())] if all_ones(schedule.widths) else schedule.widths[keep]
-    return Schedule(t, schedule.rows[keep], widths, notes=schedule.notes)
-
-
-class Walk(NamedTuple):
-    """What one pass of the ledger kernel returns."""
-
-    peak: int
-    peak_action: int
-    breakdown: Ints
-    tier_peaks: Ints
-    runs: Ints
-    run_widths: Ints
-    evaluated: NDArray[np.bool_]
-
-
-_NONE = np.empty(0, dtype=np.int64)
-
-
-def walk(
-    schedule: Schedule, *, during: Ints = _NONE, after: Ints = _NONE, buckets: NDArray[np.int64] | None = None
-) -> Walk:
-    """One pass of the ledger over the flat schedule; fills the arrays that are given.
-
-    Raises
-    ------
-    InvalidSchedule
-        If an action reads a value that is not in memory, of another width, or not yet complete.
-    CountOverflow
-        If bytes or counts could leave 64-bit integers.
-    """
-    t, flat = schedule.table, schedule.flat
-    _check_magnitudes(schedule)
-    uniform = all_ones(flat.widths)
-    fault, action, value, *rest = kernels.ledger(
-        len(schedule.graph), flat.rows, np.ones(1, dtype=np.int32) if uniform else flat.widths, flat.weights,
-        schedule.flags, t.ptr, t.value, t.access, t.workspace, t.value_bytes, t.value_code, t.contributions,
-        during, after, np.empty((0, len(VALUE_KINDS) + 1), dtype=np.int64) if buckets is None else buckets,
-    )  # fmt: skip
-    if fault != kernels.OK:
-        raise _fault(schedule, fault, flat.origin(action), value)
-    done = Walk(*rest)
-    return done if len(done.run_widths) else done._replace(run_widths=done.runs)
-
-
-def _fault(schedule: Schedule, fault: int, action: int, value: int) -> InvalidSchedule:
-    what = schedule.table.describe_value(value)
-    reason = {
-        kernels.MISSING: "which is not in memory",
-        kernels.WRONG_WIDTH: "which is there for another number of tangents or cotangents",
-        kernels.INCOMPLETE: "to which not all of its consumers have added",
-    }[fault]
-    message = f"action {action}, {schedule.action(action)}, reads {what}, {reason}"
-    return InvalidSchedule(message, action=action, value=str(what))
-
-
-def _check_magnitudes(schedule: Schedule) -> None:
-    t, flat = schedule.table, schedule.flat
-    width = int(flat.widths.max(initial=1))
-    most = float(t.workspace.max(initial=0)) + width * float(t.value_bytes.sum(dtype=np.float64))
-    if most > LARGEST and float(t.workspace.max(initial=0)) + _most_bytes(t, width) > LARGEST:
-        raise CountOverflow(f"values of width {width} could take more than 4 EiB; use smaller chunks")
-    if len(flat.weights) and float(np.dot(flat.weights.astype(np.float64), flat.widths.astype(np.float64))) > LARGEST:
-        raise CountOverflow("the schedule has more than 4.6e18 actions")
-
-
-def _most_bytes(t: Table, width: int) -> float:
-    sums = [float(t.value_bytes[t.scaled == s].sum(dtype=np.float64)) for s in (False, True)]
-    return sums[0] + width * sums[1]
-
-
-def replay(schedule: Schedule) -> Cost:
-    """Exact peak bytes, flops and counts of a schedule; loops are multiplied out.
-
-    >>> from sim.models.families.chain import chain
-    >>> from sim.strategies.reverse import reverse_full
-    >>> replay(reverse_full(chain(length=3, activation_bytes=1))).flops.total
-    6
-
-    Raises
-    ------
-    InvalidSchedule
-        If an action reads a value that is not in memory, of another width, or not yet complete.
-    CountOverflow
-        If bytes or counts could leave 64-bit integers.
-    """
-    if not len(schedule):
-        raise InvalidSchedule("the schedule is empty", action=0)
-    done = walk(schedule)
-    t, graph = schedule.table, schedule.graph
-    k = schedule.flat.origin(done.peak_action)
-    breakdown = dict(zip(BREAKDOWN_KINDS, [*done.breakdown.tolist(), graph.resident_bytes], strict=True))
-    n = len(graph)
-    own = [done.runs[o * n : (o + 1) * n].sum() for o in range(3)]
-    counts = dict(zip(KINDS, [*map(int, own), 0, 0, 0], strict=True))
-    for extra, times in zip(t.extra_rows, done.runs[3 * n :].tolist(), strict=True):
-        counts[KINDS[extra.opcode]] += times
-    return Cost(
-        working_bytes=int(done.peak),
-        resident_bytes=graph.resident_bytes,
-        peak_at=PeakAt(k, schedule.action(k).kind, schedule.action(k).node),
-        peak_breakdown=breakdown,
-        flops=_flops(t, done),
-        actions={kind: counts[kind] for kind in ("forward", "jvp", "vjp", "jacobian", "multiply", "copy")},
-        copied_bytes=_copied(schedule, done),
-        tier_peak_bytes=dict(zip(TIERS, done.tier_peaks.tolist(), strict=True)),
-    )
-
-
-def _flops(t: Table, done: Walk) -> Flops:
-    n = len(t.graph)
-    by_kind = [dot(t.own_flops(o), done.run_widths[o * n : (o + 1) * n]) for o in range(3) if len(t) > o * n]
-    by_kind += [0] * (len(KINDS) - len(by_kind))
-    for extra, widths in zip(t.extra_rows, done.run_widths[3 * n :].tolist(), strict=True):
-        by_kind[extra.opcode] += extra.flops * widths
-    primal = dot(t.graph.columns.forward_flops, done.evaluated)
-    return Flops(primal, by_kind[0] - primal, by_kind[2], by_kind[1], by_kind[3], by_kind[4])
-
-
-def _copied(schedule: Schedule, done: Walk) -> dict[str, int]:
-    t = schedule.table
-    copied: dict[str, int] = {}
-    for e, extra in enumerate(t.extra_rows):
-        row = 3 * len(t.graph) + e
-        if extra.opcode != COPY or not done.runs[row]:
-            continue
-        source, target = (int(v) for v in t.value[t.ptr[row] : t.ptr[row + 1]])
-        link = f"{TIERS[t.value_tier[source]]}_to_{TIERS[t.value_tier[target]]}"
-        times = int((done.run_widths if t.scaled[source] else done.runs)[row])
-        copied[link] = copied.get(link, 0) + times * int(t.value_bytes[source])
-    return copied
-
-
-def profile(schedule: Schedule, *, samples: int = 500) -> NDArray[np.int64]:
-    """Device bytes by kind over the actions: shape (samples or fewer, 8), columns `BREAKDOWN_KINDS`.
-
-    The flat schedule is cut into equal stretches; each row is its fullest action, so that the peak
-    is always among them.
-    """
-    count = min(samples, len(schedule.flat.rows))
-    buckets = np.zeros((count, len(VALUE_KINDS) + 1), dtype=np.int64)
-    walk(schedule, buckets=buckets)
-    resident = np.full((count, 1), schedule.graph.resident_bytes, dtype=np.int64)
-    return np.hstack([buckets, resident])
+    return Schedule(schedule.graph, schedule.table, schedule.rows[keep], widths, notes=schedule.notes)

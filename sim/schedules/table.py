@@ -1,208 +1,134 @@
-"""The effects of a graph's own rows as index arrays: what each reads, writes, accumulates and costs.
+"""The effects of every row that a schedule uses: those of its graph, and those of the actions it adds.
 
-Replay, simulate, execute and the planners all use this table; `sim.schedules.extras` adds the rows that a
-schedule needs beyond it, and `extras.effects` answers for one action, out of the same table.
+Replay, simulate, execute and the planners all read them here; `effects` answers for one action.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.base.compiled import compiled
-from sim.graphs.graph import NEEDS, STRUCTURES, Graph, Ints
-from sim.schedules.actions import (
+from sim.base.errors import CountOverflow
+from sim.base.memo import remembered
+from sim.graphs.graph import LARGEST, Graph, GraphInput, Ints, Node
+from sim.graphs.graph import Columns as NodeColumns
+from sim.schedules import actions
+from sim.schedules.actions import OWN, Action, Scope
+from sim.schedules.effects import COPY, FORWARD, JACOBIAN, JVP, KINDS, VJP, Columns, own_effects
+from sim.schedules.values import (
     ACCUMULATE,
-    ACTIVATION,
     CONSUME,
-    COPY,
     COTANGENT,
-    FORWARD,
     GRADIENT,
-    INPUT,
-    JACOBIAN,
-    JACOBIAN_VALUE,
-    JVP,
-    KINDS,
-    MULTIPLY,
     READ,
-    RESIDUAL,
     SAVE,
     TANGENT,
-    TIERS,
-    VALUE_KINDS,
-    VJP,
     WRITE,
-    Action,
-    Effects,
+    Numbers,
     Value,
 )
-from sim.schedules.ledger import workspace_index
-
-Bytes8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Extra:
-    """A row that a schedule adds to the graph's own, identified by its key.
+class Effects:
+    """What one action does. Bytes and flops are for the whole action, its width multiplied in."""
 
-    kind JVP: (node, carried positions, seeded) or (node, source position); VJP: (node, target
-    position); JACOBIAN: (node,) or (node, source position, structure); MULTIPLY:
-    (target, middle, source positions) and, if it adds to what is there, the structure of that; COPY: (value, to tier).
-    """
-
-    opcode: int
-    node: int
-    key: tuple[int | tuple[int, ...], ...]
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+    accumulates: tuple[Value, ...]
     flops: int
-    workspace_bytes: int = 0
-    on_jacobian: bool = False
+    moved_bytes: int
+    workspace_bytes: int
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The effects of every row, and the size of every value, of one graph (and one schedule's extras).
+    """The effects of every row, and the size of every value, of one graph and of what one schedule adds.
 
-    `ptr`, `value`, `access` are a CSR of what each row touches. `value_bytes` is per unit of width
-    for tangents and cotangents; `value_code` is the kind of a value + 8 · its tier.
-    `contributions[i]` says how many accumulations make the cotangent of node i complete. Graph inputs
-    and what is written straight into the result are resident and do not appear. A table without
-    extras may end before the rows and values that the schedule does not use (a prefix).
+    `columns` is what compiled loops read; `flops` has an entry a row, per unit of width. `added` are the
+    actions behind the graph's own rows, `added_values` the values behind its own. A table without any
+    may end before the rows and values that the schedule does not use.
     """
 
-    graph: Graph
-    ptr: NDArray[np.int32]
-    value: NDArray[np.int32]
-    access: Bytes8
-    value_bytes: Ints
-    value_code: Bytes8
-    contributions: NDArray[np.int32]
-    extra_rows: tuple[Extra, ...] = ()
-    extra_values: tuple[tuple[int, ...], ...] = ()
+    numbers: Numbers
+    nodes: Sequence[Node]
+    inputs: tuple[GraphInput, ...]
+    node_columns: NodeColumns
+    columns: Columns
+    flops: Ints
+    added: tuple[Action, ...] = ()
+    added_values: tuple[Value, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Table({self.graph!r}, {len(self)} rows, {len(self.value_bytes)} values)"
+        return f"Table({len(self)} rows, {len(self.columns.value_bytes)} values)"
 
     def __len__(self) -> int:
-        return len(self.ptr) - 1
+        return len(self.columns.ptr) - 1
 
     @cached_property
     def opcode(self) -> NDArray[np.int8]:
         """The opcode of each row."""
-        own = np.repeat(np.arange(3, dtype=np.int8), len(self.graph))[: len(self)]
-        return np.concatenate([own, np.array([e.opcode for e in self.extra_rows], dtype=np.int8)])
+        own = np.repeat(np.arange(len(OWN), dtype=np.int8), self.numbers.nodes)[: len(self)]
+        return np.concatenate([own, np.array([KINDS.index(a.kind) for a in self.added], dtype=np.int8)])
 
     @cached_property
     def node(self) -> NDArray[np.int32]:
-        """The node of each row."""
-        own = np.tile(np.arange(len(self.graph), dtype=np.int32), 3)[: len(self)]
-        return np.concatenate([own, np.array([e.node for e in self.extra_rows], dtype=np.int32)])
-
-    @cached_property
-    def flops(self) -> Ints:
-        """Flops of each row per unit of width."""
-        return np.concatenate([*(self.own_flops(o) for o in range(3)), self.extra_flops])[: len(self)]
-
-    @cached_property
-    def extra_flops(self) -> Ints:
-        return np.array([e.flops for e in self.extra_rows], dtype=np.int64)
-
-    @cached_property
-    def workspace(self) -> Ints:
-        """Where `workspace_index` finds what lives only while a row runs.
-
-        First 1 or 3, the number of sections; then the sections, one number a node: one if every action
-        of a node takes the same, else that of plain forwards and JVPs, of VJPs, of forwards that save
-        their residual; then the extra rows.
-        """
-        c = self.graph.columns
-        extra = np.array([e.workspace_bytes for e in self.extra_rows], dtype=np.int64)
-        sections = [c.workspace_bytes]
-        if c.vjp_workspace_bytes is not None or c.taping_workspace_bytes is not None:
-            others = (c.vjp_workspace_bytes, c.taping_workspace_bytes)
-            sections += [c.workspace_bytes if w is None else w for w in others]
-        return np.concatenate([np.array([len(sections)]), *sections, extra])
-
-    @cached_property
-    def value_kind(self) -> Bytes8:
-        return self.value_code % 8
-
-    @cached_property
-    def value_tier(self) -> Bytes8:
-        return self.value_code // 8
+        """The node of each row; that of a copied graph input is -1."""
+        own = np.tile(np.arange(self.numbers.nodes, dtype=np.int32), len(OWN))[: len(self)]
+        if not self.added:
+            return own
+        position = {node.name: i for i, node in enumerate(self.nodes)}
+        return np.concatenate([own, np.array([position.get(a.node, -1) for a in self.added], dtype=np.int32)])
 
     @cached_property
     def scaled(self) -> NDArray[np.bool_]:
         """Whether a value's bytes are per unit of width."""
-        return np.isin(self.value_kind, (TANGENT, COTANGENT))
+        kind = self.columns.value_kind
+        scaled: NDArray[np.bool_] = (kind == TANGENT) | (kind == COTANGENT)
+        return scaled
+
+    @cached_property
+    def copies(self) -> tuple[Ints, NDArray[np.int32], NDArray[np.int32]]:
+        """The rows that copy, the value that each reads and the one that it writes."""
+        rows = np.flatnonzero(self.opcode == COPY)
+        first = self.columns.ptr[rows]
+        return rows, self.columns.value[first], self.columns.value[first + 1]
 
     def own_flops(self, opcode: int) -> Ints:
         """Flops of each node's own row of an opcode, per unit of width; 0 where it has no derivative."""
-        c, graph = self.graph.columns, self.graph
-        if opcode == FORWARD:
-            return c.forward_flops
-        active = graph.active[len(graph.inputs) :]
-        if opcode == JVP:
-            return np.where(active, c.jvp_flops, 0)
-        # a VJP makes only the cotangents that are wanted
-        wanted = graph.reads_active
-        own = c.param_vjp_flops if graph.wrt == "parameters" else 0
-        return np.where(active, np.where(wanted, c.vjp_flops, 0) + own, 0)
+        return self.flops[self.numbers.rows(opcode)]
 
-    def workspace_of(self, row: int, *, taping: bool = False) -> int:
-        """Bytes that live only while the row runs; with `taping`, while a forward runs that saves its residual."""
-        return int(self.workspace[workspace_index(len(self.graph), int(self.workspace[0]), row, taping)])
+    def touches(self, row: int) -> dict[int, int]:
+        """How a row touches each value."""
+        c = self.columns
+        span = slice(int(c.ptr[row]), int(c.ptr[row + 1]))
+        return dict(zip(c.value[span].tolist(), c.access[span].tolist(), strict=True))
 
-    def describe_value(self, v: int) -> Value:
+    def describe_value(self, number: int) -> Value:
         """The value as people read it."""
-        graph, n, m = self.graph, len(self.graph), len(self.graph.inputs)
-        if v < 5 * n:
-            return Value(VALUE_KINDS[v // n], graph.nodes[v % n].name)
-        if v < 5 * n + m:
-            return Value("tangent", graph.inputs[v - 5 * n].name)
-        key = self.extra_values[v - 5 * n - m]
-        if key[0] == JACOBIAN_VALUE:
-            return Value("jacobian", self.position_name(key[1]), self.position_name(key[2]))
-        if key[0] == INPUT:
-            return Value("activation", self.position_name(key[1]))
-        base = self.describe_value(key[1])
-        return Value(base.kind, base.node, base.source, TIERS[key[2]])
+        first = self.numbers.first_added
+        if number >= first:
+            return self.added_values[number - first]
+        return actions.describe(self.numbers, _Names(self.inputs, self.nodes), number)
 
-    def position_name(self, position: int) -> str:
-        m = len(self.graph.inputs)
-        return self.graph.inputs[position].name if position < m else self.graph.nodes[position - m].name
+    def node_of_value(self, number: int) -> int:
+        """The node that a value, or what it is a copy of, belongs to; -1 for one of a graph input."""
+        if self.numbers.is_of_node(number):
+            return self.numbers.node(number)
+        name = self.describe_value(number).node
+        return next((i for i, node in enumerate(self.nodes) if node.name == name), -1)
 
-    def describe(self, row: int, width: int = 1) -> Action:
+    def action(self, row: int, width: int = 1) -> Action:
         """The action of a row as people read it."""
-        opcode, name = int(self.opcode[row]), self.graph.nodes[int(self.node[row])].name
-        kind = KINDS[opcode]
-        if row < 3 * len(self.graph):
-            return Action(kind, name, width)
-        extra = self.extra_rows[row - 3 * len(self.graph)]
-        if opcode == COPY:
-            value, to = cast("tuple[int, int]", extra.key)
-            return Action(kind, name, width, value=self.describe_value(value), to=TIERS[to])
-        if opcode == MULTIPLY:
-            target, middle, source = (self.position_name(cast(int, p)) for p in extra.key[:3])
-            into = STRUCTURES[cast(int, extra.key[3])] if len(extra.key) > 3 else None
-            return Action(kind, name, width, source=source, middle=middle, target=target, into=into)
-        if opcode == JACOBIAN and len(extra.key) > 1:
-            by, structure = cast("tuple[int, int]", extra.key[1:])
-            return Action(kind, name, width, source=self.position_name(by), into=STRUCTURES[structure])
-        if extra.on_jacobian:
-            other = self.position_name(cast(int, extra.key[1]))
-            return Action(
-                kind, name, width,
-                source=other if opcode == JVP else None, target=other if opcode == VJP else None,
-            )  # fmt: skip
-        if opcode == JVP:
-            carried = tuple(self.position_name(p) for p in cast("tuple[int, ...]", extra.key[1]))
-            return Action(kind, name, width, carried=carried, seeded=bool(extra.key[2]))
-        return Action(kind, name, width)
+        first = self.numbers.first_added_row
+        if row >= first:
+            return replace(self.added[row - first], width=width)
+        opcode, node = divmod(row, self.numbers.nodes)
+        return OWN[opcode](self.nodes[node].name, width=width)
 
     @cached_property
     def moved_bytes(self) -> tuple[Ints, Ints]:
@@ -212,143 +138,129 @@ class Table:
         (what it accumulates into twice), with the parameters of its node. A JVP adds single entries to
         a parameter gradient, which do not count.
         """
-        size = self.value_bytes[self.value] * (1 + (self.access == ACCUMULATE))
-        row_of_touch = np.repeat(np.arange(len(self)), np.diff(self.ptr))
-        size[(self.value_kind[self.value] == GRADIENT) & (self.opcode[row_of_touch] == JVP)] = 0
-        scaled = self.scaled[self.value]
+        c = self.columns
+        size = c.value_bytes[c.value] * (1 + (c.access == ACCUMULATE))
+        row_of_touch = np.repeat(np.arange(len(self)), np.diff(c.ptr))
+        size[(c.value_kind[c.value] == GRADIENT) & (self.opcode[row_of_touch] == JVP)] = 0
+        scaled = self.scaled[c.value]
 
         def of_rows(sizes: Ints) -> Ints:
             up_to: Ints = np.concatenate([[0], np.cumsum(sizes)])
-            return up_to[self.ptr[1:]] - up_to[self.ptr[:-1]]
+            return up_to[c.ptr[1:]] - up_to[c.ptr[:-1]]
 
         fixed, per_width = of_rows(np.where(scaled, 0, size)), of_rows(np.where(scaled, size, 0))
         derivative = np.isin(self.opcode, (VJP, JVP, JACOBIAN))
-        fixed[derivative] += self.graph.columns.param_bytes[self.node[derivative]]
+        fixed[derivative] += self.node_columns.param_bytes[self.node[derivative]]
         forward = self.opcode == FORWARD
-        fixed[forward] = self.graph.columns.forward_bytes[self.node[forward]]
+        fixed[forward] = self.node_columns.forward_bytes[self.node[forward]]
         return fixed, per_width
 
     def effects(self, row: int, width: int = 1) -> Effects:
         """What the action of a row does, as people read it."""
-        touched = range(int(self.ptr[row]), int(self.ptr[row + 1]))
+        touches = self.touches(row)
 
         def values(*accesses: int) -> tuple[Value, ...]:
-            return tuple(self.describe_value(int(self.value[e])) for e in touched if self.access[e] in accesses)
+            return tuple(self.describe_value(v) for v, access in touches.items() if access in accesses)
 
         fixed, per_width = self.moved_bytes
+        saves = SAVE in touches.values() and row < self.numbers.nodes
+        workspace = self.columns.saving_workspace if saves else self.columns.workspace
         return Effects(
             reads=values(READ, CONSUME),
             writes=values(WRITE, SAVE),
             accumulates=values(ACCUMULATE),
             flops=int(self.flops[row]) * width,
             moved_bytes=int(fixed[row]) + int(per_width[row]) * width,
-            workspace_bytes=self.workspace_of(row, taping=any(self.access[e] == SAVE for e in touched)),
+            workspace_bytes=int(workspace[row]),
         )
 
 
+class _Names:
+    """The name at each position, made when it is asked for: a graph may have a million nodes."""
+
+    def __init__(self, inputs: Sequence[GraphInput], nodes: Sequence[Node]) -> None:
+        self._inputs, self._nodes = inputs, nodes
+
+    def __getitem__(self, position: int) -> str:
+        m = len(self._inputs)
+        return self._inputs[position].name if position < m else self._nodes[position - m].name
+
+
+@remembered
 def base_table(graph: Graph, *, jvp: bool = True) -> Table:
-    """The forward, VJP and (unless `jvp` is false) JVP rows of every node; made once for each graph."""
-    tables = cast("dict[bool, Table]", graph.__dict__.setdefault("_tables", {}))
-    if jvp not in tables:
-        tables[jvp] = _make_base(graph, jvp=jvp)
-    return tables[jvp]
+    """The table of a graph's own rows: forwards, VJPs and (unless `jvp` is false) JVPs."""
+    own, numbers = own_effects(graph, jvp=jvp), Numbers(len(graph), len(graph.inputs))
+    return Table(numbers, graph.nodes, graph.inputs, graph.columns, own.columns, own.flops)
 
 
-def _make_base(graph: Graph, *, jvp: bool) -> Table:
-    n, m, c = len(graph), len(graph.inputs), graph.columns
-    parameters = graph.wrt == "parameters"
-    kinds = 5 if jvp else 4 if parameters else 3
-    sink = np.zeros(n, dtype=np.bool_)
-    sink[graph.sinks] = True
-    reads_output = (c.needs & NEEDS.index("output")) > 0
-    ptr, value, access, contributions = _touches(
-        n, m, 3 if jvp else 2, c.input_ptr, c.input_index, graph.derivative_reads, graph.active, sink, reads_output,
-        c.residual_bytes >= 0, graph.gradient_of if parameters else np.empty(0, dtype=np.int32), parameters,
-    )  # fmt: skip
-    value_bytes = np.zeros(kinds * n + (m if jvp else 0), dtype=np.int64)
-    of_kind = value_bytes[: kinds * n].reshape(kinds, n)
-    of_kind[ACTIVATION] = c.activation_bytes
-    of_kind[RESIDUAL] = np.maximum(c.residual_bytes, 0)
-    of_kind[COTANGENT] = graph.cotangent_bytes[m:]
-    if parameters and not graph.preallocated_gradients:
-        of_kind[GRADIENT] = graph.gradient_bytes
-    if jvp:
-        of_kind[TANGENT] = c.activation_bytes
-        value_bytes[kinds * n :] = graph.input_bytes
-    code = np.full(len(value_bytes), TANGENT, dtype=np.uint8)
-    code[: kinds * n] = np.repeat(np.arange(kinds, dtype=np.uint8), n)
-    return Table(graph, ptr, value, access, value_bytes, code, contributions)
+class Rows:
+    """The rows that a schedule uses, by number; `table()` joins those of its own to the graph's."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.scope = Scope(graph)
+        self._number: dict[Action, int] = {}
+        self._actions: list[Action] = []
+        self._rows: list[actions.Row] = []
+
+    def number(self, action: Action) -> int:
+        """The row of an action, whatever its width."""
+        if isinstance(action, OWN):
+            return self.scope.numbers.row(OWN.index(type(action)), self.scope.node(action.node))
+        key = action if action.width == 1 else replace(action, width=1)
+        if key not in self._number:
+            self._rows.append(key.row(self.scope))
+            self._actions.append(key)
+            self._number[key] = self.scope.numbers.first_added_row + len(self._number)
+        return self._number[key]
+
+    def node(self, row: int) -> int:
+        """The node of a row that was added."""
+        return self.scope.node(self._actions[row - self.scope.numbers.first_added_row].node)
+
+    def table(self, *, jvp: bool = True) -> Table:
+        """The graph's table with what was added; without JVP rows if nothing was.
+
+        Raises
+        ------
+        CountOverflow
+            If an action takes more flops than the ledger can count.
+        """
+        base = base_table(self.scope.graph, jvp=jvp or bool(self._rows))
+        if not self._rows:
+            return base
+        flops = [row.flops for row in self._rows]
+        if max(flops) > LARGEST:
+            raise CountOverflow("a product of Jacobians takes more than 4.6e18 flops")
+        own = base.columns
+        touches = np.array([t for row in self._rows for t in row.touches], dtype=np.int32).reshape(-1, 2)
+        ends = np.cumsum([len(row.touches) for row in self._rows])
+        sizes, kinds, tiers = self.scope.added_columns()
+        columns = own._replace(
+            ptr=np.concatenate([own.ptr, own.ptr[-1] + ends]).astype(np.int32),
+            value=np.concatenate([own.value, touches[:, 0]]),
+            access=np.concatenate([own.access, touches[:, 1].astype(np.uint8)]),
+            workspace=np.concatenate([own.workspace, [row.workspace_bytes for row in self._rows]]),
+            value_bytes=np.concatenate([own.value_bytes, sizes]),
+            value_kind=np.concatenate([own.value_kind, kinds]),
+            value_tier=np.concatenate([own.value_tier, tiers]),
+            remains=np.concatenate([own.remains, np.zeros(len(sizes), dtype=np.bool_)]),
+        )
+        return replace(
+            base,
+            columns=columns,
+            flops=np.concatenate([base.flops, np.array(flops, dtype=np.int64)]),
+            added=tuple(self._actions),
+            added_values=tuple(self.scope.added),
+        )
 
 
-@compiled
-def _touches(
-    n: Any, m: Any, opcodes: Any, input_ptr: Any, input_index: Any, reads: Any, active: Any, sink: Any,
-    reads_output: Any, taped: Any, gradient_of: Any, parameters: Any,
-) -> Any:  # fmt: skip
-    """The rules: what the forward, VJP and JVP of each node read, write and accumulate into.
+def effects(graph: Graph, action: Action) -> Effects:
+    """What `action` reads, writes, accumulates into, costs and moves on `graph`.
 
-    Returns the table's `ptr`, `value` and `access`, and how many VJPs add to each cotangent.
+    >>> from sim.models.families.chain import chain
+    >>> print(*effects(chain(length=2), actions.Vjp("layer2")).reads)
+    residual(layer2)
     """
-    most = len(input_index) + 2 * n + (opcodes - 1) * (2 * len(input_index) + 4 * n)
-    value, access = np.empty(most, dtype=np.int32), np.empty(most, dtype=np.uint8)
-    ptr = np.zeros(opcodes * n + 1, dtype=np.int32)
-    contributions = np.zeros(n, dtype=np.int32)
-    entered = np.zeros(m, dtype=np.bool_)  # graph inputs whose tangent an earlier JVP has made
-    e = 0
-    opcode, i = FORWARD, -1
-    for row in range(opcodes * n):
-        i += 1
-        if i == n:
-            opcode, i = opcode + 1, 0
-        start, stop = input_ptr[i], input_ptr[i + 1]
-        if opcode == FORWARD:
-            for t in range(start, stop):
-                p = input_index[t]
-                if p >= m:
-                    value[e], access[e] = p - m, READ
-                    e += 1
-            value[e], access[e] = i, WRITE
-            e += 1
-            if taped[i]:
-                value[e], access[e] = RESIDUAL * n + i, SAVE
-                e += 1
-        elif active[m + i]:
-            if opcode == VJP:
-                # the seed is made by the VJP that first reads it
-                value[e], access[e] = COTANGENT * n + i, WRITE if sink[i] else CONSUME
-                e += 1
-                for t in range(start, stop):
-                    p = input_index[t]
-                    if p >= m and active[p]:  # the cotangent of a graph input is written into the result
-                        value[e], access[e] = COTANGENT * n + p - m, ACCUMULATE
-                        e += 1
-                        contributions[p - m] += 1
-                if parameters and gradient_of[i] >= 0:
-                    value[e], access[e] = GRADIENT * n + gradient_of[i], ACCUMULATE
-                    e += 1
-            else:
-                for t in range(start, stop):
-                    p = input_index[t]
-                    if p >= m and active[p]:
-                        value[e], access[e] = TANGENT * n + p - m, READ
-                        e += 1
-                    elif p < m and active[p]:
-                        value[e], access[e] = 5 * n + p, READ if entered[p] else WRITE
-                        e += 1
-                        entered[p] = True
-                if parameters or not sink[i]:  # by the input, the tangents of an output are the result
-                    value[e], access[e] = TANGENT * n + i, WRITE
-                    e += 1
-            for t in range(start, stop):
-                p = input_index[t]
-                if p >= m and reads[t]:
-                    value[e], access[e] = p - m, READ
-                    e += 1
-            if reads_output[i]:
-                value[e], access[e] = i, READ
-                e += 1
-            if taped[i]:
-                value[e], access[e] = RESIDUAL * n + i, READ
-                e += 1
-        ptr[row + 1] = e
-    return ptr, value[:e], access[:e], contributions
+    rows = Rows(graph)
+    number = rows.number(action)
+    return rows.table().effects(number, action.width)

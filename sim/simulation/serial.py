@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from sim.base.errors import OutOfMemory
 from sim.base.units import format_bytes
-from sim.schedules.actions import TIERS, VALUE_KINDS
-from sim.schedules.lifetimes import Ints, allocations
-from sim.schedules.schedule import Flat, Schedule, replay
+from sim.graphs.graph import Ints
+from sim.schedules.lifetimes import allocations
+from sim.schedules.replay import Walk, replay, walk
+from sim.schedules.schedule import Flat, Schedule
+from sim.schedules.values import DEVICE, TIERS, VALUE_KINDS
 
 Floats = NDArray[np.float64]
 Events = Generator[simpy.Event, Any, None]
@@ -68,15 +70,17 @@ def segments_of(flat: Flat) -> list[Segment]:
     return [Segment(a, b, int(flat.weights[a])) for a, b in pairwise(cuts)]
 
 
-def run_single(schedule: Schedule, durations: Floats, capacity: int | None) -> Run:
+def run_single(schedule: Schedule, walked: Walk, durations: Floats, capacity: int | None) -> Run:
     """The run of a schedule without copies: one timeout an action and little else, as it bounds the speed.
+
+    `walked` has the bytes of its actions.
 
     Raises
     ------
     OutOfMemory
         If the capacity is below the peak.
     """
-    taken, freed, _ = allocations(schedule)
+    taken, freed = allocations(walked)
     resident = schedule.graph.resident_bytes
     limit = NO_LIMIT if capacity is None else capacity
     env = simpy.Environment()
@@ -99,8 +103,7 @@ def run_single(schedule: Schedule, durations: Floats, capacity: int | None) -> R
 
     env.process(compute())
     env.run()
-    after = resident + np.cumsum(taken - freed)
-    during = after + freed
+    during, after = resident + walked.record.during, resident + walked.record.after
     if peak > limit:
         k = int(np.argmax(during > limit))
         raise out_of_memory(schedule, k, 0, need=int(taken[k]), level=int(during[k] - taken[k]), capacity=limit)
@@ -119,7 +122,7 @@ def out_of_memory(schedule: Schedule, k: int, tier: int, *, need: int, level: in
     """The error of flat action k, which needs `need` bytes of a tier that holds `level`."""
     cost, action = replay(schedule), schedule.flat.origin(k)
     name = TIERS[tier]
-    enough = cost.peak_bytes if tier == 0 else cost.tier_peak_bytes[name]
+    enough = cost.peak_bytes if tier == DEVICE else cost.tier_peak_bytes[name]
     copied = "" if any(cost.copied_bytes.values()) else ", and no less"
     message = (
         f"out of {name} memory: action {action}, {schedule.action(action)}, needs {need} bytes ({format_bytes(need)}), "
@@ -133,10 +136,11 @@ def out_of_memory(schedule: Schedule, k: int, tier: int, *, need: int, level: in
 
 def _live(schedule: Schedule, k: int, tier: int) -> str:
     """What is in a tier when flat action k is about to start in schedule order: by kind, and the largest values."""
-    t, widths = schedule.table, allocations(schedule, stop=k).live
-    size = np.where(t.value_tier == tier, t.value_bytes * np.where(t.scaled, widths, widths > 0), 0)
-    by_kind: dict[str, int] = {kind: int(size[t.value_kind == i].sum()) for i, kind in enumerate(VALUE_KINDS)}
-    if tier == 0:
+    t, widths = schedule.table, walk(schedule, stop=k).left
+    c = t.columns
+    size = np.where(c.value_tier == tier, c.value_bytes * np.where(t.scaled, widths, widths > 0), 0)
+    by_kind: dict[str, int] = {kind: int(size[c.value_kind == i].sum()) for i, kind in enumerate(VALUE_KINDS)}
+    if tier == DEVICE:
         by_kind["resident"] = schedule.graph.resident_bytes
     kinds = [f"{kind} {format_bytes(b)}" for kind, b in sorted(by_kind.items(), key=lambda x: -x[1]) if b]
     largest = [v for v in np.argsort(-size, kind="stable")[:_NAMED].tolist() if size[v]]

@@ -30,9 +30,11 @@ from numpy.typing import NDArray
 
 from sim.base.errors import InvalidSchedule
 from sim.graphs.graph import Graph
-from sim.schedules.actions import COPY, FORWARD, JVP, VJP
+from sim.schedules.actions import JvpOfJacobian, VjpOfJacobian
+from sim.schedules.effects import COPY, FORWARD, JVP, VJP
 from sim.schedules.lifetimes import COMPUTE, streams_of
-from sim.schedules.schedule import Schedule, walk
+from sim.schedules.replay import cost_of, walk
+from sim.schedules.schedule import Schedule
 from sim.schedules.table import base_table
 from sim.simulation.device import Device
 from sim.simulation.serial import run_single
@@ -57,21 +59,22 @@ def simulate(schedule: Schedule, device: Device) -> Trace:
     """
     if not len(schedule):
         raise InvalidSchedule("the schedule is empty", action=0)
-    walk(schedule)  # refuses what is invalid; none of its numbers are used
     t, flat = schedule.table, schedule.flat
     by_row = streams_of(t)
     streams = by_row[flat.rows]
+    copies = bool(streams.any())
+    walked = walk(schedule, bytes_of_actions=True, lives=copies)
     if streams.min() < COMPUTE:
         k = flat.origin(int(np.argmin(streams)))
         message = f"action {k}, {schedule.action(k)}: no link joins these tiers; copy by way of the host"
         raise InvalidSchedule(message, action=k)
     durations = action_seconds(schedule, device)
-    if streams.any():
+    if copies:
         capacities = (device.memory_bytes, device.host_memory_bytes, device.disk_memory_bytes)
-        run = run_streams(schedule, durations, streams, capacities)
+        run = run_streams(schedule, walked, durations, streams, capacities)
     else:
-        run = run_single(schedule, durations, device.memory_bytes)
-    return trace_of(schedule, device, streams, run)
+        run = run_single(schedule, walked, durations, device.memory_bytes)
+    return trace_of(schedule, device, cost_of(schedule, walked), streams, run)
 
 
 def timed(graph: Graph, device: Device) -> Graph:
@@ -106,7 +109,7 @@ def action_seconds(schedule: Schedule, device: Device) -> Floats:
     if measured is not None:
         known = ~np.isnan(measured)[rows]
         seconds[known] = measured[rows[known]] * np.where(t.opcode[rows[known]] == FORWARD, 1.0, widths[known])
-    if t.extra_rows:
+    if t.added:
         is_copy = np.flatnonzero((t.opcode == COPY)[rows])
         links = np.array(
             [
@@ -117,8 +120,8 @@ def action_seconds(schedule: Schedule, device: Device) -> Floats:
                 device.from_disk_bytes_per_s,
             ]
         )[streams_of(t)[rows[is_copy]]]
-        value = t.value[t.ptr[rows[is_copy]]]
-        size = t.value_bytes[value] * np.where(t.scaled[value], widths[is_copy], 1.0)
+        value = t.columns.value[t.columns.ptr[rows[is_copy]]]
+        size = t.columns.value_bytes[value] * np.where(t.scaled[value], widths[is_copy], 1.0)
         seconds[is_copy] = size / links + device.copy_latency_s
     return seconds
 
@@ -130,7 +133,9 @@ def _measured(schedule: Schedule) -> Floats | None:
         return None
     column = {FORWARD: 0, JVP: 1, VJP: 2}
     own = np.concatenate([of_node[:, column[opcode]] for opcode in range(3)])[: len(t)]
-    extra = [
-        of_node[x.node, column[x.opcode]] if x.opcode in column and x.on_jacobian else math.nan for x in t.extra_rows
+    opcodes, nodes, first = t.opcode.tolist(), t.node.tolist(), len(own)
+    added = [
+        of_node[nodes[row], column[opcodes[row]]] if isinstance(action, JvpOfJacobian | VjpOfJacobian) else math.nan
+        for row, action in enumerate(t.added, start=first)
     ]
-    return np.concatenate([own, np.array(extra, dtype=np.float64)])
+    return np.concatenate([own, np.array(added, dtype=np.float64)])

@@ -10,24 +10,26 @@ import simpy
 from numpy.typing import NDArray
 
 from sim.base.errors import Deadlock, OutOfMemory
-from sim.schedules.lifetimes import COMPUTE, ENDS, Ints, Lives, lives
+from sim.graphs.graph import Ints
+from sim.schedules.lifetimes import COMPUTE, ENDS, Lives, lives
+from sim.schedules.replay import Walk
 from sim.schedules.schedule import Schedule
 from sim.simulation.serial import NO_LIMIT, Events, Floats, Memory, Run, out_of_memory, segments_of
 
 
 def run_streams(
-    schedule: Schedule, durations: Floats, streams: NDArray[np.int8], capacities: Sequence[int | None]
+    schedule: Schedule, walked: Walk, durations: Floats, streams: NDArray[np.int8], capacities: Sequence[int | None]
 ) -> Run:
     """The run of a schedule whose flat action k takes `durations[k]` on `streams[k]`.
 
-    `capacities` has one entry a tier.
+    `walked` has its lives and the bytes of its actions; `capacities` has one entry a tier.
 
     Raises
     ------
     OutOfMemory
         If an action can never get the memory it needs, or what is resident exceeds the device's.
     """
-    known = lives(schedule, streams)
+    known = lives(schedule, walked, streams)
     many = len(streams)
     used = np.unique(streams).tolist()
     segments = segments_of(schedule.flat)

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from sim.base.errors import NotApplicable
 from sim.graphs.graph import Graph
-from sim.schedules.actions import JVP
+from sim.schedules.actions import Scope, SeededJvp
+from sim.schedules.effects import JVP
 from sim.schedules.schedule import Builder, Schedule
+from sim.schedules.values import Numbers
 from sim.strategies import Chunk, chunks, strategies
 
 MOST_ACTIONS = 50_000_000
@@ -37,7 +39,7 @@ def forward_recompute(graph: Graph, *, chunk: Chunk = 1) -> Schedule:
         n = len(graph)
         by_node = np.full((n, 2), -1, dtype=np.int32)
         by_node[:, 0] = np.arange(n)
-        by_node[builder.extras.row_nodes(jvps), 1] = jvps
+        by_node[builder.nodes_of(jvps), 1] = jvps
         flat = by_node.reshape(-1)
         return flat[flat >= 0]
 
@@ -70,8 +72,9 @@ def _sweeps(builder: Builder, chunk: int, make: Callable[[Sweep], Sweep]) -> Non
 def _tangent_sweeps(builder: Builder) -> Iterator[tuple[int, Sweep]]:
     """(number of tangents, rows of the JVPs that carry them) for each place where tangents enter."""
     graph, n, m = builder.graph, len(builder.graph), len(builder.graph.inputs)
+    numbers = Numbers(n, m)
     if graph.wrt == "input":
-        yield graph.input_scalars, (n * JVP + np.flatnonzero(graph.active[m:])).astype(np.int32)
+        yield graph.input_scalars, numbers.row(JVP, np.flatnonzero(graph.active[m:])).astype(np.int32)
         return
     with_parameters = np.flatnonzero(graph.columns.param_size)
     if 2 * n * len(with_parameters) > MOST_ACTIONS:
@@ -79,16 +82,18 @@ def _tangent_sweeps(builder: Builder) -> Iterator[tuple[int, Sweep]]:
             f"forward mode with respect to parameters has a sweep of its own for each of the {len(with_parameters)} "
             f"layers with parameters; with {n} nodes that is more than {MOST_ACTIONS:,} actions"
         )
+    names = Scope(graph).names
     ptr, index, owner = graph.columns.input_ptr.tolist(), graph.columns.input_index.tolist(), graph.gradient_of
     for k in with_parameters.tolist():
         carries = np.zeros(m + n, dtype=np.bool_)
         carries[m + k] = True
-        rows = [builder.extras.seeded_jvp(k, (), seeded=True)]
+        rows = [builder.row_of(SeededJvp(names[m + k], (), seeded=True))]
         for i in range(k + 1, n):
             carried = tuple(p for p in index[ptr[i] : ptr[i + 1]] if carries[p])
             tied = bool(owner[i] == k)
             if carried or tied:
                 carries[m + i] = True
                 whole = len(carried) == ptr[i + 1] - ptr[i] and not tied
-                rows.append(n * JVP + i if whole else builder.extras.seeded_jvp(i, carried, seeded=tied))
+                sent = SeededJvp(names[m + i], tuple(names[p] for p in carried), seeded=tied)
+                rows.append(numbers.row(JVP, i) if whole else builder.row_of(sent))
         yield int(graph.columns.param_size[k]), np.array(rows, dtype=np.int32)

@@ -18,8 +18,8 @@ from sim.base import pareto
 from sim.base.errors import ParameterError
 from sim.base.units import format_bytes
 from sim.graphs.graph import Graph, Ints
-from sim.schedules.cost import dot
-from sim.schedules.schedule import Schedule, replay
+from sim.schedules.replay import dot, replay
+from sim.schedules.schedule import Schedule
 
 BoundClass = Literal["any order", "listed order"]
 """The schedules that a lower bound holds for: all on one device, or those whose VJPs run from the last node to the

@@ -9,9 +9,11 @@ from pydantic import Field
 
 from sim.base.registry import Count
 from sim.graphs.graph import Graph
-from sim.schedules.actions import ACTIVATION, READ, RESIDUAL, VJP
+from sim.schedules.actions import Copy
+from sim.schedules.effects import VJP
 from sim.schedules.schedule import Builder, Schedule
 from sim.schedules.table import base_table
+from sim.schedules.values import READ, Value
 from sim.strategies import Chunk, chunks, strategies
 
 
@@ -41,29 +43,29 @@ def reverse_offload(graph: Graph, *, prefetch: Prefetch = 1) -> Schedule:
     reverse mode with all cotangents at once; the time depends on the link.
     """
     table, n = base_table(graph), len(graph)
+    numbers, size = table.numbers, table.columns.value_bytes
     first_reader: dict[int, int] = {}  # value: the first node, from the end, whose VJP reads it
     for node in range(n - 1, -1, -1):
-        row = n * VJP + node
-        for e in range(int(table.ptr[row]), int(table.ptr[row + 1])):
-            value = int(table.value[e])
-            if table.access[e] == READ and ACTIVATION * n <= value < (RESIDUAL + 1) * n and table.value_bytes[value]:
+        for value, access in table.touches(numbers.row(VJP, node)).items():
+            if access == READ and numbers.is_made_by_forward(value) and size[value]:
                 first_reader.setdefault(value, node)
     adjoint = [i for i in range(n - 1, -1, -1) if graph.active[len(graph.inputs) + i]]
     step_of = {node: step for step, node in enumerate(adjoint)}
-    fetched: dict[int, list[int]] = {}  # step: the values fetched before it
-    leaving: dict[int, list[int]] = {}  # node: the values sent away after its forward
+    fetched: dict[int, list[Copy]] = {}  # by the step before which values come back
+    leaving: dict[int, list[Copy]] = {}  # by the node after whose forward values are sent away
     for value, node in first_reader.items():
         step = step_of[node] - prefetch
         if step > 0:
-            fetched.setdefault(step, []).append(value)
-            leaving.setdefault(value % n, []).append(value)
+            sent = table.describe_value(value)
+            leaving.setdefault(numbers.node(value), []).append(Copy.of(sent, "host"))
+            fetched.setdefault(step, []).append(Copy.of(Value(sent.kind, sent.node, tier="host"), "device"))
 
     builder = Builder(graph)
     for node in range(n):
         builder.forward([node])
-        builder.rows([builder.extras.copy(value, 0, 1) for value in leaving.get(node, [])])
+        builder.add(*leaving.get(node, []))
     width = graph.output_scalars
     for step, node in enumerate(adjoint):
-        builder.rows([builder.extras.copy(value, 1, 0) for value in fetched.get(step, [])])
+        builder.add(*fetched.get(step, []))
         builder.vjp(np.array([node]), width=width)
     return builder.build()

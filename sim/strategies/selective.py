@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.graphs.graph import Graph, Ints
-from sim.schedules.actions import ACTIVATION, READ, RESIDUAL, VJP
+from sim.schedules.effects import VJP
 from sim.schedules.schedule import Builder, Schedule
 from sim.schedules.table import base_table
+from sim.schedules.values import READ
 
 THRESHOLDS = 24
 
@@ -21,12 +22,11 @@ THRESHOLDS = 24
 def selective(graph: Graph, kept: NDArray[np.bool_]) -> Schedule:
     """Full store of the nodes that are `kept` (n,); each other one is evaluated again once, if a VJP needs it."""
     table, n = base_table(graph), len(graph)
+    numbers = table.numbers
 
     def missing(row: int) -> list[int]:
-        span = slice(int(table.ptr[row]), int(table.ptr[row + 1]))
-        values = table.value[span][table.access[span] == READ]
-        made = values[(values >= ACTIVATION * n) & (values < (RESIDUAL + 1) * n)] % n
-        return [v for v in made.tolist() if not there[v]]
+        reads = [v for v, access in table.touches(row).items() if access == READ and numbers.is_made_by_forward(v)]
+        return [i for i in map(numbers.node, reads) if not there[i]]
 
     rows = list(range(n))
     there = kept.tolist()
@@ -34,7 +34,7 @@ def selective(graph: Graph, kept: NDArray[np.bool_]) -> Schedule:
         if not graph.active[len(graph.inputs) + node]:
             continue
         again: set[int] = set()
-        asked = missing(n * VJP + node)
+        asked = missing(numbers.row(VJP, node))
         while asked:
             v = asked.pop()
             if v not in again:
@@ -42,7 +42,7 @@ def selective(graph: Graph, kept: NDArray[np.bool_]) -> Schedule:
                 asked += missing(v)
         for v in sorted(again):
             there[v] = True
-        rows += [*sorted(again), n * VJP + node]
+        rows += [*sorted(again), numbers.row(VJP, node)]
     builder = Builder(graph)
     builder.rows(rows, width=graph.output_scalars)
     return builder.build()

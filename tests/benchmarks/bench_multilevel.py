@@ -9,7 +9,7 @@ import pytest
 from checkpoint_schedules import Copy, DiskRevolve, EndReverse, Forward, HRevolve, Move, StorageType
 
 from sim.models.families.chain import chain
-from sim.schedules.schedule import replay
+from sim.schedules.replay import replay
 from sim.strategies import load
 
 STEPS, SLOTS = 3000, 10

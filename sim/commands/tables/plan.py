@@ -9,7 +9,7 @@ from itertools import groupby
 from sim.base.units import format_bytes, format_flops, format_seconds
 from sim.experiment.choose import Candidate, Choice
 from sim.graphs.graph import Graph
-from sim.schedules.planfile import Plan
+from sim.schedules.plan import Plan
 
 WIDTH = 100
 _MARGIN = 14

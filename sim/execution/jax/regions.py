@@ -17,8 +17,12 @@ import numpy as np
 
 from sim.base.errors import NotApplicable
 from sim.graphs.graph import NEEDS, Graph
-from sim.schedules.actions import FORWARD, READ, RESIDUAL, SAVE, VJP, WRITE
+from sim.schedules.effects import FORWARD, VJP
 from sim.schedules.schedule import Schedule
+from sim.schedules.values import ACTIVATION, READ, RESIDUAL, SAVE, WRITE
+
+Kept = frozenset[tuple[int, int]]
+"""Values that are kept, as (kind, node)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class _Burst:
 
     first: int
     lowest: int
-    kept: frozenset[int]
+    kept: Kept
 
 
 def regions(schedule: Schedule) -> Region:
@@ -65,7 +69,7 @@ def regions(schedule: Schedule) -> Region:
     if any(a <= b for a, b in itertools.pairwise(ends)):
         bursts, ends = bursts[:1], [n, 0]  # VJPs do not go down in stretches: one region
 
-    def children(k: int, last: int, kept: frozenset[int]) -> tuple[Region, ...]:
+    def children(k: int, last: int, kept: Kept) -> tuple[Region, ...]:
         """The regions of bursts k … last, which lie in the region (or sweep) that keeps `kept`."""
         found: list[Region] = []
         while k <= last:
@@ -73,25 +77,22 @@ def regions(schedule: Schedule) -> Region:
             while end < last and bursts[k].first < ends[end + 1]:
                 end += 1
             if _closed(schedule.graph, ends[end + 1], ends[k], kept):
-                found.append(_region(ends[end + 1], ends[k], n, kept, children(k + 1, end, bursts[k].kept)))
+                found.append(_region(ends[end + 1], ends[k], kept, children(k + 1, end, bursts[k].kept)))
             k = end + 1
         return tuple(found[::-1])
 
     first = bursts[0].kept
-    return _region(0, n, n, first, children(1, len(bursts) - 1, first))
+    return _region(0, n, first, children(1, len(bursts) - 1, first))
 
 
-def _region(start: int, stop: int, n: int, kept: frozenset[int], inner: Sequence[Region]) -> Region:
-    return Region(
-        start,
-        stop,
-        frozenset(v for v in kept if start <= v < stop),
-        frozenset(v - RESIDUAL * n for v in kept if v >= n and start <= v - RESIDUAL * n < stop),
-        tuple(inner),
-    )
+def _region(start: int, stop: int, kept: Kept, inner: Sequence[Region]) -> Region:
+    def of(kind: int) -> frozenset[int]:
+        return frozenset(i for k, i in kept if k == kind and start <= i < stop)
+
+    return Region(start, stop, of(ACTIVATION), of(RESIDUAL), tuple(inner))
 
 
-def _closed(graph: Graph, start: int, stop: int, kept: frozenset[int]) -> bool:
+def _closed(graph: Graph, start: int, stop: int, kept: Kept) -> bool:
     """Whether no kept value that enters or leaves nodes start … stop-1 is read on both sides of their border.
 
     JAX would keep it twice (under two names for one buffer): for the region, and for what is around it.
@@ -101,7 +102,7 @@ def _closed(graph: Graph, start: int, stop: int, kept: frozenset[int]) -> bool:
     made = c.input_index >= m
     reader, value = reader[made], c.input_index[made] - m
     crossing = ((value >= start) & (value < stop)) != ((reader >= start) & (reader < stop))
-    crossing_values = kept.intersection(value[crossing].tolist())
+    crossing_values = {i for k, i in kept if k == ACTIVATION}.intersection(value[crossing].tolist())
     reads_output = c.needs & NEEDS.index("output") > 0
     if any(reads_output[v] for v in crossing_values):
         return False
@@ -130,19 +131,17 @@ def _bursts(schedule: Schedule) -> list[_Burst]:
     return found
 
 
-def _kept_by(schedule: Schedule, start: int, turn: int) -> frozenset[int]:
+def _kept_by(schedule: Schedule, start: int, turn: int) -> Kept:
     """The values that actions start … turn-1 write, and that action `turn` or a later one reads.
 
-    Values are numbered as in `sim.schedules.actions`; only activations and residuals are looked at.
+    Only activations and residuals are looked at.
     """
-    table, n = schedule.table, len(schedule.graph)
+    table = schedule.table
     written: set[int] = set()
     kept: set[int] = set()
     for k in range(start, len(schedule)):
-        row = int(schedule.rows[k])
-        for e in range(int(table.ptr[row]), int(table.ptr[row + 1])):
-            value, access = int(table.value[e]), int(table.access[e])
-            if value >= (RESIDUAL + 1) * n:
+        for value, access in table.touches(int(schedule.rows[k])).items():
+            if not table.numbers.is_made_by_forward(value):
                 continue
             if k < turn and access in (WRITE, SAVE):
                 written.add(value)
@@ -150,4 +149,4 @@ def _kept_by(schedule: Schedule, start: int, turn: int) -> frozenset[int]:
                 kept.add(value)
             elif k >= turn and access in (WRITE, SAVE):
                 written.discard(value)
-    return frozenset(kept)
+    return frozenset(map(table.numbers.kind_and_node, kept))

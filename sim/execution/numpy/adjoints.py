@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from sim.execution.numpy.liveness import Touched
-from sim.execution.numpy.machine import Machine
+from sim.execution.numpy.machine import Machine, Step, handles
 from sim.execution.numpy.memory import Carried
 from sim.ops.rule import Array, join
-from sim.schedules.actions import COTANGENT, WRITE
+from sim.schedules.actions import Vjp
+from sim.schedules.values import COTANGENT, WRITE
 
 
-def vjp(machine: Machine, i: int, width: int, touches: Touched) -> None:
-    """The VJP of node i: what is wanted of its inputs' cotangents and its parameters' gradient."""
-    value, at, memory = COTANGENT * machine.n + i, machine.at(i, touches), machine.memory
-    if touches[value] == WRITE:
+@handles(Vjp)
+def vjp(machine: Machine, action: Vjp, step: Step) -> None:
+    """The VJP of a node: what is wanted of its inputs' cotangents and its parameters' gradient."""
+    i, width, memory = machine.node(action), action.width, machine.memory
+    value, at = machine.numbers.value(COTANGENT, i), machine.at(i, step.touches)
+    if step.touches[value] == WRITE:
         seed, carried = machine.seeds.cotangents(i, width)
         memory.write(value, seed, machine.nodes[i].dtype, carried)
     else:
@@ -33,14 +35,14 @@ def _check_complete(machine: Machine, value: int, width: int) -> None:
     name = machine.table.describe_value(value)
     if machine.memory.carried[value].width != width:
         machine.memory.fail(f"reads {name}, which is there for another number of cotangents", value)
-    added, readers = machine.added[value], machine.consumers[value - COTANGENT * machine.n]
+    added, readers = machine.added[value], machine.consumers[machine.numbers.node(value)]
     if added != readers:
         machine.memory.fail(f"reads {name}, to which {added} of its {readers} consumers have added", value)
 
 
 def _accumulate(machine: Machine, position: int, reader: int, part: Array, carried: Carried) -> None:
     """Add to a cotangent, or make it: a view of a small buffer where its only reader spreads one scalar."""
-    memory, graph, value = machine.memory, machine.graph, COTANGENT * machine.n + position - machine.m
+    memory, graph, value = machine.memory, machine.graph, machine.numbers.value(COTANGENT, position - machine.m)
     machine.added[value] = machine.added.get(value, 0) + 1
     if value in memory:
         if memory.carried[value] != carried:

@@ -1,8 +1,8 @@
 """Runs a schedule on NumPy arrays: the exact derivative, and the bytes really held at each action.
 
-An interpreter of its own: of the schedule it takes the actions and what each touches
-(`schedule.table`), works out lifetimes by itself (`sim.execution.numpy.liveness`), and raises where an
-action reads what is not there. Derivatives are given only those activations that the node's `needs`
+Of the schedule it takes the actions, what each touches, and which values end with it
+(`sim.schedules.lifetimes`), every turn of every loop written out; it raises where an action reads
+what is not there. Derivatives are given only those activations that the node's `needs`
 name, so that a rule cannot read what replay does not count.
 
 What is measured are working values. Graph inputs, parameters, outputs, the Jacobian with respect to
@@ -13,21 +13,23 @@ workspace.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
-from sim.execution.numpy import adjoints, jacobians, tangents
+from sim.execution.numpy import adjoints, jacobians, tangents  # their handlers register themselves
 from sim.execution.numpy.arrays import checked
-from sim.execution.numpy.liveness import Touched, dying, touched, unrolled
-from sim.execution.numpy.machine import Machine
+from sim.execution.numpy.machine import HANDLERS, Machine, Step, handles
 from sim.graphs.graph import Ints
 from sim.ops.rule import Array
-from sim.schedules.actions import ACTIVATION, COPY, FORWARD, GRADIENT, JACOBIAN, MULTIPLY, RESIDUAL, VJP
-from sim.schedules.schedule import Schedule
-from sim.schedules.table import Extra
+from sim.schedules import ledger
+from sim.schedules.actions import Copy, Forward
+from sim.schedules.lifetimes import ends
+from sim.schedules.schedule import TURNS, Loop, Schedule
+from sim.schedules.values import ACTIVATION, GRADIENT, RESIDUAL, TIERS
+
+__all__ = ["Execution", "adjoints", "execute", "jacobians", "tangents"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,67 +76,80 @@ def execute(
     """
     checked(schedule.graph, inputs, parameters)
     machine = Machine(schedule, inputs, parameters, seed)
-    order, flat = unrolled(schedule)
-    rows, widths = schedule.rows[order].tolist(), schedule.widths[order].tolist()
-    by_row = {row: touched(schedule.table, row) for row in set(rows)}
-    dead = dying(schedule.table, [by_row[row] for row in rows])
-    live = np.zeros((len(rows), 3), dtype=np.int64)
-    for k, (row, width) in enumerate(zip(rows, widths, strict=True)):
+    table, (order, flat) = schedule.table, unrolled(schedule)
+    rows, widths = schedule.rows[order], schedule.widths[order].tolist()
+    touches = {row: table.touches(row) for row in np.unique(rows).tolist()}
+    live = np.zeros((len(rows), len(TIERS)), dtype=np.int64)
+    every = ends(table, rows, ledger.mark(rows, table.columns))
+    for k, (row, width, end) in enumerate(zip(rows.tolist(), widths, every, strict=True)):
         machine.memory.action = machine.seeds.action = int(order[k])
-        _act(machine, row, width, by_row[row], dead[k])
+        action = table.action(row, width)
+        HANDLERS[type(action)](machine, action, Step(touches[row], end))
         live[k] = machine.memory.live_bytes()
-        for value in dead[k]:
+        for value in end.freed:
             machine.memory.free(value)
             machine.added.pop(value, None)
     machine.seeds.check_finished()
-    first = GRADIENT * machine.n
+    first = machine.numbers.value(GRADIENT, 0)
     kept = {v - first: a for v, a in machine.memory.arrays.items() if first <= v < first + machine.n}
     gradients = {machine.nodes[i].name: a for i, a in sorted((machine.gradients | kept).items())}
     jacobian = machine.jacobian if schedule.graph.wrt == "input" else None
     return Execution(machine.outputs, gradients, jacobian, order, flat, live)
 
 
-def _act(machine: Machine, row: int, width: int, touches: Touched, dead: frozenset[int]) -> None:
-    """Do the action of a row."""
-    opcode, i = int(machine.table.opcode[row]), int(machine.table.node[row])
-    extra = machine.table.extra_rows[row - 3 * machine.n] if row >= 3 * machine.n else None
-    if opcode == FORWARD:
-        _forward(machine, i, touches, dead)
-    elif opcode == COPY:
-        _copy(machine, row)
-    elif opcode == JACOBIAN:
-        jacobians.local(machine, i, touches, *cast("tuple[int, ...]", cast(Extra, extra).key[1:]))
-    elif opcode == MULTIPLY:
-        jacobians.multiply(machine, *cast("tuple[int, int, int]", cast(Extra, extra).key))
-    elif extra is not None and extra.on_jacobian:
-        act = jacobians.vjp if opcode == VJP else jacobians.jvp
-        act(machine, i, cast(int, extra.key[1]), touches)
-    elif opcode == VJP:
-        adjoints.vjp(machine, i, width, touches)
-    elif extra is None:
-        tangents.jvp(machine, i, machine.active_inputs(i), width, touches, seeded=False)
-    else:
-        positions = cast("tuple[int, ...]", extra.key[1])
-        tangents.jvp(machine, i, positions, width, touches, seeded=bool(extra.key[2]))
-
-
-def _forward(machine: Machine, i: int, touches: Touched, dead: frozenset[int]) -> None:
+@handles(Forward)
+def _forward(machine: Machine, action: Forward, step: Step) -> None:
     """Evaluate a node; its residual is kept only if somebody reads it later."""
-    node, tape = machine.nodes[i], RESIDUAL * machine.n + i
-    y, residual = machine.rules[i].forward(machine.at(i, touches))
+    i = machine.node(action)
+    node, tape = machine.nodes[i], machine.numbers.value(RESIDUAL, i)
+    y, residual = machine.rules[i].forward(machine.at(i, step.touches))
     y = np.reshape(y, node.output_shape)
-    machine.memory.write(ACTIVATION * machine.n + i, y, node.dtype)
-    if residual is not None and tape not in dead:
+    machine.memory.write(machine.numbers.value(ACTIVATION, i), y, node.dtype)
+    if residual is not None and tape not in step.ends.unsaved:
         machine.memory.write(tape, residual, str(residual.dtype))
     if i in machine.sinks:
         machine.outputs[node.name] = np.array(y, dtype=node.dtype)
 
 
-def _copy(machine: Machine, row: int) -> None:
+@handles(Copy)
+def _copy(machine: Machine, action: Copy, step: Step) -> None:
     """Copy a value from one tier to another. A graph input stays on the device, which needs none back."""
-    start, memory = int(machine.table.ptr[row]), machine.memory
-    source, target = machine.table.value[start : start + 2].tolist()
-    resident = machine.input_of(source)
-    array = memory.read(source) if resident is None else resident
-    if machine.input_of(target) is None:
+    memory, (source, target) = machine.memory, step.touches
+    is_input = action.value.kind == "activation" and machine.position[action.node] < machine.m
+    if is_input and action.value.tier == "device":
+        array = machine.inputs[machine.position[action.node]]
+    else:
+        array = memory.read(source)
+    if not (is_input and action.to == "device"):
         memory.write(target, array, str(array.dtype), memory.carried.get(source))
+
+
+def unrolled(schedule: Schedule) -> tuple[Ints, Ints]:
+    """(actions, flat): the action done at each moment, every turn of every loop written out, and where
+    `schedule.flat` has the turn that stands for it."""
+    loops = sorted(schedule.loops, key=lambda loop: (loop.start, -loop.stop))
+    actions, flat, _ = _unrolled(0, len(schedule), loops, 0)
+    return np.array(actions, dtype=np.int64), np.array(flat, dtype=np.int64)
+
+
+def _unrolled(start: int, stop: int, loops: Sequence[Loop], flat_start: int) -> tuple[list[int], list[int], int]:
+    """Actions, their flat places, and the first flat place behind them."""
+    actions: list[int] = []
+    flat: list[int] = []
+    at, place, i = start, flat_start, 0
+    while i < len(loops):
+        loop = loops[i]
+        inner = [x for x in loops[i + 1 :] if x.start < loop.stop]
+        actions += range(at, loop.start)
+        flat += range(place, place + loop.start - at)
+        place += loop.start - at
+        body, in_body, length = _unrolled(loop.start, loop.stop, inner, 0)
+        for turn in range(loop.turns):
+            copy = turn if loop.turns <= TURNS else 0 if turn == 0 else TURNS - 1 if turn == loop.turns - 1 else 1
+            actions += body
+            flat += [place + copy * length + f for f in in_body]
+        place += min(loop.turns, TURNS) * length
+        at, i = loop.stop, i + 1 + len(inner)
+    actions += range(at, stop)
+    flat += range(place, place + stop - at)
+    return actions, flat, place + stop - at

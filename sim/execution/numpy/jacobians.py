@@ -11,34 +11,33 @@ from dataclasses import replace
 import numpy as np
 
 from sim.base.errors import NotApplicable
-from sim.execution.numpy.liveness import Touched
-from sim.execution.numpy.machine import Machine
+from sim.execution.numpy.machine import Machine, Step, handles
 from sim.graphs.graph import per_sample
-from sim.graphs.node import STRUCTURES, Structure
+from sim.graphs.node import Structure
 from sim.ops.rule import Array, At
-from sim.schedules.actions import CONSUME, JACOBIAN_VALUE
+from sim.schedules.actions import JvpOfJacobian, LocalJacobian, Multiply, VjpOfJacobian
+from sim.schedules.values import CONSUME
 
 
-def local(machine: Machine, i: int, touches: Touched, source: int | None = None, into: int | None = None) -> None:
-    """Form the local Jacobian of node i by its one active input, in the structure that the node has.
-
-    With `source` it is the one by that input, added to a block whose structure has the number `into`.
+@handles(LocalJacobian)
+def local(machine: Machine, action: LocalJacobian, step: Step) -> None:
+    """Form the local Jacobian of a node, or add it to a block.
 
     Raises
     ------
     NotApplicable
         For an op that couples the scalars that its structure takes for independent.
     """
+    i = machine.node(action)
     node, own = machine.nodes[i], machine.m + i
-    structure = node.jacobian.structure if into is None else STRUCTURES[into]
-    if source is None:
-        (source,) = machine.active_inputs(i)
+    structure = action.into or node.jacobian.structure
+    (source,) = machine.active_inputs(i) if action.source is None else (machine.position[action.source],)
     if machine.rules[i].couples:
         raise NotApplicable(
             f"node '{node.name}': the Jacobian of {node.op} takes its statistics for constants, so it is not exact; "
             "use a reverse or forward strategy"
         )
-    at = machine.at(i, touches)
+    at = machine.at(i, step.touches)
     if structure == "constant":
         block = _constant(machine, i, at, source)
     elif structure == "diagonal":
@@ -46,7 +45,7 @@ def local(machine: Machine, i: int, touches: Touched, source: int | None = None,
         block = machine.pushed(i, at, {source: ones}).reshape(machine.graph.batch, -1)
     else:
         block = _from_columns(machine, machine.pushed(i, at, {source: _identity(machine, source)}))
-    _store(machine, own, source, block, structure, add=into is not None)
+    _store(machine, own, source, block, structure, add=action.into is not None)
 
 
 def _constant(machine: Machine, i: int, at: At, source: int) -> Array:
@@ -68,30 +67,34 @@ def _constant(machine: Machine, i: int, at: At, source: int) -> Array:
     return np.asarray(columns.reshape(scalars, -1).T)
 
 
-def jvp(machine: Machine, i: int, source: int, touches: Touched) -> None:
-    """Take the Jacobians of node i's inputs by `source` to that of node i, all columns at once."""
+@handles(JvpOfJacobian)
+def jvp(machine: Machine, action: JvpOfJacobian, step: Step) -> None:
+    """Take the Jacobians of a node's inputs to that of the node, all columns at once."""
+    i, source = machine.node(action), machine.position[action.source]
     tangents = {
         p: _identity(machine, p)
         if p == source
         else _dense(machine, p, source).transpose(2, 0, 1).reshape(-1, *machine.shape(p))
         for p in machine.active_inputs(i)
     }
-    dy = machine.pushed(i, machine.at(i, touches), tangents)
+    dy = machine.pushed(i, machine.at(i, step.touches), tangents)
     _store(machine, machine.m + i, source, _from_columns(machine, dy), "dense")
 
 
-def vjp(machine: Machine, i: int, target: int, touches: Touched) -> None:
-    """Take the Jacobian of `target` by node i to those by node i's inputs, all rows at once."""
+@handles(VjpOfJacobian)
+def vjp(machine: Machine, action: VjpOfJacobian, step: Step) -> None:
+    """Take the Jacobian of an output by a node to those by the node's inputs, all rows at once."""
+    i, target = machine.node(action), machine.position[action.target]
     own = machine.m + i
     if target == own:
         rows = _identity(machine, own)
     else:
-        value = _number(machine, target, own)
-        assert touches[value] == CONSUME
+        value = machine.jacobian_value(target, own)
+        assert step.touches[value] == CONSUME
         rows = _dense(machine, target, own).transpose(1, 0, 2).reshape(-1, *machine.shape(own))
-    for p, part in machine.pulled(i, machine.at(i, touches), rows).items():
+    for p, part in machine.pulled(i, machine.at(i, step.touches), rows).items():
         block = part.reshape(len(rows), machine.graph.batch, -1).transpose(1, 0, 2)
-        value = _number(machine, target, p)
+        value = machine.jacobian_value(target, p)
         if _is_result(machine, target, p):
             machine.jacobian += block
         elif value in machine.memory:
@@ -100,11 +103,10 @@ def vjp(machine: Machine, i: int, target: int, touches: Touched) -> None:
             _store(machine, target, p, block, "dense")
 
 
-def multiply(machine: Machine, target: int, middle: int, source: int, into: int | None = None) -> None:
-    """The product of the Jacobians of `target` by `middle` and of `middle` by `source`.
-
-    With `into` it is added to the block, whose structure has that number, if there is one already.
-    """
+@handles(Multiply)
+def multiply(machine: Machine, action: Multiply, _: Step) -> None:
+    """The product of two accumulated Jacobians, or with `into` added to the block if there is one already."""
+    target, middle, source = (machine.position[name] for name in (action.target, action.middle, action.source))
     left, right = (_read(machine, a, b) for a, b in ((target, middle), (middle, source)))
     kinds = (left[1], right[1])
     structure: Structure = "dense"
@@ -117,12 +119,12 @@ def multiply(machine: Machine, target: int, middle: int, source: int, into: int 
     else:
         block = left[0] @ right[0]
         structure = "constant" if kinds == ("constant", "constant") else "dense"
-    if into is None:
+    if action.into is None:
         _store(machine, target, source, block, structure)
         return
-    if STRUCTURES[into] != structure:
+    if action.into != structure:
         block = _expanded(block, structure, machine.graph.batch)
-    _store(machine, target, source, block, STRUCTURES[into], add=True)
+    _store(machine, target, source, block, action.into, add=True)
 
 
 def _identity(machine: Machine, position: int) -> Array:
@@ -140,17 +142,12 @@ def _from_columns(machine: Machine, dy: Array) -> Array:
     return dy.reshape(len(dy), machine.graph.batch, -1).transpose(1, 2, 0)
 
 
-def _number(machine: Machine, node: int, source: int) -> int:
-    key = (JACOBIAN_VALUE, node, source)
-    return 5 * machine.n + machine.m + machine.table.extra_values.index(key)
-
-
 def _is_result(machine: Machine, node: int, source: int) -> bool:
     return source < machine.m and machine.graph.consumer_counts[node] == 0
 
 
 def _read(machine: Machine, node: int, source: int) -> tuple[Array, str]:
-    value = _number(machine, node, source)
+    value = machine.jacobian_value(node, source)
     return machine.memory.read(value), machine.structure[value]
 
 
@@ -171,7 +168,7 @@ def _store(machine: Machine, node: int, source: int, block: Array, structure: St
         result = _result(machine, node, source)
         result[...] = _expanded(block, structure, machine.graph.batch) + (result if add else 0)
         return
-    value = _number(machine, node, source)
+    value = machine.jacobian_value(node, source)
     if add and value in machine.memory:
         machine.memory.arrays[value] += block
         return

@@ -6,20 +6,31 @@ Positions count graph inputs first, then nodes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from sim.base.errors import NotApplicable
 from sim.execution.numpy.arrays import input_shapes, parameter_shapes
-from sim.execution.numpy.liveness import Touched
 from sim.execution.numpy.memory import Memory
 from sim.execution.numpy.seeds import Seeds
 from sim.graphs.graph import Graph, Node, Structure
 from sim.ops import rule_of
 from sim.ops.rule import Array, At, Rule, Shape, split, total
-from sim.schedules.actions import ACTIVATION, GRADIENT, INPUT, READ, RESIDUAL
+from sim.schedules.actions import Action
+from sim.schedules.lifetimes import Ends
 from sim.schedules.schedule import Schedule
+from sim.schedules.values import ACTIVATION, GRADIENT, READ, RESIDUAL, Value
+
+A = TypeVar("A", bound=Action)
+
+
+class Step(NamedTuple):
+    """What an action touches (how, by value), and what ends with it."""
+
+    touches: Mapping[int, int]
+    ends: Ends
 
 
 class Machine:
@@ -30,11 +41,14 @@ class Machine:
     ) -> None:
         graph = self.graph = schedule.graph
         self.table, self.n, self.m = schedule.table, len(graph), len(graph.inputs)
+        self.numbers = self.table.numbers
+        self.added_values = {v: k for k, v in enumerate(self.table.added_values, start=self.numbers.first_added)}
         self.nodes: list[Node] = list(graph.nodes)
         self.rules: list[Rule] = [rule_of(node) for node in self.nodes]
         _check_samples(graph, self.nodes, self.rules)
         self.position = {i.name: p for p, i in enumerate(graph.inputs)}
         self.position |= {node.name: self.m + i for i, node in enumerate(self.nodes)}
+        self._names = list(self.position)
         self.operands = [tuple(self.position[name] for name in node.inputs) for node in self.nodes]
         self.inputs = [inputs[i.name] for i in graph.inputs]
         self.sites = [self._site(i, parameters, seed) for i in range(self.n)]
@@ -72,28 +86,31 @@ class Machine:
         """The shape in which the value at a position is stored."""
         return self.graph.inputs[position].shape if position < self.m else self.nodes[position - self.m].output_shape
 
-    def input_of(self, value: int) -> Array | None:
-        """The graph input that a value stands for, if it stands for one."""
-        key = self.table.extra_values[value - self.n * 5 - self.m] if value >= self.n * 5 + self.m else (0, 0)
-        return self.inputs[key[1]] if key[0] == INPUT else None
+    def node(self, action: Action) -> int:
+        """The number of an action's node."""
+        return self.position[action.node] - self.m
+
+    def jacobian_value(self, node: int, source: int) -> int:
+        """The number of the accumulated Jacobian of one position by another."""
+        return self.added_values[Value("jacobian", self._names[node], self._names[source])]
 
     def active_inputs(self, i: int) -> list[int]:
         """The distinct positions that node i reads and that carry tangents or cotangents."""
         return [p for p in dict.fromkeys(self.operands[i]) if self.graph.active[p]]
 
-    def at(self, i: int, touches: Touched) -> At:
+    def at(self, i: int, touches: Mapping[int, int]) -> At:
         """The site of node i with what its action reads, and nothing else; graph inputs are always there."""
-        site = self.sites[i]
+        site, number = self.sites[i], self.numbers.value
 
         def read(value: int) -> Array | None:
             return self.memory.read(value) if touches.get(value) == READ else None
 
         def operand(position: int, shape: Shape) -> Array | None:
-            array = self.inputs[position] if position < self.m else read(ACTIVATION * self.n + position - self.m)
+            array = self.inputs[position] if position < self.m else read(number(ACTIVATION, position - self.m))
             return None if array is None else array.reshape(shape)
 
         x = tuple(operand(p, s) for p, s in zip(self.operands[i], site.shapes, strict=True))
-        y, residual = read(ACTIVATION * self.n + i), read(RESIDUAL * self.n + i)
+        y, residual = read(number(ACTIVATION, i)), read(number(RESIDUAL, i))
         return At(site.node, site.shapes, site.p, x, y, residual, site.seed)
 
     def pushed(self, i: int, at: At, tangents: Mapping[int, Array]) -> Array:
@@ -119,11 +136,29 @@ class Machine:
         It is working memory, unless gradients are preallocated and so belong to the caller.
         """
         preallocated = self.graph.preallocated_gradients
-        held, key = (self.gradients, owner) if preallocated else (self.memory.arrays, GRADIENT * self.n + owner)
+        held, key = (
+            (self.gradients, owner) if preallocated else (self.memory.arrays, self.numbers.value(GRADIENT, owner))
+        )
         if key not in held:
             node = self.nodes[owner]
             held[key] = np.zeros((self.graph.output_scalars, node.param_size), dtype=node.dtype)
         return held[key]
+
+
+HANDLERS: dict[type[Action], Callable[[Machine, Any, Step], None]] = {}
+"""What does the actions of each class."""
+
+
+def handles(
+    kind: type[A],
+) -> Callable[[Callable[[Machine, A, Step], None]], Callable[[Machine, A, Step], None]]:
+    """Decorator: the function does the actions of a class."""
+
+    def registered(function: Callable[[Machine, A, Step], None]) -> Callable[[Machine, A, Step], None]:
+        HANDLERS[kind] = function
+        return function
+
+    return registered
 
 
 def _check_samples(graph: Graph, nodes: Sequence[Node], rules: Sequence[Rule]) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from sim.base.errors import InvalidSchedule
 from sim.graphs.graph import Ints
 from sim.ops.rule import Array
-from sim.schedules.actions import TIERS
 from sim.schedules.table import Table
+from sim.schedules.values import TIERS
 
 
 class Carried(NamedTuple):
@@ -79,7 +79,7 @@ class Memory:
             base = root(array)
             if id(base) not in seen:
                 seen.add(id(base))
-                total[self._table.value_tier[value]] += base.nbytes
+                total[self._table.columns.value_tier[value]] += base.nbytes
         return total
 
     def fail(self, what: str, value: int | None = None) -> NoReturn:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from sim.execution.numpy.arrays import input_shapes, parameter_shapes
 from sim.graphs.graph import Graph, Ints, Node
 from sim.ops.rule import Shape
-from sim.schedules.actions import FORWARD, JVP, VJP
+from sim.schedules.actions import Forward, Jvp, JvpOfJacobian, SeededJvp, Vjp, VjpOfJacobian
 from sim.schedules.schedule import Schedule
 
 Shapes = tuple[Shape, ...]
@@ -55,24 +55,24 @@ def _row_flops(schedule: Schedule) -> dict[int, int]:
     table, graph = schedule.table, schedule.graph
     flops: dict[int, int] = {}
     for row in set(schedule.rows.tolist()):
-        opcode, i = int(table.opcode[row]), int(table.node[row])
-        extra = table.extra_rows[row - 3 * len(graph)] if row >= 3 * len(graph) else None
+        i, action = int(table.node[row]), table.action(row)
         node = graph.nodes[i]
-        if node.op not in _MULTIPLY_ADDS or opcode not in (FORWARD, VJP, JVP):
+        if node.op not in _MULTIPLY_ADDS:
             flops[row] = int(table.flops[row])
             continue
         inputs, weight, adds = _parts(graph, node)
-        wanted = bool(graph.reads_active[i])
-        has_gradient = graph.wrt == "parameters" and bool(graph.gradient_of[i] >= 0)
-        if opcode == FORWARD:
-            flops[row] = weight + adds
-        elif extra is not None and not extra.on_jacobian:  # a JVP whose tangents enter at parameters
-            carried, seeded = bool(extra.key[1]), bool(extra.key[2])
-            flops[row] = carried * inputs + seeded * (weight + adds)
-        elif opcode == VJP and extra is None:
-            flops[row] = wanted * inputs + has_gradient * (weight + adds)
-        else:
-            flops[row] = inputs
+        match action:
+            case Forward():
+                flops[row] = weight + adds
+            case SeededJvp():
+                flops[row] = bool(action.carried) * inputs + action.seeded * (weight + adds)
+            case Vjp():
+                has_gradient = graph.wrt == "parameters" and bool(graph.gradient_of[i] >= 0)
+                flops[row] = bool(graph.reads_active[i]) * inputs + has_gradient * (weight + adds)
+            case Jvp() | JvpOfJacobian() | VjpOfJacobian():
+                flops[row] = inputs
+            case _:
+                flops[row] = int(table.flops[row])
     return flops
 
 

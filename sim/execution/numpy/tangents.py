@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.execution.numpy.liveness import Touched
-from sim.execution.numpy.machine import Machine
+from sim.execution.numpy.machine import Machine, Step, handles
 from sim.execution.numpy.memory import Carried
 from sim.ops.rule import Array, split, total
-from sim.schedules.actions import TANGENT, WRITE
+from sim.schedules.actions import Action, Jvp, SeededJvp
+from sim.schedules.values import WRITE
 
 
-def jvp(machine: Machine, i: int, positions: Sequence[int], width: int, touches: Touched, *, seeded: bool) -> None:
-    """The JVP of node i for the tangents at `positions`, and with `seeded` for those of its parameters."""
+@handles(Jvp)
+def jvp(machine: Machine, action: Jvp, step: Step) -> None:
+    """The JVP of a node for the tangents of all its inputs."""
+    _push(machine, action, step, machine.active_inputs(machine.node(action)), seeded=False)
+
+
+@handles(SeededJvp)
+def seeded_jvp(machine: Machine, action: SeededJvp, step: Step) -> None:
+    """The JVP of a node for the tangents of some inputs, and of its parameters."""
+    _push(machine, action, step, [machine.position[name] for name in action.carried], seeded=action.seeded)
+
+
+def _push(machine: Machine, action: Action, step: Step, positions: Sequence[int], *, seeded: bool) -> None:
+    """The JVP of a node for the tangents at `positions`, and with `seeded` for those of its parameters."""
+    i, width, touches = machine.node(action), action.width, step.touches
     at, memory, node = machine.at(i, touches), machine.memory, machine.nodes[i]
     tangents: dict[int, Array] = {}
     sources: set[Carried] = set()
     for p in positions:
-        value = 5 * machine.n + p if p < machine.m else TANGENT * machine.n + p - machine.m
+        value = machine.numbers.tangent(p)
         if touches.get(value) == WRITE:
             seed, carried = machine.seeds.tangents(p, width)
             memory.write(value, seed, machine.graph.inputs[p].dtype, carried)
@@ -39,8 +52,9 @@ def jvp(machine: Machine, i: int, positions: Sequence[int], width: int, touches:
         _collect(machine, i, dy, carried)
     if machine.rules[i].reduces:
         dy = dy.sum(axis=1)
-    if TANGENT * machine.n + i in touches:
-        memory.write(TANGENT * machine.n + i, dy, node.dtype, carried)
+    own = machine.numbers.tangent(machine.m + i)
+    if own in touches:
+        memory.write(own, dy, node.dtype, carried)
 
 
 def _collect(machine: Machine, sink: int, dy: Array, carried: Carried) -> None:

@@ -18,9 +18,11 @@ from sim.execution.torch.work import Instruction, Run, Tensors, Work
 from sim.models.torch.joint import Joint
 from sim.models.torch.program import Program, Step
 from sim.models.torch.recorded import value
-from sim.schedules.actions import COPY, FORWARD, RESIDUAL, VJP
-from sim.schedules.ledger import FREE, SKIP
-from sim.schedules.schedule import Schedule, replay
+from sim.schedules.actions import Copy, Forward, Vjp
+from sim.schedules.effects import FORWARD, VJP
+from sim.schedules.lifetimes import ends
+from sim.schedules.replay import replay
+from sim.schedules.schedule import Schedule
 
 
 class Runner:
@@ -40,7 +42,7 @@ class Runner:
         replay(schedule)
         self.program = program
         self.n = len(program.steps)
-        self.works = [Work(step, i, self.n) for i, step in enumerate(program.steps)]
+        self.works = [Work(step, i, schedule.table.numbers) for i, step in enumerate(program.steps)]
         self.instructions = list(self._compiled(schedule))
         self.split = next((k for k, x in enumerate(self.instructions) if x.opcode == VJP), len(self.instructions))
         self.readers = _readers(program.steps)
@@ -50,31 +52,32 @@ class Runner:
             raise NotApplicable(f"the schedule computes output '{program.steps[late[0]].name}' after its first VJP")
 
     def _compiled(self, schedule: Schedule) -> Any:
-        table, flags, n = schedule.table, schedule.flags, self.n
+        table = schedule.table
         seen: set[int] = set()
         differentiated: set[int] = set()
-        e = 0
-        for row in schedule.rows.tolist():
-            start, stop = int(table.ptr[row]), int(table.ptr[row + 1])
-            values = table.value[start:stop].tolist()
-            marks = flags[e : e + stop - start].tolist()
-            e += stop - start
-            opcode, node = int(table.opcode[row]), int(table.node[row])
-            frees = tuple(v for v, mark in zip(values, marks, strict=True) if mark == FREE)
-            tape = RESIDUAL * n + node
-            if opcode == FORWARD:
-                taping = tape in values and marks[values.index(tape)] != SKIP
-                yield Instruction(opcode, self.works[node], taping, node in seen, frees, False)
-                seen.add(node)
-            elif opcode == VJP and row < 2 * n:
-                if node in differentiated:
-                    raise NotApplicable(f"the schedule takes the VJP of '{self.program.steps[node].name}' twice")
-                differentiated.add(node)
-                yield Instruction(opcode, self.works[node], False, False, frees, tape in frees)
-            elif opcode == COPY:
-                yield Instruction(opcode, self.works[node], False, False, frees, False, (values[0], values[1]))
-            else:
-                raise NotApplicable(f"{schedule.table.describe(row)} cannot be run on a module; use reverse mode")
+        for row, end in zip(schedule.rows.tolist(), ends(table, schedule.rows, schedule.flags), strict=True):
+            opcode, node, action, touches = (
+                int(table.opcode[row]),
+                int(table.node[row]),
+                table.action(row),
+                table.touches(row),
+            )
+            work, frees = self.works[node], tuple(end.freed)
+            match action:
+                case Forward():
+                    saving = work.residual in touches and work.residual not in end.unsaved
+                    yield Instruction(opcode, work, saving, node in seen, frees, False)
+                    seen.add(node)
+                case Vjp():
+                    if node in differentiated:
+                        raise NotApplicable(f"the schedule takes the VJP of '{action.node}' twice")
+                    differentiated.add(node)
+                    yield Instruction(opcode, work, False, False, frees, work.residual in end.freed)
+                case Copy():
+                    source, target = touches
+                    yield Instruction(opcode, work, False, False, frees, False, (source, target))
+                case _:
+                    raise NotApplicable(f"{action} cannot be run on a module; use reverse mode")
 
     def start(self, parameters: Mapping[str, Any], buffers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Run:
         """A pass on these tensors; parameters and inputs are read, buffers updated as the module would."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sim.models.torch.program import Step
 from sim.models.torch.recorded import value
-from sim.schedules.actions import ACTIVATION, COTANGENT, RESIDUAL
+from sim.schedules.values import ACTIVATION, COTANGENT, RESIDUAL, Numbers
 
 Tensors = list[Any]
 
@@ -26,15 +26,18 @@ class Work:
         "unread", "wanted",
     )  # fmt: skip
 
-    def __init__(self, step: Step, node: int, n: int) -> None:
+    def __init__(self, step: Step, node: int, numbers: Numbers) -> None:
         self.step, self.joint, self.node = step, step.joint, node
-        self.activation, self.residual, self.cotangent = (kind * n + node for kind in (ACTIVATION, RESIDUAL, COTANGENT))
+        kinds = (ACTIVATION, RESIDUAL, COTANGENT)
+        self.activation, self.residual, self.cotangent = (numbers.value(kind, node) for kind in kinds)
         pairs = zip(step.reads, step.read_tensors, strict=True)
-        self.sources = [(ACTIVATION * n + r if r >= 0 else r, [None] * many) for r, many in pairs]
+        self.sources = [(numbers.value(ACTIVATION, r) if r >= 0 else r, [None] * many) for r, many in pairs]
         self.parameters, self.buffers = _picker(step.parameters), _picker(step.buffers)
         self.strides = [value(node).stride() for node in step.joint.cotangents]
         self.unread = [None] * len(step.joint.outputs)
-        self.wanted = [(COTANGENT * n + source if source >= 0 else -1, source, k) for source, k in step.wanted]
+        self.wanted = [
+            (numbers.value(COTANGENT, source) if source >= 0 else -1, source, k) for source, k in step.wanted
+        ]
 
     def slots(self, run: Run) -> Tensors:
         """The tensors that the node reads, `None` for those that are not in memory."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
@@ -16,21 +15,10 @@ from sim.experiment.finished import Finished
 from sim.experiment.point import Point, coordinates
 from sim.experiment.views import view
 from sim.graphs.graph import Graph
-from sim.schedules.actions import (
-    ACCUMULATE,
-    ACTIVATION,
-    COPIED,
-    COPY,
-    FORWARD,
-    INPUT,
-    RESIDUAL,
-    SAVE,
-    TIERS,
-    VALUE_KINDS,
-)
-from sim.schedules.ledger import FREE, SKIP
+from sim.schedules.effects import COPY, FORWARD
+from sim.schedules.replay import walk
 from sim.schedules.schedule import Schedule
-from sim.schedules.table import Table
+from sim.schedules.values import ACTIVATION, RESIDUAL, TIERS, VALUE_KINDS
 
 PICTURED_POINTS = 4
 PICTURED_ACTIONS = 2_000
@@ -124,8 +112,8 @@ def picture(schedule: Schedule) -> Picture:
     `stored` lists, by kind of value and tier, rows (node, start, stop): the value of that node is in
     memory during actions start … stop-1. `loops` marks the actions that stand for `times` turns.
     """
-    flat, table = schedule.flat, schedule.table
-    nodes = _row_nodes(table)[flat.rows].tolist()
+    flat = schedule.flat
+    nodes = schedule.table.node[flat.rows].tolist()
     kinds = _kinds(schedule, nodes)
     change = np.diff(np.concatenate([[0], flat.weights > 1, [0]]))
     starts, stops = np.flatnonzero(change > 0).tolist(), np.flatnonzero(change < 0).tolist()
@@ -182,47 +170,12 @@ def _sweeps(kinds: Sequence[int], nodes: Sequence[int]) -> Iterator[tuple[int, i
 def _stored(schedule: Schedule) -> list[Stored]:
     """When activations and residuals that take memory are in it, by liveness."""
     t = schedule.table
-    ptr, value, access, flags = t.ptr.tolist(), t.value.tolist(), t.access.tolist(), schedule.flags.tolist()
-    sizes, codes = t.value_bytes.tolist(), t.value_code.tolist()
-    since: dict[int, int] = {}
     spans: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-
-    def end(v: int, stop: int) -> None:
-        spans.setdefault((codes[v] % 8, codes[v] // 8), []).append((_node_of(t, v), since.pop(v), stop))
-
-    e = 0
-    rows = schedule.flat.rows.tolist()
-    for k, row in enumerate(rows):
-        touched = range(ptr[row], ptr[row + 1])
-        for at, i in enumerate(touched):
-            v, how = value[i], access[i]
-            made = how >= ACCUMULATE and not (how == SAVE and flags[e + at] == SKIP)
-            if made and v not in since and codes[v] % 8 in (ACTIVATION, RESIDUAL) and sizes[v] > 0:
-                since[v] = k
-        for at, i in enumerate(touched):
-            if flags[e + at] == FREE and value[i] in since:
-                end(value[i], k + 1)
-        e += len(touched)
-    for v in list(since):
-        end(v, len(rows))
+    for v, size, start, stop in walk(schedule, lives=True).record.lives.tolist():
+        kind, tier = int(t.columns.value_kind[v]), int(t.columns.value_tier[v])
+        if kind in (ACTIVATION, RESIDUAL) and size > 0:
+            spans.setdefault((kind, tier), []).append((t.node_of_value(v), start, stop))
     return [
-        Stored(value=VALUE_KINDS[kind], tier=TIERS[tier], spans=sorted(found))
-        for (kind, tier), found in sorted(spans.items())
+        Stored(value=VALUE_KINDS[kind], tier=TIERS[tier], spans=sorted(lives))
+        for (kind, tier), lives in sorted(spans.items())
     ]
-
-
-def _row_nodes(table: Table) -> NDArray[np.int64]:
-    nodes = table.node.astype(np.int64)
-    for e, extra in enumerate(table.extra_rows):
-        if extra.opcode == COPY:
-            nodes[3 * len(table.graph) + e] = _node_of(table, cast("tuple[int, int]", extra.key)[0])
-    return nodes
-
-
-def _node_of(table: Table, v: int) -> int:
-    """The node that a value, or what it is a copy of, belongs to; -1 for a graph input."""
-    n, m = len(table.graph), len(table.graph.inputs)
-    if v < 5 * n:
-        return v % n
-    key = table.extra_values[v - 5 * n - m] if v >= 5 * n + m else (INPUT,)
-    return _node_of(table, key[1]) if key[0] == COPIED else -1

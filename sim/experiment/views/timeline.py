@@ -14,8 +14,8 @@ from sim.base.json import Amount, Measured, Plain
 from sim.experiment.finished import Finished
 from sim.experiment.point import Point, landmarks
 from sim.experiment.views import view
-from sim.schedules.cost import BREAKDOWN_KINDS
-from sim.schedules.schedule import Schedule, profile
+from sim.schedules.replay import BREAKDOWN_KINDS, profile
+from sim.schedules.schedule import Schedule
 from sim.simulation.trace import Trace
 
 PROFILED_POINTS = 6

@@ -19,8 +19,10 @@ from pydantic import Field
 from sim.base.errors import ParameterError
 from sim.base.registry import Count
 from sim.graphs.graph import Graph
-from sim.schedules.actions import VJP
+from sim.schedules.actions import Copy
+from sim.schedules.effects import VJP
 from sim.schedules.schedule import Builder, Schedule
+from sim.schedules.values import TIERS, Numbers, Value
 from sim.simulation.device import Device
 from sim.strategies import chunks
 from sim.strategies.checkpointing.multilevel_plan import ADJOINT, Level, LevelPlan, multilevel_plan, periodic_plan
@@ -209,6 +211,7 @@ class _Rows:
         self._graph = builder.graph
         self._active = self._graph.active[len(self._graph.inputs) :]
         self._crossing = crossings(self._graph)
+        self._numbers = Numbers(len(self._graph), len(self._graph.inputs))
 
     def __call__(self, kind: int, step: int) -> NDArray[np.int32]:
         start, stop = (int(x) for x in self._graph.step_starts[step : step + 2])
@@ -216,12 +219,13 @@ class _Rows:
         if kind < ADJOINT:
             return nodes
         if kind == ADJOINT:
-            return nodes[self._active[nodes]][::-1] + np.int32(len(self._graph) * VJP)
+            return nodes[self._active[nodes]][::-1] + np.int32(self._numbers.row(VJP, 0))
         route = ROUTES[self._tiers[kind // 2 - 1]]
         route = route if kind % 2 == 0 else route[::-1]
-        extras = self._builder.extras
-        values = self._crossing[step].tolist()
+        names = [self._graph.nodes[i].name for i in self._crossing[step].tolist()]
         if not step and DEVICE not in self._tiers:
-            values = [extras.input_value(p) for p in range(len(self._graph.inputs))]
-        rows = [extras.copy(value, a, b) for value in values for a, b in pairwise(route)]
-        return np.array(rows, dtype=np.int32)
+            names = [i.name for i in self._graph.inputs]
+        copies = [
+            Copy.of(Value("activation", name, tier=TIERS[a]), TIERS[b]) for name in names for a, b in pairwise(route)
+        ]
+        return np.array([self._builder.row_of(copy) for copy in copies], dtype=np.int32)

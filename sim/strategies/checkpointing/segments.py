@@ -17,8 +17,9 @@ from pydantic import Field
 
 from sim.base.registry import Count, Registry
 from sim.graphs.graph import Graph
-from sim.schedules.actions import VJP
+from sim.schedules.effects import VJP
 from sim.schedules.schedule import Builder, Schedule
+from sim.schedules.values import Numbers
 from sim.strategies import chunks, strategies
 from sim.strategies.checkpointing.binomial import binomial_plan
 
@@ -127,14 +128,15 @@ def from_plan(graph: Graph, plan: Plan, chunk: int | None) -> Schedule:
 def node_rows(graph: Graph, plan: Plan) -> NDArray[np.int32]:
     """The rows of a plan, which is used up."""
     n, starts = len(graph), graph.step_starts
+    first_vjp = Numbers(n, len(graph.inputs)).row(VJP, 0)
     if len(starts) == n + 1:
         adjoint = plan < 0
-        plan[adjoint] = n * VJP + ~plan[adjoint]
+        plan[adjoint] = first_vjp + ~plan[adjoint]
         return plan
     step = np.where(plan >= 0, plan, ~plan)
     lengths = np.diff(starts)[step]
     within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     forward = np.repeat(plan >= 0, lengths)
     first, last = np.repeat(starts[step], lengths), np.repeat(starts[step + 1] - 1, lengths)
-    rows: NDArray[np.int32] = np.where(forward, first + within, n * VJP + last - within).astype(np.int32)
+    rows: NDArray[np.int32] = np.where(forward, first + within, first_vjp + last - within).astype(np.int32)
     return rows

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.graphs.graph import Graph, Ints
-from sim.schedules.actions import ACCUMULATE, COTANGENT, FORWARD, GRADIENT, READ, TANGENT, VJP, WRITE
-from sim.schedules.table import Bytes8, base_table
+from sim.schedules.effects import FORWARD, VJP, Bytes8
+from sim.schedules.table import base_table
+from sim.schedules.values import ACCUMULATE, COTANGENT, READ, TANGENT, WRITE
 
 Rows = NDArray[np.int32]
 Flags = NDArray[np.bool_]
@@ -27,7 +28,7 @@ Flags = NDArray[np.bool_]
 class Problem:
     """Rows and values as arrays: what each row touches and costs, what each value takes.
 
-    Row r touches the values `value[ptr[r] : ptr[r + 1]]`, each as `access` says (`sim.schedules.actions`:
+    Row r touches the values `value[ptr[r] : ptr[r + 1]]`, each as `access` says (`sim.schedules.values`:
     READ, CONSUME, ACCUMULATE, WRITE, SAVE). On a graph with VJPs row i is the forward of node i and row n + i
     its VJP, as in the table of effects; on a plain graph row i is node i.
 
@@ -115,22 +116,22 @@ def graph_problem(graph: Graph, *, costs: tuple[Ints, Ints] | None = None, width
     table, n = base_table(graph, jvp=False), len(graph)
     width = graph.output_scalars if width is None else width
     count = 2 * n
-    ptr = table.ptr[: count + 1]
-    kind = table.value_kind
+    c = table.columns
+    ptr, kind = c.ptr[: count + 1], c.value_kind
     of_width = np.where(np.isin(kind, (COTANGENT, TANGENT)), width, 1)
     forward, vjp = (table.own_flops(FORWARD), table.own_flops(VJP) * width) if costs is None else costs
     must = np.concatenate([np.ones(n, dtype=np.bool_), np.diff(ptr)[n:] > 0])
     return Problem(
         ptr=ptr,
-        value=table.value[: ptr[-1]],
-        access=table.access[: ptr[-1]],
+        value=c.value[: ptr[-1]],
+        access=c.access[: ptr[-1]],
         cost=np.concatenate([forward, vjp]).astype(np.int64),
-        workspace=np.array([table.workspace_of(r) for r in range(count)], dtype=np.int64),
-        saving_workspace=np.array([table.workspace_of(r, taping=r < n) for r in range(count)], dtype=np.int64),
-        value_bytes=table.value_bytes * of_width,
+        workspace=c.workspace,
+        saving_workspace=np.concatenate([c.saving_workspace, c.workspace[n:]]),
+        value_bytes=c.value_bytes * of_width,
         must=must,
         once=np.arange(count) >= n,
-        remains=kind == GRADIENT,
+        remains=c.remains,
         order=np.concatenate([np.arange(n), np.flatnonzero(must[n:])[::-1] + n]).astype(np.int32),
         width=width,
     )

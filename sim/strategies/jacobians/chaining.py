@@ -16,7 +16,7 @@ from sim.base.errors import CountOverflow, NotApplicable
 from sim.base.registry import Registry
 from sim.base.units import Bytes
 from sim.graphs.graph import LARGEST, Graph, Ints
-from sim.schedules.extras import Extras
+from sim.schedules.actions import Action, JvpOfJacobian, LocalJacobian, Multiply, Scope, VjpOfJacobian
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import strategies
 from sim.strategies.jacobians.front import ChainMemory
@@ -95,7 +95,7 @@ class Chain:
                 f"{len(outputs)}"
             )
         self.graph = graph
-        self._input = inputs[0]
+        self._input, self._names = inputs[0], Scope(graph).names
         c = graph.columns
         readers = np.repeat(np.arange(len(graph)), np.diff(c.input_ptr))[c.input_index == inputs[0]]
         cuts = graph.articulation_points
@@ -188,39 +188,46 @@ class Chain:
         """
         builder, evaluated = Builder(self.graph), 0
         for part in tree.parts():
-            for element, rows, width in self._actions(builder.extras, part):
+            for element, actions in self._actions(part):
                 reach = int(self.cuts[element + 1]) if interleaved else len(self.graph)
                 builder.forward(range(evaluated, max(evaluated, reach)))
                 evaluated = max(evaluated, reach)
-                builder.rows(rows, width=width)
+                builder.add(*actions)
         return builder.build(notes=_notes(tree))
 
     def ordered(self, tree: Bracketing, moves: list[Move]) -> Schedule:
         """The schedule of a bracketing whose evaluations and steps are done in the order of `moves`."""
         builder = Builder(self.graph)
-        actions = [list(self._actions(builder.extras, part)) for part in tree.parts()]
+        actions = [list(self._actions(part)) for part in tree.parts()]
         steps = steps_of(self.elements(), self.memory(), tree)
         for move in moves:
             if move.step < 0:
                 builder.forward(range(int(self.cuts[move.element]), int(self.cuts[move.element + 1])))
             else:
                 step = steps[move.step]
-                _, rows, width = actions[step.part][step.number]
-                builder.rows(rows, width=width)
+                builder.add(*actions[step.part][step.number][1])
         return builder.build(notes=_notes(tree))
 
-    def _actions(self, extras: Extras, part: Bracketing) -> Iterator[tuple[int, list[int], int]]:
-        """(element that must have been evaluated, rows, width) of what makes a part from its parts."""
-        source, target = self.position(part.first), self.position(part.last + 1)
+    def name(self, cut: int) -> str:
+        """The name of what crosses a cut."""
+        return self._names[self.position(cut)]
+
+    def _of_nodes(self, element: int) -> list[str]:
+        m = len(self.graph.inputs)
+        return [self._names[m + i] for i in self.nodes(element).tolist()]
+
+    def _actions(self, part: Bracketing) -> Iterator[tuple[int, list[Action]]]:
+        """(element that must have been evaluated, actions) of what makes a part from its parts."""
+        source, target = self.name(part.first), self.name(part.last + 1)
         first, last, how = part.first, part.last, part.how
         if how == "multiply":
             assert part.right is not None
-            yield last, [extras.multiply(target, self.position(part.right.last + 1), source)], 1
+            yield last, [Multiply(target, self.name(part.right.last + 1), source)]
             return
         if how == "form":
             node = self.single(first)
             if node is not None:
-                yield first, [extras.jacobian(node)], 1
+                yield first, [LocalJacobian(self._names[len(self.graph.inputs) + node])]
                 return
             c, nodes = self.graph.columns, self.nodes(first)
             by_tangents = self._scalars(first) * int(c.jvp_flops[nodes].sum())
@@ -229,11 +236,12 @@ class Chain:
         if how == "tangent":
             begin = first if part.right is None else part.right.last + 1
             for e in range(begin, last + 1):
-                yield e, [extras.jvp_of_jacobian(int(i), source) for i in self.nodes(e)], self._scalars(first)
+                yield e, [JvpOfJacobian(name, source, width=self._scalars(first)) for name in self._of_nodes(e)]
         else:
             end = last if part.left is None else part.left.first - 1
             for e in range(end, first - 1, -1):
-                yield e, [extras.vjp_of_jacobian(int(i), target) for i in self.nodes(e)[::-1]], self._scalars(last + 1)
+                width = self._scalars(last + 1)
+                yield e, [VjpOfJacobian(name, target, width=width) for name in reversed(self._of_nodes(e))]
 
 
 def _notes(tree: Bracketing) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from sim.base.errors import NotApplicable
 from sim.graphs.graph import Graph
-from sim.graphs.node import STRUCTURES
+from sim.graphs.node import STRUCTURES, Structure
+from sim.schedules.actions import LocalJacobian, Multiply, Scope
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import strategies
 from sim.strategies.jacobians.elimination_plan import Blocks, Elimination, Rule, planned, steps
@@ -39,21 +40,21 @@ def vertex_elimination(graph: Graph, *, order: Order = "markowitz") -> Schedule:
 def blocks_of(graph: Graph) -> Blocks:
     """The graph of local Jacobians between active positions."""
     m, c = len(graph.inputs), graph.columns
-    builder = Builder(graph)
-    edges: dict[tuple[int, int], str] = {}
+    scope = Scope(graph)
+    edges: dict[tuple[int, int], Structure] = {}
     for node in range(len(graph)):
         if graph.active[m + node]:
-            for source in builder.extras.active_inputs(node):
+            for source in scope.active_inputs(node):
                 structure = STRUCTURES[int(c.jacobian_structure[node])]
-                fits = structure != "diagonal" or builder.extras.scalars(source) == int(c.scalars[node])
+                fits = structure != "diagonal" or scope.scalars(source) == int(c.scalars[node])
                 edges[source, m + node] = structure if fits else "dense"
-    sizes = {p: builder.extras.scalars(p) for edge in edges for p in edge}
+    sizes = {p: scope.scalars(p) for edge in edges for p in edge}
     return Blocks(sizes, edges, graph.batch)
 
 
 def _schedule(graph: Graph, blocks: Blocks, plan: Elimination) -> Schedule:
     builder, m = Builder(graph), len(graph.inputs)
-    extras = builder.extras
+    names = Scope(graph).names
     evaluated, formed = 0, set()
 
     def form(source: int, target: int) -> None:
@@ -63,17 +64,17 @@ def _schedule(graph: Graph, blocks: Blocks, plan: Elimination) -> Schedule:
         formed.add((source, target))
         builder.forward(range(evaluated, max(evaluated, target - m + 1)))
         evaluated = max(evaluated, target - m + 1)
-        builder.rows([extras.jacobian_by(target - m, source, blocks.structure(source, target))])
+        builder.add(LocalJacobian(names[target], names[source], blocks.structure(source, target)))
 
     for source, middle, target in steps(blocks, plan.order):
         form(source, middle)
         form(middle, target)
         into = blocks.structure(source, target)
-        builder.rows([extras.multiply(target, middle, source, into=into)])
+        builder.add(Multiply(names[target], names[middle], names[source], into))
     for source, target in sorted(blocks.edges, key=lambda edge: edge[::-1]):
         form(source, target)
     builder.forward(range(evaluated, len(graph)))
-    names = ", ".join(graph.nodes[v - m].name for v in plan.order)
+    eliminated = ", ".join(graph.nodes[v - m].name for v in plan.order)
     return builder.build(
-        notes=(("elimination order", names), ("products", str(plan.products)), ("fill-in", str(plan.fill_in)))
+        notes=(("elimination order", eliminated), ("products", str(plan.products)), ("fill-in", str(plan.fill_in)))
     )

@@ -16,7 +16,8 @@ from functools import cached_property
 from typing import Literal
 
 from sim.base.errors import NotApplicable
-from sim.schedules.extras import product_cost
+from sim.graphs.node import Structure
+from sim.schedules.actions import product_cost
 
 Rule = Literal["forward", "reverse", "markowitz", "optimal"]
 
@@ -42,7 +43,7 @@ class Blocks:
     """
 
     sizes: Mapping[int, int]
-    edges: Mapping[tuple[int, int], str]
+    edges: Mapping[tuple[int, int], Structure]
     batch: int = 1
 
     @cached_property
@@ -51,7 +52,7 @@ class Blocks:
         entered, left = {v for _, v in self.edges}, {u for u, _ in self.edges}
         return tuple(sorted(entered & left))
 
-    def structure(self, source: int, target: int) -> str:
+    def structure(self, source: int, target: int) -> Structure:
         """The structure of the block of a pair that a path joins: what all its paths' products fit in."""
         return "dense" if self._all_dense else self._structures[source, target]
 
@@ -60,8 +61,8 @@ class Blocks:
         return set(self.edges.values()) == {"dense"}
 
     @cached_property
-    def _structures(self) -> Mapping[tuple[int, int], str]:
-        found: dict[tuple[int, int], str] = {}
+    def _structures(self) -> Mapping[tuple[int, int], Structure]:
+        found: dict[tuple[int, int], Structure] = {}
         reached: dict[int, set[int]] = {}
         for (u, v), kind in sorted(self.edges.items(), key=lambda edge: edge[0][::-1]):
             reached.setdefault(v, set())

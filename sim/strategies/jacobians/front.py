@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.graphs.graph import STRUCTURES, Ints
-from sim.schedules.extras import product_cost
+from sim.schedules.actions import product_cost
 from sim.strategies.jacobians.orders import DENSE, Bracketing, Elements, How
 
 

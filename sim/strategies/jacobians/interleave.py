@@ -12,7 +12,7 @@ from itertools import count
 from typing import NamedTuple
 
 from sim.graphs.graph import STRUCTURES
-from sim.schedules.extras import product_cost
+from sim.schedules.actions import product_cost
 from sim.strategies.jacobians.front import ChainMemory, Search
 from sim.strategies.jacobians.orders import DENSE, Bracketing, Elements
 

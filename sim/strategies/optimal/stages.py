@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from sim.base.errors import CountOverflow
 from sim.graphs.graph import LARGEST, Graph, Ints
-from sim.schedules.actions import COTANGENT, GRADIENT, VJP
+from sim.schedules.effects import VJP
 from sim.schedules.table import Table, base_table
+from sim.schedules.values import COTANGENT
+from sim.schedules.values import GRADIENT as GRADIENT_VALUE
 
 FIELDS = 12
 (
@@ -129,7 +131,8 @@ def _reads_inputs(graph: Graph) -> NDArray[np.bool_]:
 
 def _cotangents(graph: Graph, effects: Table, width: int, table: Ints) -> None:
     """Fills COTANGENTS, GRADIENTS and VJP_PEAK by walking over the VJPs once."""
-    n = len(graph)
+    n, numbers = len(graph), effects.numbers
+    kind, size = effects.columns.value_kind, effects.columns.value_bytes
     live: dict[int, int] = {}
     gradients: set[int] = set()
     active, c = graph.active[len(graph.inputs) :], graph.columns
@@ -139,17 +142,15 @@ def _cotangents(graph: Graph, effects: Table, width: int, table: Ints) -> None:
         if not active[i]:
             table[i, VJP_PEAK] = -1
             continue
-        row = n * VJP + i
-        for e in range(int(effects.ptr[row]), int(effects.ptr[row + 1])):
-            v = int(effects.value[e])
-            if n * COTANGENT <= v < n * GRADIENT:
-                live[v] = int(effects.value_bytes[v]) * width
-            elif v >= n * GRADIENT and v not in gradients:
+        for v in effects.touches(numbers.row(VJP, i)):
+            if kind[v] == COTANGENT:
+                live[v] = int(size[v]) * width
+            elif kind[v] == GRADIENT_VALUE and v not in gradients:
                 gradients.add(v)
-                table[i, GRADIENTS] += int(effects.value_bytes[v])
+                table[i, GRADIENTS] += int(size[v])
         beside = table[i, [GRADIENTS, RESIDUAL, READS, OUTPUT]].sum() + workspace[i]
         table[i, VJP_PEAK] = max(0, sum(live.values()) + beside)
-        live.pop(n * COTANGENT + i, None)
+        live.pop(numbers.value(COTANGENT, i), None)
 
 
 def _crossing(graph: Graph) -> Ints:

@@ -13,7 +13,7 @@ from sim.base.memo import remembered
 from sim.base.registry import Count
 from sim.base.units import Bytes
 from sim.graphs.graph import LARGEST, Graph, Ints
-from sim.schedules.actions import VJP
+from sim.schedules.effects import VJP
 from sim.schedules.schedule import Builder, Schedule
 from sim.schedules.table import base_table
 from sim.strategies.checkpointing.segments import schedules
