@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,9 @@ CONSTANTS = "STEP = {step}\n"
 HELPER = "from sim.base.compiled import compiled\n\n\n@compiled\ndef helper(x):\n    return x * {factor}\n"
 KERNEL = """from constants_of_a_kernel import STEP
 from helper_of_a_kernel import helper
+import sim
 from sim.base.compiled import compiled
+from sim.schedules import ledger
 
 
 @compiled
@@ -51,3 +54,30 @@ def test_a_kernel_is_compiled_once_for_the_same_sources(folder: Path) -> None:
 def test_a_kernel_is_compiled_anew_when_another_file_changes(folder: Path, step: int, factor: int, result: int) -> None:
     assert imported(folder, step=1, factor=2).kernel(10) == 21
     assert imported(folder, step=step, factor=factor).kernel(10) == result
+
+
+SIGNATURES = """
+import sim
+from sim.schedules import ledger
+
+graphs = [
+    sim.chain(length=5), sim.chain(sizes=[3, 2, 4], residual_bytes=8), sim.mlp(widths=[5, 4, 3], batch=2, loss="mse"),
+    sim.cnn(preset="resnet18", batch=1),
+]
+calls = [
+    ("reverse_full", {}), ("reverse_full", {"chunk": 2}), ("reverse_offload", {}), ("forward_recompute", {"chunk": 2}),
+    ("reverse_checkpointed", {"schedule": "sqrt"}), ("reverse_checkpointed", {"schedule": "binomial", "slots": 2}),
+]
+for graph in graphs:
+    for name, parameters in calls:
+        graph = graph.configured(wrt="input")
+        sim.simulate(sim.schedule(graph, name, **parameters), sim.device("h100-sxm"))
+for kernel in (ledger.mark, ledger.ledger, ledger.alive_forwards):
+    print(len(kernel.signatures))
+"""
+
+
+def test_the_ledger_is_compiled_once_for_all_graphs_and_schedules() -> None:
+    """A second signature would double what the very first run waits for."""
+    done = subprocess.run([sys.executable, "-c", SIGNATURES], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1", "1"]

@@ -98,13 +98,13 @@ def own_effects(graph: Graph, *, jvp: bool = True) -> OwnEffects:
     kind = np.full(len(value_bytes), TANGENT, dtype=np.uint8)
     kind[: kinds * n] = np.repeat(np.arange(kinds, dtype=np.uint8), n)
     vjp_workspace = c.workspace_bytes if c.vjp_workspace_bytes is None else c.vjp_workspace_bytes
-    workspaces = (c.workspace_bytes, vjp_workspace, c.workspace_bytes)
+    workspace = np.concatenate((c.workspace_bytes, vjp_workspace, c.workspace_bytes)[:opcodes])
     columns = Columns(
         ptr=ptr,
         value=value,
         access=access,
-        workspace=np.concatenate(workspaces[:opcodes]),
-        saving_workspace=c.workspace_bytes if c.taping_workspace_bytes is None else c.taping_workspace_bytes,
+        workspace=workspace,
+        saving_workspace=workspace[:n] if c.taping_workspace_bytes is None else c.taping_workspace_bytes,
         value_bytes=value_bytes,
         value_kind=kind,
         value_tier=np.full(len(kind), DEVICE, dtype=np.uint8),

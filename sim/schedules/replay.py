@@ -108,7 +108,7 @@ def walk(
     columns, flat = schedule.table.columns, schedule.flat
     _check_magnitudes(schedule)
     rows = flat.rows[:stop]
-    widths = np.ones(1, dtype=np.int32) if all_ones(flat.widths) else flat.widths[:stop]
+    widths = np.ones(1, dtype=np.int32) if all_ones(flat.widths) else np.ascontiguousarray(flat.widths[:stop])
     room = int(_makes(schedule.table)[rows].sum()) if lives else 0
     record = Record(
         during=np.empty(len(rows) if bytes_of_actions else 0, dtype=np.int64),
