@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import plots, strategies
+from sim import strategies
 from sim.commands import cli
 from sim.commands.list import Topic
 from sim.experiment import finished as experiment
@@ -382,13 +382,6 @@ def test_the_trace_has_a_named_process_for_each_point_in_it(scenario: Path, sim:
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     assert {e["pid"] for e in events} == set(names)
     assert "binomial slots=1" in names.values()  # the smallest peak is always on the front
-
-
-def test_figures_are_drawn_from_the_results_alone(scenario: Path, sim: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
-    monkeypatch.setattr(plots, "draw_all", lambda results, folder: seen.append(results) or [])
-    sim("run", scenario)
-    assert seen == [json.loads(Path("outputs/demo/results.json").read_text())]
 
 
 def test_validate_never_runs_the_code_that_a_scenario_names(tmp_path: Path) -> None:

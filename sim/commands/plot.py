@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,6 @@ def plot(
     results = read(file)
     folder = file.parent if output is None else output
     files.check_writable(folder)
-    for path in plots.draw_all(json.loads(results.to_json()), folder):
+    for path in plots.draw_all(results.to_dict(), folder):
         note(f"wrote {path}", quiet=quiet)
     return Exit.FINE

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,8 +42,10 @@ def run(
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no figures.")] = False,
 ) -> Exit:
     """Compute every point of a scenario: table, results.json, results.csv, figures and a trace."""
-    with _told_of_compilation(quiet):
-        from sim import plots
+    from sim import plots
+    from sim.plots.drawing.painter import painter
+
+    with nullcontext(plots.draw_all) if no_plots else painter() as draw_all, _told_of_compilation(quiet):
         from sim.experiment import run as experiment
         from sim.scenario import scenario
 
@@ -70,7 +72,7 @@ def run(
             if chrome is not None:
                 written.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
             if not no_plots:
-                written += plots.draw_all(json.loads(results.to_json()), folder)
+                written += draw_all(results.to_dict(), folder)
     # what is made of results: an earlier run's would contradict the new results beside it
     derived = ("trace.json", *(f"{figure}.{kind}" for figure in plots.FIGURES for kind in ("png", "svg")))
     files.remove_others(folder, written, among=derived)

@@ -26,6 +26,10 @@ def draw_all(results: Mapping[str, Any], folder: Path) -> list[Path]:
     OutputError
         If a file cannot be written.
     """
-    return [
-        path for name in FIGURES for path in importlib.import_module(f"{__name__}.{name}").draw(results, folder / name)
-    ]
+    return [path for name in FIGURES for path in draw(name, results, folder)]
+
+
+def draw(name: str, results: Mapping[str, Any], folder: Path) -> tuple[Path, ...]:
+    """The files of one figure; raises as `draw_all` does."""
+    files: tuple[Path, ...] = importlib.import_module(f"{__name__}.{name}").draw(results, folder / name)
+    return files
