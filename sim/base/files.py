@@ -77,7 +77,7 @@ def make_folder(path: Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Nothing, if files can be made in a folder that may not be there yet.
+    """Check that files can be made in a folder, which may not be there yet.
 
     Raises
     ------

@@ -133,7 +133,7 @@ def _refuse_constant(word: str) -> float:
 
 
 def _find(text: str, pattern: str) -> int | None:
-    """Where a pattern first stands outside strings."""
+    """Find the first place of a pattern outside strings."""
     found = re.finditer(f"{_STRING}|(?P<found>{pattern})", text)
     return next((m.start() for m in found if m["found"] is not None), None)
 

@@ -45,7 +45,7 @@ Size = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int), Field
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one value: where it is in the data, and a message that says got and expected.
+    """A problem with one value: its place in the data, and a message that says got and expected.
 
     `on_key` tells that the key itself is at fault (unknown) rather than its value.
     """
@@ -153,7 +153,7 @@ class Registry(Mapping[str, Entry[R]]):
         del self._entries[name]
 
     def call(self, name: str, /, *args: Any, **parameters: Any) -> R:
-        """What the named entry makes of `args` and the checked `parameters`.
+        """Call the named entry with `args` and the checked `parameters`.
 
         Raises
         ------
@@ -168,7 +168,7 @@ class Registry(Mapping[str, Entry[R]]):
 
 
 def keywords(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values that a function takes as keyword-only parameters."""
+    """Pick the values that a function takes as keyword-only parameters."""
     kinds = inspect.signature(function).parameters
     return {k: v for k, v in values.items() if k in kinds and kinds[k].kind is inspect.Parameter.KEYWORD_ONLY}
 

@@ -132,7 +132,7 @@ def _workspaces(own: Sequence[int | None], nodes: Sequence[Node]) -> Ints | None
 
 
 def _conditions(nodes: Sequence[Node]) -> NDArray[np.uint8] | None:
-    """When the derivative reads each distinct input of each node, as `Node.reads` says; `None` where all are `always`.
+    """Flags that say when the derivative reads each distinct input of each node; `None` where all are `always`.
 
     An input that stands at several positions is read where one of them is; of a product of x by itself
     each factor is another input to the other.

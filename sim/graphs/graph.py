@@ -176,7 +176,7 @@ class Graph:
 
     @cached_property
     def consumer_counts(self) -> NDArray[np.int32]:
-        """How many nodes read each position (graph inputs first)."""
+        """Count the nodes that read each position (graph inputs first)."""
         return np.bincount(self.columns.input_index, minlength=len(self.inputs) + len(self)).astype(np.int32)
 
     @cached_property
@@ -341,7 +341,7 @@ class Graph:
 
     @cached_property
     def step_starts(self) -> Ints:
-        """Where the steps of checkpointing begin: 0 = p_0 < p_1 < … < p_m = n, as node numbers.
+        """The starts of the steps of checkpointing: 0 = p_0 < p_1 < … < p_m = n, as node numbers.
 
         Cuts go where a single activation crosses: everywhere in a chain, between the blocks of a
         residual network. What lies between two of them and holds more than an eighth of the nodes (a
@@ -367,7 +367,7 @@ class Graph:
 
 
 def _ends(counts: Ints, start: int, stop: int, longest: int) -> Iterator[int]:
-    """Where the steps of nodes start … stop-1 end, none longer than `longest` if it can be cut."""
+    """Yield the ends of the steps of nodes start … stop-1, none longer than `longest` if it can be cut."""
     if stop - start <= longest:
         yield stop
         return

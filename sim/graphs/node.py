@@ -1,4 +1,4 @@
-"""What a graph is made of: nodes and graph inputs, and what makes one of them meaningless."""
+"""Nodes and graph inputs, of which graphs are made, and the checks that refuse meaningless ones."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class GraphInput:
 
 @dataclass(frozen=True, slots=True)
 class LocalJacobian:
-    """How the Jacobian of one node's output by its (only) input is stored and what forming it costs.
+    """The Jacobian of one node's output by its (only) input: how it is stored and what forming it costs.
 
     Samples are independent, so a batch makes every Jacobian block-diagonal and only blocks are kept:
     `dense` has a block of output × input scalars for each sample, `diagonal` one scalar for each
@@ -157,11 +157,11 @@ def sorted_nodes(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> list[No
     GraphError
         For a cycle, which the message walks through.
     """
-    known = {i.name for i in inputs}
+    earlier = {i.name for i in inputs}
     for node in nodes:
-        if not known.issuperset(node.inputs):
+        if not earlier.issuperset(node.inputs):
             break
-        known.add(node.name)
+        earlier.add(node.name)
     else:
         return list(nodes)
     by_name = {n.name: n for n in nodes}
@@ -202,7 +202,7 @@ _DIFFERENCES = ("taping_workspace_bytes", "vjp_workspace_bytes")
 
 
 def _problems(node: Node) -> Iterator[tuple[str, str]]:
-    """What is impossible about a node: the field, and what is wrong with it."""
+    """Yield each impossible field of a node, with the problem."""
     if node.dtype not in ITEMSIZE:
         yield "dtype", f"unknown dtype '{node.dtype}'{suggest(node.dtype, ITEMSIZE)}"
     if node.needs not in NEEDS:

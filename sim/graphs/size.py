@@ -1,4 +1,4 @@
-"""Whether this machine's memory holds a graph, before anything of it is allocated."""
+"""The limits of a graph's size: the machine's memory, checked before anything is allocated, and numbers of nodes."""
 
 from __future__ import annotations
 

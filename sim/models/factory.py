@@ -23,7 +23,7 @@ from sim.base.errors import GraphError
 
 @dataclass(frozen=True, slots=True)
 class Factory:
-    """What `module:function` names, and the folder of the file in which it was written."""
+    """A `module:function`, and the folder of the file in which it was written."""
 
     module: str
     function: str
@@ -77,21 +77,21 @@ def find(factory: Factory | str) -> Callable[..., Any]:
     factory = parse(factory)
     with _importing(factory):
         module = _module(factory)
-    found: Any = module
+    value: Any = module
     for part in factory.function.split("."):
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             file = getattr(module, "__file__", None)
             raise GraphError(
                 f"factory: '{factory.module}' has no '{part}'{f'; it is {file}' if file else ''}", key="factory"
             )
-        found = getattr(found, part)
-    if not callable(found):
-        raise GraphError(f"factory: {factory} is {type(found).__name__}, expected a function or class", key="factory")
+        value = getattr(value, part)
+    if not callable(value):
+        raise GraphError(f"factory: {factory} is {type(value).__name__}, expected a function or class", key="factory")
 
     def make(**arguments: Any) -> Any:
         with _importing(factory):
             try:
-                return found(**arguments)
+                return value(**arguments)
             except (Exception, SystemExit) as error:
                 message = f"factory: {factory} raised {type(error).__name__}: {first_line(error)}"
                 raise GraphError(message, key="factory") from error
@@ -100,7 +100,7 @@ def find(factory: Factory | str) -> Callable[..., Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type if it says nothing."""
+    """The first line of an error's message; its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -114,8 +114,8 @@ def _module(factory: Factory) -> ModuleType:
             beside = [] if factory.folder is None else [f"beside the scenario ({factory.places[0]})"]
             here = f"in the current folder ({factory.places[-1]})"
             folders = beside if len(factory.places) == 1 and beside else [*beside, here]
-            looked = f"looked {', '.join(folders)} and among what is installed"
-            raise GraphError(f"factory: {factory}: there is no module '{absent}'; {looked}", key="factory") from None
+            search = f"looked {', '.join(folders)} and among what is installed"
+            raise GraphError(f"factory: {factory}: there is no module '{absent}'; {search}", key="factory") from None
         message = f"importing '{name}' raised {type(error).__name__}: {first_line(error)}"
         raise GraphError(f"factory: {factory}: {message}", key="factory") from error
 

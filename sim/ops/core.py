@@ -63,8 +63,8 @@ class Ops(Registry[Node]):
         def decorate(cost: Callable[P, Node]) -> Callable[P, Node]:
             self.register(name)(cost)
             entry = self._entries[name]
-            known = {f.name: getattr(entry, f.name) for f in fields(entry)}
-            self._entries[name] = Op(**known, arrays=arrays, indices=indices)
+            facts = {f.name: getattr(entry, f.name) for f in fields(entry)}
+            self._entries[name] = Op(**facts, arrays=arrays, indices=indices)
             return cost
 
         return decorate
@@ -191,12 +191,12 @@ def apply(op: str, name: str, inputs: Sequence[Tensor], **parameters: Any) -> No
         Naming the node, for an unknown op, a wrong number of inputs, impossible parameters or shapes.
     """
     try:
-        known = ops[op]
-        least, most = known.arity
+        entry = ops[op]
+        least, most = entry.arity
         if len(inputs) < least or (most is not None and len(inputs) > most):
             expected = f"{least}" if most == least else f"at least {least}"
             fail(name, f"{op} reads {expected} input{'' if expected == '1' else 's'}, got {len(inputs)}")
-        _check_dtypes(known, name, inputs)
+        _check_dtypes(entry, name, inputs)
         return ops.call(op, name, *inputs, **parameters)
     except ParameterError as error:
         key = next(map(str, error.parameter), None)

@@ -30,7 +30,7 @@ def image_shape(name: str, x: Tensor) -> tuple[int, int, int, int]:
 
 
 def window_count(name: str, size: int, *, kernel: int, stride: int, padding: int) -> int:
-    """How many windows of `kernel` fit along `size` with `padding` on both sides."""
+    """Count the windows of `kernel` that fit along `size` with `padding` on both sides."""
     if kernel > size + 2 * padding:
         padded = f"{size} + 2·{padding}" if padding else f"{size}"
         fail(name, f"a kernel of {kernel} does not fit an image of {padded}")
@@ -45,7 +45,7 @@ def layout(at: At) -> tuple[Sides, Sides, Sides, Sides]:
 
 
 def _reach(at: At, counts: Sides) -> Sides:
-    """How far windows, so many along each side, reach from the start of the first one."""
+    """The extent of windows, so many along each side, from the start of the first one."""
     kernel, stride, _, dilation = layout(at)
     return tuple((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(counts, stride, dilation, kernel, strict=True))
 

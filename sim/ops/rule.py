@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """Where a rule is applied: a node with what is in memory there.
+    """One application of a rule: a node with what is in memory there.
 
     `p` are its parameters, `x` its inputs, `y` its output, `residual` what its forward saved. In a
     derivative, what the node's `needs` and `reads` do not name is `None`.
@@ -56,7 +56,7 @@ def _none(*_: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How an op is evaluated and differentiated.
+    """The functions that evaluate and differentiate an op.
 
     forward(at) -> (output, residual or None); jvp(at, tangents of the inputs, `None` where there is
     none) -> tangent; vjp(at, cotangent) -> a cotangent for each input (`None` for integers, and

@@ -182,7 +182,7 @@ class Runner:
         del cotangent
         gradients = work.joint.pullback(residual, slots)
         gradients.reverse()
-        for key, source, k in work.wanted:
+        for key, source, k in work.targets:
             gradient = gradients.pop()
             if gradient is None:
                 continue

@@ -23,7 +23,7 @@ class Work:
 
     __slots__ = (
         "activation", "buffers", "cotangent", "joint", "node", "parameters", "residual", "sources", "step", "strides",
-        "unread", "wanted",
+        "targets", "unread",
     )  # fmt: skip
 
     def __init__(self, step: Step, node: int, numbers: Numbers) -> None:
@@ -35,8 +35,8 @@ class Work:
         self.parameters, self.buffers = _picker(step.parameters), _picker(step.buffers)
         self.strides = [value(node).stride() for node in step.joint.cotangents]
         self.unread = [None] * len(step.joint.outputs)
-        self.wanted = [
-            (numbers.value(COTANGENT, source) if source >= 0 else -1, source, k) for source, k in step.wanted
+        self.targets = [
+            (numbers.value(COTANGENT, source) if source >= 0 else -1, source, k) for source, k in step.targets
         ]
 
     def slots(self, run: Run) -> Tensors:

@@ -198,7 +198,7 @@ def _needs_column(needs: Needs | Sequence[Needs], length: int) -> Ints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainColumns:
-    """What an abstract chain of L layers states, one array of length L each (sizes: L + 1)."""
+    """The costs of an abstract chain of L layers, one array of length L each (sizes: L + 1)."""
 
     sizes: Ints
     forward_flops: Ints

@@ -111,10 +111,10 @@ def _op(word: Any, body: Any, name: str | None) -> OpLayer:
         if first is None:
             raise ValueError(f"{word} without parameters (found {body!r})")
         body = {first: body}
-    _, found = entry.check(body)
-    if found:
-        key = ".".join(map(str, found[0].path))
-        raise ValueError(f"a valid {word} ({key + ': ' if key else ''}{found[0].message})")
+    _, problems = entry.check(body)
+    if problems:
+        key = ".".join(map(str, problems[0].path))
+        raise ValueError(f"a valid {word} ({key + ': ' if key else ''}{problems[0].message})")
     return OpLayer(short, body, name)
 
 
@@ -125,7 +125,7 @@ def build(builder: GraphBuilder, layers: Sequence[Layer], x: Tensor) -> Tensor:
 
 
 def _count(layers: Iterable[Layer]) -> int:
-    """How many layers there are with all repetitions."""
+    """Count the layers with all repetitions."""
     counts = (
         layer.times * _count(layer.layers) if isinstance(layer, Block)
         else 1 + sum(map(_count, layer.branches)) if isinstance(layer, Join)
@@ -166,9 +166,9 @@ def _block(builder: GraphBuilder, block: Block, x: Tensor, prefix: str, counter:
     return x
 
 
-def _name(given: str | None, word: str, prefix: str, counter: Counter[str]) -> str:
-    if given is not None:
-        return prefix + given
+def _name(own: str | None, word: str, prefix: str, counter: Counter[str]) -> str:
+    if own is not None:
+        return prefix + own
     counter[word] += 1
     return f"{prefix}{word}{counter[word]}"
 
@@ -180,10 +180,10 @@ def _sides(size: Any) -> tuple[int, ...]:
 def schema() -> dict[str, Any]:
     """The JSON Schema of one layer."""
     names: dict[str, Any] = {"name": {"type": "string"}}
-    known = {word: {"anyOf": [{}, ops[op].model.model_json_schema()]} for word, op in OPS.items()}
+    words = {word: {"anyOf": [{}, ops[op].model.model_json_schema()]} for word, op in OPS.items()}
     branches = {"type": "array", "items": {"type": "array"}, "minItems": 2}
     nested = {"block": {"type": "array"}, "times": {"type": "integer", "minimum": 1}}
-    properties = names | known | dict.fromkeys(JOINS, branches) | nested
+    properties = names | words | dict.fromkeys(JOINS, branches) | nested
     return {
         "anyOf": [
             {"enum": ["flatten", *(w for w, op in OPS.items() if not _required(op))]},

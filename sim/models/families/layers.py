@@ -33,7 +33,7 @@ class InputTensor(BaseModel):
 
 
 class JacobianCosts(BaseModel):
-    """How the local Jacobian is stored, and the flops to form it."""
+    """The local Jacobian: how it is stored, and the flops to form it."""
 
     model_config = _STRICT
 
@@ -73,8 +73,8 @@ class Costs(BaseModel):
     jacobian: JacobianCosts | None = None
     seconds: MeasuredSeconds | None = None
 
-    def given(self) -> dict[str, Any]:
-        """The costs that were given, as fields of a `Node`."""
+    def fields(self) -> dict[str, Any]:
+        """Collect the costs that a person wrote, as fields of a `Node`."""
         values: dict[str, Any] = {k: getattr(self, k) for k in self.model_fields_set if getattr(self, k) is not None}
         if self.output_shape is not None:
             values["output_shape"] = tuple(self.output_shape)
@@ -125,10 +125,10 @@ def parse(value: Any) -> Layer:
     rest = {k: v for k, v in value.items() if k not in _OWN_KEYS}
     if op == "flatten" and rest:
         raise ValueError(f"{where}flatten without costs or parameters, as it is a view (found {', '.join(rest)})")
-    parameters, costs, found = _checked(op, rest)
-    if found:
-        key = ".".join(map(str, found[0].path))
-        raise ValueError(f"{where}a valid {op or 'layer'} ({key + ': ' if key else ''}{found[0].message})")
+    parameters, costs, wrong = _checked(op, rest)
+    if wrong:
+        key = ".".join(map(str, wrong[0].path))
+        raise ValueError(f"{where}a valid {op or 'layer'} ({key + ': ' if key else ''}{wrong[0].message})")
     return Layer(name, op, tuple(inputs) if inputs is not None else None, parameters, costs)
 
 
@@ -138,14 +138,14 @@ def _checked(op: str | None, values: Mapping[str, Any]) -> tuple[dict[str, Any],
     of_rule = list(rule.model.model_fields) if rule else []
     parameters = {k: v for k, v in values.items() if k in of_rule}
     costs = {k: v for k, v in values.items() if k not in of_rule and k in Costs.model_fields}
-    known = [*of_rule, *Costs.model_fields]
-    found = [Problem((), f"unknown key '{k}'{suggest(str(k), known)}") for k in values if k not in known]
+    keys = [*of_rule, *Costs.model_fields]
+    wrong = [Problem((), f"unknown key '{k}'{suggest(str(k), keys)}") for k in values if k not in keys]
     if rule:
-        found += rule.check(parameters)[1]
+        wrong += rule.check(parameters)[1]
     try:
-        return parameters, Costs.model_validate(costs).given(), found
+        return parameters, Costs.model_validate(costs).fields(), wrong
     except ValidationError as error:
-        return parameters, {}, found + problems(error, Costs)
+        return parameters, {}, wrong + problems(error, Costs)
 
 
 def _schema() -> dict[str, Any]:
@@ -153,14 +153,14 @@ def _schema() -> dict[str, Any]:
     parameters: dict[str, Any] = {}
     for op in ops:
         parameters |= {key: {} for key in ops[op].model.model_fields}
-    known: dict[str, Any] = {
+    own: dict[str, Any] = {
         "name": {"type": "string"},
         "op": {"enum": [*sorted(ops), "flatten"]},
         "inputs": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
     }
     return {
         "type": "object",
-        "properties": parameters | {key: {} for key in Costs.model_fields} | known,
+        "properties": parameters | {key: {} for key in Costs.model_fields} | own,
         "additionalProperties": False,
     }
 
@@ -204,8 +204,8 @@ def layers(
         else:
             node = apply(layer.op, name, operands, **layer.parameters)
             if layer.costs.get("output_shape", node.output_shape) != node.output_shape:
-                asked = layer.costs["output_shape"]
-                fail(name, f"{layer.op} gives a shape of {node.output_shape}, not {asked}", key="output_shape")
+                shape = layer.costs["output_shape"]
+                fail(name, f"{layer.op} gives a shape of {node.output_shape}, not {shape}", key="output_shape")
             node = replace(node, **layer.costs)
         tensors[name] = builder.add(node)
     if not builder.nodes:
@@ -227,8 +227,8 @@ def _in_order(layers: Sequence[Layer], inputs: Sequence[GraphInput]) -> list[tup
     for i, layer in enumerate(layers):
         name = layer.name or f"layer{i + 1}"
         if i == 0 and layer.inputs is None and len(entering) > 1:
-            known = ", ".join(entering)
-            fail(name, f"name its 'inputs', as there are several graph inputs ({known})")
+            names = ", ".join(entering)
+            fail(name, f"name its 'inputs', as there are several graph inputs ({names})")
         read = (before,) if layer.inputs is None else layer.inputs
         stand_ins.append(Node(name=name, inputs=read, output_shape=()))
         listed[name] = layer

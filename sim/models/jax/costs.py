@@ -1,4 +1,4 @@
-"""What one piece of a JAX function costs, and what its derivative keeps: JAX itself is asked.
+"""Costs of one piece of a JAX function, and the residuals of its derivative, as JAX itself reports them.
 
 `jax.vjp` of a piece says which values it keeps for the backward program. Those that the piece reads
 or writes are activations (`needs`), any other is its residual: the mask of a relu, 1 − y of a tanh,
@@ -41,10 +41,10 @@ class Pricing:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.known: dict[Any, Costs] = {}
+        self._costs: dict[Any, Costs] = {}
 
     def costs(self, piece: Piece) -> Costs:
-        """What a piece costs.
+        """Price a piece.
 
         Raises
         ------
@@ -55,10 +55,10 @@ class Pricing:
             key = self._key(piece)
             hash(key)
         except TypeError:
-            return self._asked(piece)
-        if key not in self.known:
-            self.known[key] = self._asked(piece)
-        return self.known[key]
+            return self._priced(piece)
+        if key not in self._costs:
+            self._costs[key] = self._priced(piece)
+        return self._costs[key]
 
     def _key(self, piece: Piece) -> Any:
         """Equal for pieces that do the same to values of the same shapes in the same roles."""
@@ -76,7 +76,7 @@ class Pricing:
             for s in piece.steps
         )
 
-    def _asked(self, piece: Piece) -> Costs:
+    def _priced(self, piece: Piece) -> Costs:
         try:
             forward = sum(
                 flops_of(
@@ -123,8 +123,8 @@ class Pricing:
         active = [k for k, v in enumerate(piece.writes) if v in self.program.active]
 
         def forward(xs: Any, rest: Any) -> Any:
-            def of_active(*given: Any) -> Any:
-                out = piece.evaluate(dict(zip(others, rest, strict=True)) | dict(zip(by, given, strict=True)))
+            def of_active(*values: Any) -> Any:
+                out = piece.evaluate(dict(zip(others, rest, strict=True)) | dict(zip(by, values, strict=True)))
                 return [out[k] for k in active]
 
             out, pull = jax.vjp(of_active, *xs)
@@ -138,8 +138,8 @@ class Pricing:
         for var, k in zip(written, active, strict=True):
             if not is_literal(var):
                 names.setdefault(var, piece.writes[k])
-        found = zip(sources(closed.jaxpr, kept, names), kept, strict=True)
-        by_source = {source: v.aval for source, v in found if source is not None}
+        pairs = zip(sources(closed.jaxpr, kept, names), kept, strict=True)
+        by_source = {source: v.aval for source, v in pairs if source is not None}
         return _Linearized(program_flops(closed), program_flops(backward), by_source)
 
     def _tangent_flops(self, piece: Piece, data: Sequence[int], forward: int) -> int:
@@ -149,8 +149,8 @@ class Pricing:
         others = [v for v in (*piece.activations, *piece.leaves, *piece.constants) if v not in data]
 
         def tangents(xs: Any, dxs: Any, rest: Any) -> Any:
-            def function(*given: Any) -> Any:
-                return piece.evaluate(dict(zip(others, rest, strict=True)) | dict(zip(data, given, strict=True)))
+            def function(*values: Any) -> Any:
+                return piece.evaluate(dict(zip(others, rest, strict=True)) | dict(zip(data, values, strict=True)))
 
             return jax.jvp(function, tuple(xs), tuple(dxs))
 
@@ -158,7 +158,7 @@ class Pricing:
         return max(0, program_flops(jax.make_jaxpr(tangents)(structs, structs, self._structs(others))) - forward)
 
     def _needs(self, piece: Piece, kept: Mapping[Any, Any]) -> tuple[Needs, int | None]:
-        """What the kept values are to the simulator: activations read, and bytes of everything else."""
+        """Sort the residuals of JAX into activations that are read, and bytes of everything else."""
         inputs, output = (any(v in kept for v in values) for values in (piece.activations, piece.writes))
         residual = [aval for v, aval in kept.items() if not isinstance(v, int)]
         size = sum(math.prod(a.shape) * a.dtype.itemsize for a in residual)
@@ -167,14 +167,14 @@ class Pricing:
     def _reads(
         self, piece: Piece, kept: Mapping[Any, Any], data: Sequence[int], weights: Sequence[int]
     ) -> tuple[Reads, ...]:
-        """When the derivative reads each activation: what is kept for each of what it is taken by, one at a time."""
+        """Say when the derivative reads each activation, from what is kept for each of its variables alone."""
         by = [*([v] for v in data), *([list(weights)] if weights else [])]
         if len(by) == 1 or not any(v in kept for v in piece.activations):
             return tuple("always" if v in kept else "never" for v in piece.activations)
         kept_for = [(group, self._linearized(piece, group).kept) for group in by]
 
         def when(v: int) -> Reads:
-            readers = [group for group, found in kept_for if v in found]
+            readers = [group for group, residuals in kept_for if v in residuals]
             if [v] in readers or (weights in readers and len(readers) > 1):
                 return "always"
             if not readers:
@@ -198,23 +198,23 @@ def sources(jaxpr: Any, kept: Sequence[Any], names: Mapping[Any, Any]) -> list[A
 
     `None` for what depends on no input, such as the zeros of a mask, which XLA folds instead of keeping.
     """
-    made = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
-    known: dict[Any, bool] = {}
+    makers = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
+    varying: dict[Any, bool] = {}
 
     def varies(atom: Any) -> bool:
         if is_literal(atom) or atom in jaxpr.constvars:
             return False
-        if atom not in known:
-            known[atom] = atom not in made or any(varies(v) for v in made[atom].invars)
-        return known[atom]
+        if atom not in varying:
+            varying[atom] = atom not in makers or any(varies(v) for v in makers[atom].invars)
+        return varying[atom]
 
     def viewed(eqn: Any) -> bool:
         one = not is_literal(eqn.invars[0])
         return one and is_view(eqn.primitive.name, [eqn.invars[0].aval], [eqn.outvars[0].aval])
 
     def source(var: Any) -> Any:
-        while var not in names and var in made and viewed(made[var]):
-            var = made[var].invars[0]
+        while var not in names and var in makers and viewed(makers[var]):
+            var = makers[var].invars[0]
         return names.get(var, var)
 
     return [source(v) if varies(v) else None for v in kept]

@@ -11,7 +11,7 @@ from sim.models.factory import Factory, find, first_line
 from sim.models.importers import extra
 
 
-def made(factory: Factory | str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any], Any]:
+def function_and_parameters(factory: Factory | str, arguments: Mapping[str, Any]) -> tuple[Callable[..., Any], Any]:
     """`(f, params)` of the factory named `module:function`, so that `f(params, *inputs)` can be called.
 
     Parameters that are given as a function are made abstractly, without memory.

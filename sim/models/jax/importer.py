@@ -19,7 +19,7 @@ from sim.graphs.graph import FLOATS, ITEMSIZE, Graph, GraphInput, Node, Reads, W
 from sim.models.factory import NamedFactory
 from sim.models.importers import extra, importers
 from sim.models.jax.costs import Pricing
-from sim.models.jax.function import made
+from sim.models.jax.function import function_and_parameters
 from sim.models.jax.program import Piece, Program, program, trace
 
 _STAND_INS: Mapping[tuple[str, int], str] = {
@@ -66,7 +66,7 @@ def jax(
         If the factory raises or returns something else, or the function cannot be traced.
     """
     (numpy_jax, library) = extra("jax", "jax.numpy", "jax")
-    f, params = made(factory, arguments or {})
+    f, params = function_and_parameters(factory, arguments or {})
     names = argument_names(f, len(inputs) + 1)[1:]
     args = []
     for name in names:
@@ -74,13 +74,13 @@ def jax(
             raise GraphError(
                 f"inputs: the function has the arguments {', '.join(names)}, got {', '.join(inputs)}", key="inputs"
             )
-        given = inputs[name]
+        argument = inputs[name]
         try:
-            args.append(library.ShapeDtypeStruct(tuple(given.shape), numpy_jax.dtype(given.dtype)))
+            args.append(library.ShapeDtypeStruct(tuple(argument.shape), numpy_jax.dtype(argument.dtype)))
         except TypeError:
-            known = [*ITEMSIZE, "uint32", "int16"]
+            dtypes = [*ITEMSIZE, "uint32", "int16"]
             raise GraphError(
-                f"inputs: {name}: unknown dtype '{given.dtype}'{suggest(given.dtype, known)}", key="inputs"
+                f"inputs: {name}: unknown dtype '{argument.dtype}'{suggest(argument.dtype, dtypes)}", key="inputs"
             ) from None
     constant = [n for n, i in inputs.items() if i.constant]
     return Imported(f, params, args, names=names, constant=constant).graph(factory.function, batch)
@@ -112,8 +112,8 @@ def from_function(
     GraphError
         If `f` raises, depends on values, or uses a primitive without a rule; the message names it.
     """
-    found = Imported(f, params, args, names=argument_names(f, len(args) + 1)[1:], constant=constant)
-    return found.graph(name or str(getattr(f, "__name__", "function")), batch, wrt)
+    imported = Imported(f, params, args, names=argument_names(f, len(args) + 1)[1:], constant=constant)
+    return imported.graph(name or str(getattr(f, "__name__", "function")), batch, wrt)
 
 
 class Imported:
@@ -149,29 +149,29 @@ class Imported:
         """The graph, with a node for each piece of the program."""
         p = self.program
         inputs = self._inputs()
-        taken = {i.name for i in inputs}
-        piece_names = [_free(piece.name, taken) for piece in p.pieces]
-        named = dict(zip(p.arguments, (i.name for i in inputs), strict=True))
+        names = {i.name for i in inputs}
+        piece_names = [_free(piece.name, names) for piece in p.pieces]
+        writers = dict(zip(p.arguments, (i.name for i in inputs), strict=True))
         for piece, piece_name in zip(p.pieces, piece_names, strict=True):
-            named |= dict.fromkeys(piece.writes, piece_name)
+            writers |= dict.fromkeys(piece.writes, piece_name)
         pricing = Pricing(p)
         owners: dict[int, str] = {}
-        nodes = [self._node(piece, n, named, owners, pricing) for piece, n in zip(p.pieces, piece_names, strict=True)]
+        nodes = [self._node(piece, n, writers, owners, pricing) for piece, n in zip(p.pieces, piece_names, strict=True)]
         read = {i for node in nodes for i in node.inputs}
         used = [i for i in inputs if i.name in read]
         return Graph.from_nodes(nodes, used, name=name, batch=batch or _samples(used), wrt=wrt)
 
     def _inputs(self) -> list[GraphInput]:
-        found = []
+        entering = []
         for k, (value, name) in enumerate(zip(self.program.arguments, self.input_names, strict=True)):
             aval = self.program.avals[value]
             dtype, size = _dtype(aval, name), _bytes(aval)
             shown = None if size == math.prod(aval.shape) * ITEMSIZE[dtype] else size
-            found.append(GraphInput(name, tuple(aval.shape), dtype, shown, constant=k in self.constant))
-        return found
+            entering.append(GraphInput(name, tuple(aval.shape), dtype, shown, constant=k in self.constant))
+        return entering
 
     def _node(
-        self, piece: Piece, name: str, named: Mapping[int, str], owners: dict[int, str], pricing: Pricing
+        self, piece: Piece, name: str, writers: Mapping[int, str], owners: dict[int, str], pricing: Pricing
     ) -> Node:
         avals = self.program.avals
         costs = pricing.costs(piece)
@@ -179,7 +179,7 @@ class Imported:
         dtype = _dtype(first, name)
         size = sum(_bytes(avals[v]) for v in piece.writes)
         weights = [v for v in piece.leaves if v in self.program.active]
-        read = [named[v] for v in piece.activations]
+        read = [writers[v] for v in piece.activations]
         new = [v for v in weights if v not in owners]
         owners.update(dict.fromkeys(new, name))
         return Node(
@@ -202,32 +202,32 @@ class Imported:
 
 
 def _reads(names: Sequence[str], words: Sequence[Reads]) -> tuple[Reads, ...] | None:
-    """When the derivative reads each distinct name; `None` for always, or where it reads none."""
+    """Say when the derivative reads each distinct name; `None` for always, or where it reads none."""
     of: dict[str, set[Reads]] = {}
     for name, word in zip(names, words, strict=False):
         of.setdefault(name, set()).add(word)
     several = len(of) < len(names)  # values of one node may be each other's others
-    found: list[Reads] = []
-    for given in of.values():
-        read = given - {"never"}
-        found.append("never" if not read else "always" if several or len(read) > 1 else read.pop())
-    return None if set(found) in ({"always"}, {"never"}, set()) else tuple(found)
+    conditions: list[Reads] = []
+    for of_name in of.values():
+        read = of_name - {"never"}
+        conditions.append("never" if not read else "always" if several or len(read) > 1 else read.pop())
+    return None if set(conditions) in ({"always"}, {"never"}, set()) else tuple(conditions)
 
 
 def argument_names(f: Callable[..., Any], count: int) -> list[str]:
     """The names of the first `count` arguments of a function; arg0, arg1, … where they have none."""
     try:
-        found = list(inspect.signature(f).parameters.values())
+        parameters = list(inspect.signature(f).parameters.values())
     except (TypeError, ValueError):
-        found = []
-    positional = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        parameters = []
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [positional[k] if k < len(positional) else f"arg{k}" for k in range(count)]
 
 
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
+def _free(name: str, names: set[str]) -> str:
+    while name in names:
         name += "_"
-    taken.add(name)
+    names.add(name)
     return name
 
 

@@ -41,10 +41,10 @@ class Step:
 
     def run(self, env: dict[int, Any]) -> None:
         """Evaluate the equation on arrays or tracers, and put what it writes into `env`."""
-        given = [env[r] if isinstance(r, int) else r.val for r in self.reads]
+        operands = [env[r] if isinstance(r, int) else r.val for r in self.reads]
         bound = self.primitive.get_bind_params(self.params)
         functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a tuple before jax 0.7
-        out = self.primitive.bind(*functions, *given, **params)
+        out = self.primitive.bind(*functions, *operands, **params)
         env.update(zip(self.writes, out if self.primitive.multiple_results else [out], strict=True))
 
 
@@ -68,7 +68,7 @@ class Piece:
         return self.steps[-1].writes
 
     def evaluate(self, values: Mapping[int, Any]) -> tuple[Any, ...]:
-        """What the piece writes, given all that it reads."""
+        """Evaluate the piece: the values that it writes, from all that it reads."""
         env = dict(values)
         for step in self.steps:
             step.run(env)
@@ -101,8 +101,8 @@ class Program:
 
     def environment(self, leaves: Sequence[Any], arguments: Sequence[Any]) -> dict[int, Any]:
         """The values that are there before the first piece."""
-        known = zip((*self.leaves, *self.arguments), (*leaves, *arguments), strict=True)
-        return dict(self.constants) | dict(known)
+        pairs = zip((*self.leaves, *self.arguments), (*leaves, *arguments), strict=True)
+        return dict(self.constants) | dict(pairs)
 
     def finish(self, env: Mapping[int, Any]) -> list[Any]:
         """The outputs, once every piece has been evaluated."""
@@ -151,7 +151,7 @@ class _Inlining:
             return atom if is_literal(atom) else env[atom]
 
         for eqn in jaxpr.eqns:
-            name, given = eqn.primitive.name, [read(v) for v in eqn.invars]
+            name, operands = eqn.primitive.name, [read(v) for v in eqn.invars]
             inner = (*scope, *filter(None, str(eqn.source_info.name_stack).split("/")))
             if name in CONTROL_FLOW:
                 at = f" in '{'.'.join(inner)}'" if inner else ""
@@ -160,15 +160,15 @@ class _Inlining:
                 )
             if name == "scan":
                 unrolled = _unrolled(eqn, len(self.steps))
-                out = self.inline(unrolled.jaxpr, unrolled.consts, given, inner)
+                out = self.inline(unrolled.jaxpr, unrolled.consts, operands, inner)
             elif name in CALLS - CUSTOM and inner_programs(eqn.params):
                 body = inner_programs(eqn.params)[0]
                 called = eqn.params.get("name", "")
                 inner = (*inner, called) if called and not called.startswith(("_", "<")) else inner
-                out = self.inline(opened(body), getattr(body, "consts", ()), given, inner)
+                out = self.inline(opened(body), getattr(body, "consts", ()), operands, inner)
             else:
                 out = [self.new(v.aval) for v in eqn.outvars]
-                self.steps.append(Step(eqn.primitive, eqn.params, tuple(given), tuple(out), inner))
+                self.steps.append(Step(eqn.primitive, eqn.params, tuple(operands), tuple(out), inner))
             env.update(zip(eqn.outvars, out, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
@@ -253,7 +253,7 @@ class _Cutting:
 
     def _closure(self, values: Iterable[int]) -> tuple[tuple[Step, ...], tuple[int, ...]]:
         """The equations to evaluate before `values` are there, and the values that those start from."""
-        found: set[int] = set()
+        closure: set[int] = set()
         starts: dict[int, None] = {}
         stack = list(values)[::-1]
         while stack:
@@ -261,10 +261,10 @@ class _Cutting:
             i = self.maker.get(v)
             if i is None or self.own[i]:
                 starts[v] = None
-            elif i not in found:
-                found.add(i)
+            elif i not in closure:
+                closure.add(i)
                 stack += self.steps[i].values[::-1]
-        return tuple(self.steps[i] for i in sorted(found)), tuple(starts)
+        return tuple(self.steps[i] for i in sorted(closure)), tuple(starts)
 
     def _split(self, step: Step) -> list[Step]:
         """A split as slices, so that every part lives by itself."""
@@ -306,7 +306,7 @@ def _alive(steps: Sequence[Step], outputs: Iterable[Any]) -> list[Step]:
 
 
 def _word(step: Step) -> str:
-    """What people call the equation: the function's name where it has a derivative of its own."""
+    """The name of the equation: the function's where it has a derivative of its own."""
     name = str(step.primitive.name)
     if name not in CUSTOM:
         return name

@@ -162,7 +162,7 @@ def same(rule: Callable[[str, Tensor], Node]) -> Callable[[Call], Node]:
 
 
 def reads_of(call: Call, words: Sequence[Reads]) -> tuple[Reads, ...]:
-    """When the derivative reads each operand that is no constant, given that of every operand.
+    """Say when the derivative reads each operand that is no constant, from the words for every operand.
 
     What is read for the derivative by others is read for the gradient of parameters where those are constants.
     """

@@ -34,7 +34,7 @@ class PackageFile:
 
 
 def parse_file(value: Any) -> Path | PackageFile:
-    """Where a model is, as a person writes it.
+    """Parse the place of a model, as a person writes it.
 
     Raises
     ------
@@ -113,11 +113,11 @@ class OnnxModel:
         GraphError
             Naming the node, and the dimensions to give.
         """
-        found = self.tensors.get(tensor)
-        if found is None:
+        kind = self.tensors.get(tensor)
+        if kind is None:
             why = "it depends on computed values, or the operands do not fit together"
             raise node.error(f"the shape of '{tensor}' cannot be inferred; {why}")
-        return _closed(found.shape, f"{node}: the shape of '{tensor}'"), found.dtype
+        return _closed(kind.shape, f"{node}: the shape of '{tensor}'"), kind.dtype
 
 
 def read(file: Path | PackageFile, *, dims: Mapping[str, int], batch: int | None) -> OnnxModel:
@@ -195,12 +195,12 @@ def _parsed(onnx: Any, path: Path, shown: str) -> Any:
 
 
 def _check_operands(onnx: Any, nodes: Sequence[Any], file: str) -> None:
-    """Nothing, where every node makes a tensor, and reads one if its operator reads any."""
+    """Raise `GraphError` unless every node makes a tensor, and reads one if its operator reads any."""
     for node in nodes:
         if not isinstance(node.op_type, str):
             raise GraphError(f"file: {file}: this is no ONNX model: an operator's name is no text", key="file")
-        known = not node.domain and onnx.defs.has(node.op_type)
-        reads = known and onnx.defs.get_schema(node.op_type).min_input > 0
+        standard = not node.domain and onnx.defs.has(node.op_type)
+        reads = standard and onnx.defs.get_schema(node.op_type).min_input > 0
         if not node.output or (reads and not node.input):
             what = "makes no tensor" if not node.output else "reads no tensor"
             raise GraphError(f"file: {file}: {_node(onnx, node)} {what}; the model is damaged", key="file")
@@ -218,13 +218,13 @@ def _set_dimensions(graph: Any, fed: Sequence[Any], dims: Mapping[str, int], bat
         sizes.setdefault(leading[0], batch or 1)
     values = [*graph.input, *graph.value_info, *graph.output]
     shapes = [v.type.tensor_type.shape for v in values if v.type.HasField("tensor_type")]
-    named = [d for s in shapes for d in s.dim if d.dim_param]
-    known = {d.dim_param for d in named}
+    symbolic = [d for s in shapes for d in s.dim if d.dim_param]
+    names = {d.dim_param for d in symbolic}
     for name in dims:
-        if name not in known:
-            what = suggest(name, known) if known else "; all dimensions of this model have sizes"
+        if name not in names:
+            what = suggest(name, names) if names else "; all dimensions of this model have sizes"
             raise GraphError(f"dims: the model has no dimension '{name}'{what}", key="dims")
-    for dim in named:
+    for dim in symbolic:
         if dim.dim_param in sizes:
             dim.dim_value = sizes[dim.dim_param]
 

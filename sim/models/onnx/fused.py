@@ -22,9 +22,9 @@ def fused(
     gone: set[int] = set()
     for i, node in enumerate(nodes):
         for op, match in (("Swish", model.silu), ("Gelu", model.gelu)):
-            found = match(node)
-            if found is not None:
-                x, parts = found
+            pattern = match(node)
+            if pattern is not None:
+                x, parts = pattern
                 whole[i] = replace(node, op=op, inputs=(x,), attributes={})
                 gone |= {model.place[part.outputs[0]] for part in parts}
     return tuple(whole.get(i, node) for i, node in enumerate(nodes) if i not in gone)
@@ -35,7 +35,7 @@ _Match = tuple[str, list[OnnxNode]]
 
 @dataclass
 class _Reader:
-    """Who makes a tensor, and who reads it."""
+    """The makers and readers of tensors, and the patterns among them."""
 
     nodes: Sequence[OnnxNode]
     tensors: Mapping[str, TensorType]
@@ -83,7 +83,7 @@ class _Reader:
         return []
 
     def _inner(self, tensor: str, *ops: str) -> OnnxNode | None:
-        """Who makes a tensor, if it is one of `ops` and nobody else reads it."""
+        """The maker of a tensor, if it is one of `ops` and nobody else reads the tensor."""
         if tensor not in self.place or self.readers[tensor] != 1 or tensor in self.outputs:
             return None
         node = self.nodes[self.place[tensor]]
@@ -98,5 +98,5 @@ class _Reader:
 
     def _number(self, tensor: str) -> bool:
         """Whether a tensor is a single number."""
-        found = self.tensors.get(tensor)
-        return found is not None and found.shape in ((), (1,))
+        kind = self.tensors.get(tensor)
+        return kind is not None and kind.shape in ((), (1,))

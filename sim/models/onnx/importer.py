@@ -79,24 +79,24 @@ class _Import:
         self.makers = {t: node for node in self.model.nodes for t in node.outputs if t}
 
     def graph(self, outputs: Sequence[str] | None, loss: Loss) -> Graph:
-        wanted = [self._known(name) for name in outputs or self.model.outputs]
+        sinks = [self._output(name) for name in outputs or self.model.outputs]
         if loss != "none":
-            if len(wanted) > 1:
-                known = ", ".join(wanted)
+            if len(sinks) > 1:
+                names = ", ".join(sinks)
                 raise GraphError(
-                    f"loss: {loss} reads one output, and the model has {known}; name one under 'outputs'", key="loss"
+                    f"loss: {loss} reads one output, and the model has {names}; name one under 'outputs'", key="loss"
                 )
             self.names |= {"loss", "labels", "target"}
         if loss == "cross_entropy":
-            wanted = [_logits(wanted[0], self.makers)]
-        nodes = _needed(fused(self.model.nodes, self.model.tensors, outputs=wanted), wanted)
+            sinks = [_logits(sinks[0], self.makers)]
+        nodes = _needed(fused(self.model.nodes, self.model.tensors, outputs=sinks), sinks)
         read = {t for node in nodes for t in node.inputs}
         for name in self.model.inputs:
             if name in read:
                 self._input(name)
         for node in nodes:
             self._node(node)
-        ends = [self.tensors[name] for name in wanted if name in self.tensors]
+        ends = [self.tensors[name] for name in sinks if name in self.tensors]
         if not self.builder.nodes or not ends:
             raise GraphError(
                 f"file: no node of this model depends on its inputs ({', '.join(self.model.inputs)})", key="file"
@@ -105,7 +105,8 @@ class _Import:
             _add_loss(self.builder, ends[0], loss)
         return self.builder.graph(self.model.name, batch=self.batch)
 
-    def _known(self, name: str) -> str:
+    def _output(self, name: str) -> str:
+        """Check that the model makes a tensor."""
         if name not in self.makers:
             raise GraphError(
                 f"outputs: the model makes no tensor '{name}'{suggest(name, self.model.outputs)}", key="outputs"
@@ -113,8 +114,8 @@ class _Import:
         return name
 
     def _input(self, name: str) -> None:
-        found = self.model.tensors[name]
-        shape = tuple(d for d in found.shape if isinstance(d, int))
+        kind = self.model.tensors[name]
+        shape = tuple(d for d in kind.shape if isinstance(d, int))
         if shape and self.batch != self.model.batch and shape[0] != self.model.batch:
             raise GraphError(
                 f"batch: input '{name}' of shape {shape} does not start with the batch of the file, "
@@ -122,7 +123,7 @@ class _Import:
                 key="batch",
             )
         own = self._unique(name)
-        self.tensors[name] = self.builder.input(own, self._scaled(shape, name), self._dtype(found.dtype, name))
+        self.tensors[name] = self.builder.input(own, self._scaled(shape, name), self._dtype(kind.dtype, name))
 
     def _node(self, node: OnnxNode) -> None:
         if node.op in CONTROL_FLOW:
@@ -154,21 +155,21 @@ class _Import:
             training=self.training,
         )
         try:
-            made = operator.make(call)
+            result = operator.make(call)
         except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
             raise node.error(f"its operands or attributes do not fit the operator ({what})") from None
-        if made is None:
+        if result is None:
             self.names.discard(call.name)
             self._views(node, call)
         else:
-            self.tensors[node.outputs[0]] = self.builder.add(self._finished(made, call, operator))
+            self.tensors[node.outputs[0]] = self.builder.add(self._finished(result, call, operator))
             self.unmodelled.update(filter(None, node.outputs[1:]))
 
     def _is_weight(self, node: OnnxNode) -> bool:
         """Whether a node only picks or rearranges a weight (rows of a table, say), by whatever shapes."""
-        found = self.model.tensors.get(node.inputs[0])
-        several = found is not None and found.dtype in FLOATS and found.shape not in ((), (1,))
+        kind = self.model.tensors.get(node.inputs[0])
+        several = kind is not None and kind.dtype in FLOATS and kind.shape not in ((), (1,))
         return several and node.inputs[0] not in self.made_of_shapes
 
     def _views(self, node: OnnxNode, call: Call) -> None:
@@ -176,20 +177,20 @@ class _Import:
             shape, _ = self.model.resolved(output, node)
             self.tensors[output] = replace(call.x, shape=self._scaled(shape, call.name))
 
-    def _finished(self, made: Node, call: Call, operator: Operator) -> Node:
+    def _finished(self, draft: Node, call: Call, operator: Operator) -> Node:
         """The node with the shape of inference, and with those parameters that no other node holds."""
         trained = {c.name: c.size for c in operator.constants(call) if c.trainable}
         new = sum(size for name, size in trained.items() if name not in self.counted)
         self.counted |= trained.keys()
-        if trained and not new and made.reads:  # the gradient of another node's parameters reads what its own would
-            made = replace(made, reads=tuple("always" if word == "parameters" else word for word in made.reads))
+        if trained and not new and draft.reads:  # the gradient of another node's parameters reads what its own would
+            draft = replace(draft, reads=tuple("always" if word == "parameters" else word for word in draft.reads))
         shapes = tuple(t.shape for t in call.data)
         return replace(
-            made,
+            draft,
             output_shape=call.shape,
             dtype=call.dtype,
             param_size=new,
-            attributes={**made.attributes, "input_shapes": shapes, **operator.execution(call, new)},
+            attributes={**draft.attributes, "input_shapes": shapes, **operator.execution(call, new)},
         )
 
     def _operand(self, name: str, node: OnnxNode) -> Tensor | Constant | None:
@@ -230,9 +231,9 @@ class _Import:
         return unique
 
 
-def _needed(nodes: Sequence[OnnxNode], wanted: Sequence[str]) -> list[OnnxNode]:
-    """The nodes that the wanted tensors depend on, in the order of the model."""
-    live, kept = set(wanted), []
+def _needed(nodes: Sequence[OnnxNode], outputs: Sequence[str]) -> list[OnnxNode]:
+    """The nodes that the outputs depend on, in the order of the model."""
+    live, kept = set(outputs), []
     for node in reversed(nodes):
         if live.intersection(filter(None, node.outputs)):
             live.update(node.inputs)
@@ -241,7 +242,7 @@ def _needed(nodes: Sequence[OnnxNode], wanted: Sequence[str]) -> list[OnnxNode]:
 
 
 def _logits(output: str, makers: Mapping[str, OnnxNode]) -> str:
-    """What a softmax at the end of a model reads; the output itself where there is none."""
+    """The input of a softmax that ends the model; the output itself where there is none."""
     tensor = output
     while tensor in makers and makers[tensor].op in ("Identity", "Reshape", "Flatten", "Squeeze"):
         tensor = makers[tensor].inputs[0]

@@ -55,27 +55,27 @@ def line(error: Exception) -> str:
 
 def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
     """The shapes without open dimensions."""
-    found = {i.name: tuple(i.dims) for i in graph.initializer}
+    shapes = {i.name: tuple(i.dims) for i in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
         if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
-            found[value.name] = tuple(d.dim_value for d in kind.shape.dim)
-    return found
+            shapes[value.name] = tuple(d.dim_value for d in kind.shape.dim)
+    return shapes
 
 
 def _open(proto: Any) -> int:
-    """How many outputs of nodes have no shape yet."""
-    known = _shapes(proto.graph)
-    return sum(bool(o) and o not in known for node in proto.graph.node for o in node.output)
+    """Count the outputs of nodes that have no shape yet."""
+    shapes = _shapes(proto.graph)
+    return sum(bool(o) and o not in shapes for node in proto.graph.node for o in node.output)
 
 
 def _with_kept_shapes(proto: Any) -> Any:
     """The model with the outputs of `SHAPE_KEPT` in the shape of what they read."""
-    known = _shapes(proto.graph)
+    shapes = _shapes(proto.graph)
     outputs = {o.name: o for o in proto.graph.output}
-    values = {v.name: v for v in (*proto.graph.input, *proto.graph.value_info) if v.name in known}
+    values = {v.name: v for v in (*proto.graph.input, *proto.graph.value_info) if v.name in shapes}
     for node in proto.graph.node:
-        if node.op_type in SHAPE_KEPT and node.output[0] not in known and node.input[0] in values:
+        if node.op_type in SHAPE_KEPT and node.output[0] not in shapes and node.input[0] in values:
             value = outputs.get(node.output[0]) or proto.graph.value_info.add()
             value.CopyFrom(values[node.input[0]])
             value.name = node.output[0]
@@ -91,11 +91,11 @@ def _folded(proto: Any) -> Any:
     constants = dict(values)
     kept = []
     for node in graph.node:
-        found = _evaluated(proto, node, values, shapes)
-        if found is None:
+        results = _evaluated(proto, node, values, shapes)
+        if results is None:
             kept.append(node)
         else:
-            values |= found
+            values |= results
     read = {i for node in kept for i in node.input} | {o.name for o in graph.output}
     copy = type(proto)()
     copy.CopyFrom(proto)
@@ -112,32 +112,32 @@ def _evaluated(proto: Any, node: Any, values: dict[str, Any], shapes: dict[str, 
 
     if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
         # all that these read is a shape, which an array without memory has too
-        given = {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]])}
+        operands = {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]])}
     else:
-        given = {name: values[name] for name in node.input if name in values}
-        if any(name and name not in values for name in node.input) or not (given or node.op_type == "Constant"):
+        operands = {name: values[name] for name in node.input if name in values}
+        if any(name and name not in values for name in node.input) or not (operands or node.op_type == "Constant"):
             return None
-    if any(math.prod(shapes.get(o, ())) > LARGEST_KEPT for o in node.output) or _grows(node, given):
+    if any(math.prod(shapes.get(o, ())) > LARGEST_KEPT for o in node.output) or _grows(node, operands):
         return None
     helper, reference = extra("onnx", "onnx.helper", "onnx.reference")
     inputs = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in given.items()
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in operands.items()
     ]
     outputs = [helper.make_empty_tensor_value_info(o) for o in node.output if o]
     single = helper.make_model(helper.make_graph([node], "single", inputs, outputs), opset_imports=proto.opset_import)
     try:
-        results = reference.ReferenceEvaluator(single).run(None, given)
+        results = reference.ReferenceEvaluator(single).run(None, operands)
     except Exception:  # an operator that the evaluator does not know; the shape stays open and is reported
         return None
-    named = {o.name: np.asarray(r) for o, r in zip(outputs, results, strict=True)}
-    return named if all(r.size <= LARGEST_KEPT for r in named.values()) else None
+    outcome = {o.name: np.asarray(r) for o, r in zip(outputs, results, strict=True)}
+    return outcome if all(r.size <= LARGEST_KEPT for r in outcome.values()) else None
 
 
-def _grows(node: Any, given: dict[str, Any]) -> bool:
+def _grows(node: Any, operands: dict[str, Any]) -> bool:
     """Whether the sizes that a node reads ask for a large tensor."""
-    if node.op_type not in ("ConstantOfShape", "Expand") or not given:
+    if node.op_type not in ("ConstantOfShape", "Expand") or not operands:
         return False
-    return math.prod(int(d) for d in given[node.input[-1]].ravel()) > LARGEST_KEPT
+    return math.prod(int(d) for d in operands[node.input[-1]].ravel()) > LARGEST_KEPT
 
 
 def _with_shapes(proto: Any, more: Any) -> Any:
@@ -145,10 +145,10 @@ def _with_shapes(proto: Any, more: Any) -> Any:
     (helper,) = extra("onnx", "onnx.helper")
     result = type(proto)()
     result.CopyFrom(proto)
-    known = _shapes(proto.graph)
+    shapes = _shapes(proto.graph)
     fresh = {v.name: v for v in (*more.graph.value_info, *more.graph.output)}
     fresh |= {i.name: helper.make_tensor_value_info(i.name, i.data_type, list(i.dims)) for i in more.graph.initializer}
-    fresh = {name: fresh[name] for name in _shapes(more.graph) if name in fresh and name not in known}
+    fresh = {name: fresh[name] for name in _shapes(more.graph) if name in fresh and name not in shapes}
     for output in result.graph.output:
         if output.name in fresh:
             output.CopyFrom(fresh.pop(output.name))

@@ -36,13 +36,13 @@ class Body:
 
 def needed(calls: Sequence[Node], outputs: Sequence[Node | None], keep: Callable[[Node], bool]) -> list[Node]:
     """The calls that an output depends on, and those that `keep` asks for."""
-    wanted = {n for n in outputs if n is not None}
-    found = []
+    live = {n for n in outputs if n is not None}
+    order = []
     for node in reversed(calls):
-        if node in wanted or keep(node):
-            wanted.update(node.all_input_nodes)
-            found.append(node)
-    return found[::-1]
+        if node in live or keep(node):
+            live.update(node.all_input_nodes)
+            order.append(node)
+    return order[::-1]
 
 
 def last_uses(body: Body) -> list[list[Node]]:

@@ -81,13 +81,13 @@ def cut(captured: Captured, granularity: Granularity) -> Pieces:
 
 def _constant_ops(captured: Captured) -> list[Op]:
     """The calls that depend on nothing but constants and shapes."""
-    known = set(captured.constants)
-    found = []
+    constants = set(captured.constants)
+    constant_ops = []
     for op in captured.ops:
-        if not op.mutated and not is_random(op.node) and known.issuperset(op.node.all_input_nodes):
-            known.add(op.node)
-            found.append(op)
-    return found
+        if not op.mutated and not is_random(op.node) and constants.issuperset(op.node.all_input_nodes):
+            constants.add(op.node)
+            constant_ops.append(op)
+    return constant_ops
 
 
 def is_random(node: torch.fx.Node) -> bool:
@@ -117,14 +117,14 @@ def _block(op: Op, containers: frozenset[str]) -> str | None:
 
 def _with_views(run: Sequence[Op], views: dict[torch.fx.Node, Op], position: dict[torch.fx.Node, int]) -> list[Op]:
     """The run with all the views that it reads, in the recorded order."""
-    found = {op.node: op for op in run}
+    members = {op.node: op for op in run}
     waiting = list(run)
     while waiting:
         for node in waiting.pop().node.all_input_nodes:
-            if node in views and node not in found:
-                found[node] = views[node]
+            if node in views and node not in members:
+                members[node] = views[node]
                 waiting.append(views[node])
-    return sorted(found.values(), key=lambda op: position[op.node])
+    return sorted(members.values(), key=lambda op: position[op.node])
 
 
 def _external(runs: Sequence[Sequence[Op]], captured: Captured, views: dict[torch.fx.Node, Op]) -> set[torch.fx.Node]:
@@ -172,7 +172,7 @@ def _names(runs: Sequence[Sequence[Op]], granularity: Granularity, captured: Cap
         for op in run:
             if op.aliases is None and op.leaf:
                 calls[op.path[-1], op.call] = calls.get((op.path[-1], op.call), 0) + 1
-    taken: set[str] = set(captured.inputs.values())
+    used: set[str] = set(captured.inputs.values())
     labels = []
     for run in runs:
         last = next(op for op in reversed(run) if op.aliases is None)
@@ -186,17 +186,17 @@ def _names(runs: Sequence[Sequence[Op]], granularity: Granularity, captured: Cap
             name = path
         else:
             name = f"{path}.{kind}" if path else kind
-        labels.append((_unique(name, taken), "module" if several else kind))
+        labels.append((_unique(name, used), "module" if several else kind))
     return labels
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def _unique(name: str, used: set[str]) -> str:
     name = name or ROOT
     number, candidate = 2, name
-    while candidate in taken:
+    while candidate in used:
         candidate = f"{name}_{number}"
         number += 1
-    taken.add(candidate)
+    used.add(candidate)
     return candidate
 
 

@@ -87,12 +87,12 @@ def load(
     if not isinstance(module, pytorch.nn.Module):
         raise GraphError(f"factory: {factory} returned {type(module).__name__}, expected an nn.Module", key="factory")
     with mode:
-        given = {k: pytorch.empty(i.shape, dtype=getattr(pytorch, i.dtype)) for k, i in inputs.items()}
-        if loss == "cross_entropy" and "labels" not in given:
-            given["labels"] = _labels(pytorch, module, given)
-        elif loss == "mse" and "target" not in given:
-            given["target"] = pytorch.empty_like(_result(module, given), requires_grad=False)
-    return program(module.train(), given, granularity=granularity, loss=loss, name=str(factory).partition(":")[2])
+        tensors = {k: pytorch.empty(i.shape, dtype=getattr(pytorch, i.dtype)) for k, i in inputs.items()}
+        if loss == "cross_entropy" and "labels" not in tensors:
+            tensors["labels"] = _labels(pytorch, module, tensors)
+        elif loss == "mse" and "target" not in tensors:
+            tensors["target"] = pytorch.empty_like(_result(module, tensors), requires_grad=False)
+    return program(module.train(), tensors, granularity=granularity, loss=loss, name=str(factory).partition(":")[2])
 
 
 def from_module(
@@ -112,21 +112,21 @@ def from_module(
     from sim.models.torch.program import program
 
     if not isinstance(example_inputs, Mapping):
-        given = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        example_inputs = inspect.signature(module.forward).bind(*given).arguments
+        arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        example_inputs = inspect.signature(module.forward).bind(*arguments).arguments
     return program(module, example_inputs, granularity=granularity, loss=loss).graph
 
 
-def _result(module: Any, given: Mapping[str, Any]) -> Any:
+def _result(module: Any, tensors: Mapping[str, Any]) -> Any:
     try:
-        return module(**given)
+        return module(**tensors)
     except Exception as error:
         raise GraphError(f"the model raised {type(error).__name__}: {first_line(error)}") from error
 
 
-def _labels(pytorch: Any, module: Any, given: Mapping[str, Any]) -> Any:
+def _labels(pytorch: Any, module: Any, tensors: Mapping[str, Any]) -> Any:
     """A label for each prediction of the module, whose classes lie along the last dimension."""
-    out = _result(module, given)
+    out = _result(module, tensors)
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) < 2:
         raise GraphError(

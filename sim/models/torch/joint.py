@@ -34,8 +34,8 @@ class Joint:
 
     Slots are the tensors that a piece reads: activations, then parameters, then buffers. `residual`
     are the values that only the gradient keeps; besides, it reads the slots in `read` and, if
-    `reads_outputs`, the results. `gradients` are those of the slots in `wanted`.
-    `expanded` are the wanted slots whose gradient is a view of a smaller tensor, `passed` those whose
+    `reads_outputs`, the results. `gradients` are those of the slots in `targets`.
+    `expanded` are the target slots whose gradient is a view of a smaller tensor, `passed` those whose
     gradient is the result's own cotangent.
     """
 
@@ -45,7 +45,7 @@ class Joint:
     backward: Sequence[Node]
     outputs: Sequence[Node]
     residual: Sequence[Node]
-    wanted: Sequence[int]
+    targets: Sequence[int]
     gradients: Sequence[Node | None]
     differentiable: Sequence[bool]
     read: frozenset[int]
@@ -85,7 +85,7 @@ class Joint:
 
     @cached_property
     def pullback(self) -> Callable[..., list[Any]]:
-        """`(owned=residual + cotangents, slots + outputs) -> gradients of the wanted slots`."""
+        """`(owned=residual + cotangents, slots + outputs) -> gradients of the target slots`."""
         return codegen.function(self.backward_body)
 
     @cached_property
@@ -97,8 +97,8 @@ class Joint:
         return _bytes(self.residual)
 
     def gradient_bytes(self, slot: int) -> int:
-        """Bytes of the gradient of a wanted slot, 0 where nothing reaches it."""
-        node = self.gradients[list(self.wanted).index(slot)]
+        """Bytes of the gradient of a target slot, 0 where nothing reaches it."""
+        node = self.gradients[list(self.targets).index(slot)]
         return 0 if node is None else _bytes([node])
 
     @cached_property
@@ -140,8 +140,8 @@ def _effectful(node: Node) -> bool:
     return is_random(node) or (schema is not None and (schema.is_mutable or schema.name == "aten::native_batch_norm"))
 
 
-def signature(piece: Piece, wanted: Sequence[bool], layouts: Sequence[Layout]) -> Hashable:
-    """What two pieces share if and only if the same functions serve both; see `take_apart`."""
+def signature(piece: Piece, targets: Sequence[bool], layouts: Sequence[Layout]) -> Hashable:
+    """A key that two pieces share if and only if the same functions serve both; see `take_apart`."""
     slots = {n: i for i, n in enumerate([*piece.reads, *piece.parameters, *piece.buffers])}
     local: dict[Node, int] = {}
     calls: list[Hashable] = []
@@ -160,7 +160,7 @@ def signature(piece: Piece, wanted: Sequence[bool], layouts: Sequence[Layout]) -
     return (
         tuple(calls),
         tuple(_layout(n) for n in slots),
-        tuple(wanted),
+        tuple(targets),
         tuple(layouts),
         tuple(local[n] for n in piece.outputs),
         len(piece.reads),
@@ -172,8 +172,8 @@ def _layout(node: Node) -> Hashable:
     return tuple((tuple(t.shape), tuple(t.stride()), t.dtype, str(t.device)) for t in tensors_of(node))
 
 
-def take_apart(piece: Piece, wanted: Sequence[bool], layouts: Sequence[Layout], mode: FakeTensorMode) -> Joint:
-    """The forward and backward of a piece, for gradients of the slots that `wanted` marks.
+def take_apart(piece: Piece, targets: Sequence[bool], layouts: Sequence[Layout], mode: FakeTensorMode) -> Joint:
+    """The forward and backward of a piece, for gradients of the slots that `targets` marks.
 
     `layouts` are the strides of the cotangents of its outputs, which decide what PyTorch calls on them.
 
@@ -185,8 +185,8 @@ def take_apart(piece: Piece, wanted: Sequence[bool], layouts: Sequence[Layout], 
     sources = [*piece.reads, *piece.parameters, *piece.buffers]
     with mode:
         fakes = [
-            pytree.tree_map_only(torch.Tensor, lambda t, w=w: _fresh(t, wanted=w), value(n))
-            for n, w in zip(sources, wanted, strict=True)
+            pytree.tree_map_only(torch.Tensor, lambda t, w=w: _fresh(t, target=w), value(n))
+            for n, w in zip(sources, targets, strict=True)
         ]
     boundary: list[int] = []
     reached: list[bool] = []
@@ -197,52 +197,53 @@ def take_apart(piece: Piece, wanted: Sequence[bool], layouts: Sequence[Layout], 
             args, kwargs = torch.fx.map_arg((op.node.args, dict(op.node.kwargs)), env.__getitem__)
             with torch.set_grad_enabled(op.grad):
                 env[op.node] = op.node.target(*args, **kwargs)
-        taken = {storage(t) for t in pytree.tree_leaves(slots) if isinstance(t, torch.Tensor)}
-        return [_own(env[n], value(n), taken) for n in piece.outputs]
+        storages = {storage(t) for t in pytree.tree_leaves(slots) if isinstance(t, torch.Tensor)}
+        return [_own(env[n], value(n), storages) for n in piece.outputs]
 
     def joint(slots: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         outputs = forward(slots)
         boundary.append(len(get_proxy_mode().tracer.graph.nodes))
         flat = [t for t in pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
         reached[:] = [t.requires_grad for t in flat]
-        asked = [t for s, w in zip(slots, wanted, strict=True) if w for t in pytree.tree_leaves(s)]
+        wrt = [t for s, w in zip(slots, targets, strict=True) if w for t in pytree.tree_leaves(s)]
         pairs = [(t, c) for t, c in zip(flat, cotangents, strict=True) if t.requires_grad]
-        leaves = [t for t in asked if t.requires_grad]
+        leaves = [t for t in wrt if t.requires_grad]
         if not pairs or not leaves:
-            return [outputs, [None for _ in asked]]
+            return [outputs, [None for _ in wrt]]
         out, seeds = zip(*pairs, strict=True)
         with torch.enable_grad():
-            found = iter(torch.autograd.grad(out, leaves, seeds, allow_unused=True))
-        return [outputs, [next(found) if t.requires_grad else None for t in asked]]
+            gradients = iter(torch.autograd.grad(out, leaves, seeds, allow_unused=True))
+        return [outputs, [next(gradients) if t.requires_grad else None for t in wrt]]
 
     outputs = [t for n in piece.outputs for t in tensors_of(n)]
-    seeds = [_fresh(t, wanted=False, stride=stride) for t, stride in zip(outputs, layouts, strict=True)]
+    seeds = [_fresh(t, target=False, stride=stride) for t, stride in zip(outputs, layouts, strict=True)]
     try:
         with mode, torch.enable_grad():
             traced = make_fx(joint)(fakes, seeds)
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0]
         raise GraphError(f"'{piece.name}' cannot be differentiated: {type(error).__name__}: {text}") from error
-    return _joint(traced.graph, piece, fakes, list(wanted), boundary[0], reached)
+    return _joint(traced.graph, piece, fakes, list(targets), boundary[0], reached)
 
 
-def _own(made: Any, expected: Any, taken: set[int]) -> Any:
+def _own(result: Any, expected: Any, storages: set[int]) -> Any:
     """A piece's result in memory of its own, laid out as the module's recording says."""
-    if not isinstance(made, torch.Tensor):
-        return made
-    if made.stride() != expected.stride():
-        return torch.empty_strided(made.shape, expected.stride(), dtype=made.dtype, device=made.device).copy_(made)
-    return made.clone() if storage(made) in taken else made
+    if not isinstance(result, torch.Tensor):
+        return result
+    if result.stride() != expected.stride():
+        own = torch.empty_strided(result.shape, expected.stride(), dtype=result.dtype, device=result.device)
+        return own.copy_(result)
+    return result.clone() if storage(result) in storages else result
 
 
-def _fresh(t: Any, *, wanted: bool, stride: Layout | None = None) -> Any:
+def _fresh(t: Any, *, target: bool, stride: Layout | None = None) -> Any:
     with t.fake_mode:
         fake = torch.empty_strided(t.shape, stride or t.stride(), dtype=t.dtype, device=t.device)
-        return fake.requires_grad_(wanted and t.dtype.is_floating_point)
+        return fake.requires_grad_(target and t.dtype.is_floating_point)
 
 
 def _joint(
-    graph: torch.fx.Graph, piece: Piece, fakes: Sequence[Any], wanted: list[bool], boundary: int, reached: list[bool]
+    graph: torch.fx.Graph, piece: Piece, fakes: Sequence[Any], targets: list[bool], boundary: int, reached: list[bool]
 ) -> Joint:
     order = list(graph.nodes)
     placeholders = [n for n in order if n.op == "placeholder"]
@@ -250,16 +251,16 @@ def _joint(
     slots, cotangents = placeholders[: sum(widths)], placeholders[sum(widths) :]
     if any(n.op == "get_attr" for n in order):
         raise GraphError(f"'{piece.name}' makes a constant tensor within its gradient; that is not supported")
-    flat_wanted = [i for i, w in enumerate(w for w, k in zip(wanted, widths, strict=True) for _ in range(k)) if w]
+    flat_targets = [i for i, w in enumerate(w for w, k in zip(targets, widths, strict=True) for _ in range(k)) if w]
     returned = pytree.tree_leaves(order[-1].args[0], is_leaf=lambda x: x is None)
-    n_outputs = len(returned) - len(flat_wanted)
+    n_outputs = len(returned) - len(flat_targets)
     outputs, gradients = returned[:n_outputs], returned[n_outputs:]
     calls = [n for n in order if n.op == "call_function"]
     first = set(order[:boundary])
     forward, backward = [n for n in calls if n in first], [n for n in calls if n not in first]
     n_reads = sum(widths[: len(piece.reads)])
     backward, gradients, expanded, passed = _apart(
-        graph, backward, gradients, flat_wanted, slots, cotangents, outputs, n_reads
+        graph, backward, gradients, flat_targets, slots, cotangents, outputs, n_reads
     )
 
     of_slot = {storage(value(n)): i for i, n in enumerate(slots)}
@@ -267,9 +268,9 @@ def _joint(
     if any(storage(value(n)) in of_slot for n in outputs) or len(of_output) < len(outputs):
         raise GraphError(f"'{piece.name}' returns memory that it does not own; that is not supported")
     kept = codegen.needed(backward, gradients, lambda _: False)
-    made = first - set(cotangents)
-    crossing = dict.fromkeys(n for call in kept for n in call.all_input_nodes if n in made)
-    crossing |= dict.fromkeys(n for n in gradients if n is not None and n in made)
+    before = first - set(cotangents)
+    crossing = dict.fromkeys(n for call in kept for n in call.all_input_nodes if n in before)
+    crossing |= dict.fromkeys(n for n in gradients if n is not None and n in before)
     residual: list[Node] = []
     rebuilt: list[Rebuilt] = []
     read: set[int] = set()
@@ -292,7 +293,7 @@ def _joint(
             residual.append(n)
     return Joint(
         slots=slots, cotangents=cotangents, forward=forward, backward=backward, outputs=outputs, residual=residual,
-        wanted=flat_wanted, gradients=gradients, differentiable=reached, read=frozenset(read),
+        targets=flat_targets, gradients=gradients, differentiable=reached, read=frozenset(read),
         reads_outputs=reads_outputs, expanded=expanded, passed=passed, random=any(is_random(n) for n in forward),
         written=_written_slots(piece, slots, widths), _rebuilt=rebuilt,
     )  # fmt: skip
@@ -310,7 +311,7 @@ def _written_slots(piece: Piece, slots: Sequence[Node], widths: Sequence[int]) -
 
 
 def _apart(
-    graph: torch.fx.Graph, backward: list[Node], gradients: list[Node | None], wanted: Sequence[int],
+    graph: torch.fx.Graph, backward: list[Node], gradients: list[Node | None], targets: Sequence[int],
     slots: Sequence[Node], cotangents: Sequence[Node], outputs: Sequence[Node], n_reads: int,
 ) -> tuple[list[Node], list[Node | None], frozenset[int], frozenset[int]]:  # fmt: skip
     """Gradients in memory of their own: copies of what is shared, or a part of something larger.
@@ -323,7 +324,7 @@ def _apart(
     expanded: set[int] = set()
     passed: set[int] = set()
     apart: list[Node | None] = []
-    for slot, node in zip(wanted, gradients, strict=True):
+    for slot, node in zip(targets, gradients, strict=True):
         if node is None:
             apart.append(None)
             continue

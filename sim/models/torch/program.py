@@ -26,7 +26,7 @@ class Step:
     """One piece as it is run: its functions, and where the tensors that they read come from.
 
     `reads` are nodes (i ≥ 0) or residents (~k for number k), `read_tensors` how many tensors each is;
-    `wanted` are the gradient's targets in the order in which the pullback returns them: (node, tensor)
+    `targets` are the gradient's targets in the order in which the pullback returns them: (node, tensor)
     or (-1, parameter), or `None` for those that nobody wants.
     """
 
@@ -36,7 +36,7 @@ class Step:
     read_tensors: tuple[int, ...]
     parameters: tuple[str, ...]
     buffers: tuple[str, ...]
-    wanted: tuple[tuple[int, int], ...]
+    targets: tuple[tuple[int, int], ...]
     first: frozenset[int]  # the nodes whose cotangent this VJP is the first to contribute to, in reverse order
 
 
@@ -75,8 +75,8 @@ def program(
     GraphError
         For what cannot be traced truthfully, with the submodule and the reason.
     """
-    given = dict(inputs)
-    captured = capture(module, given, call=_with_loss(loss, given) if loss != "none" else call)
+    tensors = dict(inputs)
+    captured = capture(module, tensors, call=_with_loss(loss, tensors) if loss != "none" else call)
     pieces = cut(captured, granularity)
     if not pieces.pieces:
         raise GraphError("the module computes nothing from its inputs")
@@ -94,9 +94,9 @@ def _with_loss(loss: str, inputs: Mapping[str, Any]) -> Callable[..., Any]:
             f"loss: {loss} reads an input '{reading[loss]}'; give it beside the module's inputs", key="loss"
         )
 
-    def call(module: nn.Module, **given: Any) -> Any:
-        target = given.pop(reading[loss]) if loss in reading else None
-        out = module(**given)
+    def call(module: nn.Module, **tensors: Any) -> Any:
+        target = tensors.pop(reading[loss]) if loss in reading else None
+        out = module(**tensors)
         if not isinstance(out, torch.Tensor):
             raise GraphError(f"loss: {loss} reads one tensor, but the module returns {type(out).__name__}", key="loss")
         if loss == "cross_entropy":
@@ -151,24 +151,24 @@ class _Builder:
             reached.append(any(live[-1]) or any(n in self.trainable for n in piece.parameters))
         layouts: list[list[Layout | None]] = [[None for n in p.outputs for _ in tensors_of(n)] for p in pieces]
         seen: set[int] = set()
-        made: list[tuple[Step, dict[str, Any]]] = []
+        steps: list[tuple[Step, dict[str, Any]]] = []
         self.active = [False] * len(pieces)
         for i in range(len(pieces) - 1, -1, -1):
             step = self._step(pieces[i], reads[i], live[i], layouts[i])
             joint = step.joint
             self.active[i] = any(joint.differentiable) and any(g is not None for g in joint.gradients)
             first = set()
-            for (source, k), gradient in zip(step.wanted, joint.gradients, strict=True):
+            for (source, k), gradient in zip(step.targets, joint.gradients, strict=True):
                 if source >= 0 and self.active[i]:
                     if source not in seen:
                         first.add(source)
                     if gradient is not None and layouts[source][k] is None:
                         layouts[source][k] = self._layout(gradient, source, reads)
             seen |= first
-            made.append(
+            steps.append(
                 (replace(step, first=frozenset(first)), {"op": pieces[i].op, "piece": pieces[i], "live": live[i]})
             )
-        return made[::-1]
+        return steps[::-1]
 
     def _layout(self, gradient: torch.fx.Node, source: int, reads: Sequence[Sequence[int]]) -> Layout:
         """The strides of a cotangent: those of its first contribution, made whole where more are added to it."""
@@ -180,7 +180,7 @@ class _Builder:
     def _step(self, piece: Piece, read: list[int], live: list[bool], layouts: list[Layout | None]) -> Step:
         flags = [*live, *(n in self.trainable for n in piece.parameters), *(False for _ in piece.buffers)]
         outputs = [t for n in piece.outputs for t in tensors_of(n)]
-        strides = [tuple(t.stride()) if given is None else given for t, given in zip(outputs, layouts, strict=True)]
+        strides = [tuple(t.stride()) if layout is None else layout for t, layout in zip(outputs, layouts, strict=True)]
         key = signature(piece, flags, strides)
         if key not in self.joints:
             self.joints[key] = take_apart(piece, flags, strides, self.captured.mode)
@@ -324,7 +324,7 @@ def _parameter_bytes(builder: _Builder) -> dict[str, int]:
 
 def _parameter_flops(joint: Joint, live: Sequence[bool], step: Step) -> int:
     """The share of the backward that only the gradients of parameters need."""
-    to_inputs = [g if t[0] >= 0 else None for g, t in zip(joint.gradients, step.wanted, strict=True)]
+    to_inputs = [g if t[0] >= 0 else None for g, t in zip(joint.gradients, step.targets, strict=True)]
     if not any(live):
         return joint.backward_flops
     calls = needed(joint.backward_body.calls, to_inputs, lambda _: False)

@@ -1,4 +1,4 @@
-"""What a recording of a PyTorch module is made of: calls with their place in the module, and placeholders."""
+"""The recording of a PyTorch module: calls with their place in the module, and placeholders."""
 
 from __future__ import annotations
 

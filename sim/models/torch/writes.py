@@ -40,12 +40,12 @@ def settle_writes(
 
 def _written(node: torch.fx.Node) -> list[Any]:
     schema = node.target._schema
-    given = dict(zip([a.name for a in schema.arguments], node.args, strict=False)) | dict(node.kwargs)
-    found = [given.get(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    operands = dict(zip([a.name for a in schema.arguments], node.args, strict=False)) | dict(node.kwargs)
+    targets = [operands.get(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     if schema.name in ("aten::batch_norm", "aten::instance_norm"):  # their schemas do not say that they write
-        training = given.get("training", given.get("use_input_stats"))
-        found += [given.get("running_mean"), given.get("running_var")] if training else []
-    return found
+        training = operands.get("training", operands.get("use_input_stats"))
+        targets += [operands.get("running_mean"), operands.get("running_var")] if training else []
+    return targets
 
 
 def _functional(
@@ -70,7 +70,7 @@ def _functional(
 
 
 def check_buffers(ops: Sequence[Op], buffers: Mapping[torch.fx.Node, str]) -> None:
-    """Nothing, where each updated buffer is read by its updates alone, so that evaluating again is harmless."""
+    """Raise `GraphError` unless each updated buffer is read by its updates alone: evaluating again is harmless then."""
     updated = {n for op in ops for n in op.mutated}
     for op in ops:
         for n in updated.intersection(op.node.all_input_nodes).difference(op.mutated):

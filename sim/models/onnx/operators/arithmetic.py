@@ -22,7 +22,7 @@ DIAGONAL = LocalJacobian("diagonal")
 
 
 def _operands(at: At) -> list[tuple[str, Shape]]:
-    """What each operand is (activation, parameter or constant), and its shape."""
+    """The kind of each operand (activation, parameter or constant), and its shape."""
     activations = iter(at.shapes)
     return [(kind, next(activations) if kind == "activation" else shape) for kind, shape in at["operands"]]
 
@@ -102,7 +102,7 @@ def _broadcast(value: Callable[[Sequence[Any]], Array], by: Callable[[At, int], 
 
 
 def _trained(call: Call) -> int:
-    """How many operands are trainable constants."""
+    """Count the operands that are trainable constants."""
     return sum(t.trainable for t in call.operands if isinstance(t, Constant))
 
 

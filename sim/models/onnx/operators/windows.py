@@ -34,16 +34,16 @@ def _windows(call: Call, kernel: Sequence[int]) -> Tensor:
 def _laid_out(call: Call, node: Node, kernel: Sequence[int], op: str) -> Node:
     """The node with the layout that the model gives, named after its rank."""
     rank = len(kernel)
-    given = call.attributes
+    attributes = call.attributes
     ones = (1,) * rank
-    begin, end = given.get("pads", (0,) * 2 * rank)[:rank], given.get("pads", (0,) * 2 * rank)[rank:]
+    begin, end = attributes.get("pads", (0,) * 2 * rank)[:rank], attributes.get("pads", (0,) * 2 * rank)[rank:]
     layout = {
         "kernel": tuple(kernel),
-        "stride": given.get("strides", ones),
-        "dilation": given.get("dilations", ones),
+        "stride": attributes.get("strides", ones),
+        "dilation": attributes.get("dilations", ones),
         "padding": begin if begin == end else tuple(zip(begin, end, strict=True)),
     }
-    more = {k: given[k] for k in ("auto_pad", "ceil_mode") if given.get(k) not in (None, 0, "NOTSET")}
+    more = {k: attributes[k] for k in ("auto_pad", "ceil_mode") if attributes.get(k) not in (None, 0, "NOTSET")}
     return replace(node, op=f"{op}{rank}d", attributes={**node.attributes, **layout, **more})
 
 
