@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
+from typing import Any
+
+import numba
+import numpy as np
+
 from sim.schedules.values import ACCUMULATE, CONSUME, READ, SAVE, WRITE
 from sim.strategies.general.problem import Problem, Rows
 
@@ -50,3 +56,87 @@ def _is_read_later(problem: Problem, sequence: list[int], k: int, v: int) -> boo
         if any(access in (WRITE, SAVE) for access in accesses):
             return False
     return bool(problem.remains[v])
+
+
+def least_cost(problem: Problem, memory: int, *, order: str = "free", forwards_first: bool = False) -> int | None:
+    """The least cost of any plan within so many bytes, by a shortest path over (what has run, what is in memory).
+
+    Every row that can run may run, with or without saving, and everything may be dropped at any time. Listed:
+    rows that may not run again, or else the first runs of all, are in the order given. For up to about 14 rows.
+    """
+    rows = problem.order.tolist()
+    again = [v for v in range(len(problem.value_bytes)) if problem.remaker[v] >= 0]
+    once = sorted({int(v) for v in problem.value if problem.remaker[v] < 0})
+    bit = {v: 1 << i for i, v in enumerate(again)}
+    reads, writes, saves, before = (np.zeros(len(rows), dtype=np.int64) for _ in range(4))
+    made, read = (dict.fromkeys(once, 0) for _ in range(2))
+    touched = np.zeros((len(rows), len(once) + 1), dtype=np.bool_)
+    for i, row in enumerate(rows):
+        for v, access in touches(problem, row):
+            if v in bit:
+                kind = reads if access in (READ, CONSUME) else saves if access == SAVE else writes
+                kind[i] |= bit[v]
+            else:
+                touched[i, once.index(v)] = True
+                (read if access in (READ, CONSUME) else made)[v] |= 1 << i
+    single = problem.once[rows]
+    for v in once:
+        before[[i for i in range(len(rows)) if read[v] >> i & 1]] |= made[v]
+    before &= ~(1 << np.arange(len(rows)))
+    if order == "listed":
+        kept = np.flatnonzero(single) if single.any() else np.arange(len(rows))
+        before[kept[1:]] |= 1 << kept[:-1]
+    if forwards_first:
+        before[single] |= sum(1 << i for i in np.flatnonzero(~single).tolist())
+    cost = _cheapest_path(
+        reads, writes, saves, before, touched, single, problem.cost[rows], problem.workspace[rows],
+        problem.saving_workspace[rows], np.array([*made.values(), 0]),
+        np.array([*((1 << 62) if problem.remains[v] else read[v] for v in once), 0]),
+        np.array([*problem.value_bytes[once].tolist(), 0]), problem.value_bytes[again],
+        sum(bit[v] for v in again if problem.remains[v]), memory,
+    )  # fmt: skip
+    return None if cost < 0 else int(cost)
+
+
+@numba.njit(cache=True)
+def _cheapest_path(
+    reads: Any, writes: Any, saves: Any, before: Any, touched: Any, single: Any, cost: Any, workspace: Any,
+    saving_workspace: Any, made: Any, read: Any, once_bytes: Any, again_bytes: Any, remains: Any, memory: Any,
+) -> Any:  # fmt: skip
+    """States are bit masks: rows that have run, then values in memory that can be made again."""
+    n = len(cost)
+    all_rows = (1 << n) - 1
+    best = numba.typed.Dict.empty(numba.int64, numba.int64)
+    best[np.int64(0)] = np.int64(0)
+    queue = [(np.int64(0), np.int64(0))]
+    while len(queue) > 0:
+        spent, state = heapq.heappop(queue)
+        if best[state] < spent:
+            continue
+        done, there = state & all_rows, state >> n
+        if done == all_rows and there & remains == remains:
+            return spent
+        for v in range(len(again_bytes)):
+            if there >> v & 1:
+                after = state ^ (np.int64(1) << (n + v))
+                if after not in best or best[after] > spent:
+                    best[after] = spent
+                    heapq.heappush(queue, (spent, after))
+        for r in range(n):
+            if (single[r] and done >> r & 1) or there & reads[r] != reads[r] or done & before[r] != before[r]:
+                continue
+            held = 0
+            for v in range(len(made)):
+                if touched[r, v] or (made[v] & done and read[v] & ~done):
+                    held += once_bytes[v]
+            for saving in range(2 if saves[r] else 1):
+                now = there | writes[r] | (saves[r] if saving else 0)
+                level = held + (saving_workspace[r] if saving else workspace[r])
+                for v in range(len(again_bytes)):
+                    if now >> v & 1:
+                        level += again_bytes[v]
+                after, total = now << n | done | np.int64(1) << r, spent + cost[r]
+                if level <= memory and (after not in best or best[after] > total):
+                    best[after] = total
+                    heapq.heappush(queue, (total, after))
+    return -1

@@ -1,0 +1,142 @@
+"""A certificate for any problem: what no plan of a class can cost less than, for every memory at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from sim.graphs.graph import Ints
+from sim.strategies.general.moments import Order, Rows, contracted, moments_of, rows_of
+from sim.strategies.general.peaks import smallest_peak
+from sim.strategies.general.problem import Problem
+from sim.strategies.general.relaxation import Relaxation, relaxation_of
+
+Level = Literal["none", "fast", "proof"]
+
+
+class Effort(NamedTuple):
+    """How far the relaxation is taken; no clock, so that a bound is the same on every machine."""
+
+    moments: int
+    budgets: int  # memories for which a line is sought
+    rounds: int  # of cuts for each of them
+    cuts: int  # in a round
+    iterations: int  # of the simplex method, in all
+
+
+EFFORTS = {
+    "fast": Effort(moments=16, budgets=8, rounds=8, cuts=1000, iterations=30_000),
+    "proof": Effort(moments=40, budgets=16, rounds=30, cuts=1500, iterations=400_000),
+}
+
+
+WORD_MOMENTS = 20
+"""Moments for branch and bound: few, because its columns are their number times that of values and rows."""
+
+
+class Line(NamedTuple):
+    """(`intercept` - `slope` · working bytes) / 2^`bits`, which no plan's recomputation is below."""
+
+    intercept: int
+    slope: int
+    bits: int
+
+    def at(self, working_bytes: int) -> int:
+        return -((self.slope * working_bytes - self.intercept) >> self.bits)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What no plan of a class costs less than: a maximum of lines in memory, each proven in whole numbers.
+
+    `smallest_peak` are working bytes below which there is no plan. `word` are pairs of working bytes and a
+    cost of recomputation that branch and bound found nothing below: the solver's word, in floating point.
+    """
+
+    base_cost: int
+    smallest_peak: int
+    order: Order
+    forwards_first: bool = False
+    lines: tuple[Line, ...] = ()
+    word: tuple[tuple[int, int], ...] = ()
+
+    def recomputed(self, working_bytes: int) -> int:
+        """The least cost beyond one run of each row, with at most these working bytes."""
+        return max([0, *(line.at(working_bytes) for line in self.lines)])
+
+    def at(self, working_bytes: Ints) -> Ints:
+        """The least cost for each of the working bytes."""
+        return np.array([self.base_cost + self.recomputed(m) for m in working_bytes.tolist()], dtype=np.int64)
+
+    def word_at(self, working_bytes: int) -> int:
+        """The same with the solver's word, where it has one for at least as much memory."""
+        said = [cost for m, cost in self.word if m >= working_bytes]
+        return self.base_cost + max([self.recomputed(working_bytes), *said])
+
+    @property
+    def word_class(self) -> str:
+        """The class of plans it holds for, in words."""
+        first = ", forwards before the first VJP" if self.forwards_first else ""
+        return ("any order" if self.order == "free" else "listed order") + first
+
+
+def available() -> bool:
+    """Whether the solver of linear programs is installed: HiGHS, the extra `bound`."""
+    return find_spec("highspy") is not None
+
+
+def certificate(
+    problem: Problem, working_bytes: Ints, *, order: Order = "free", forwards_first: bool = False, level: Level = "fast"
+) -> Bound:
+    """The bound of a problem, as high as `level` allows at the working bytes given.
+
+    It holds for all plans whose rows first run in any order (`order="listed"`: those that may run once in the
+    order given; on problems where all may run again, all first runs). Without HiGHS (the extra `bound`) it
+    is one run of each row, and the smallest peak.
+    """
+    rows = rows_of(problem, order, forwards_first=forwards_first)
+    bound = Bound(problem.base_cost, smallest_peak(rows), order, forwards_first)
+    if level == "none" or not available() or not rows.cost[rows.again].any():
+        return bound
+    from sim.strategies.general.program import Program
+
+    effort = EFFORTS[level]
+    program = Program(_relaxation(rows, effort.moments))
+    lines, left = [], effort.iterations
+    for budget in _budgets(working_bytes[working_bytes >= bound.smallest_peak], effort.budgets):
+        lines.append(program.line(budget, rounds=effort.rounds, cuts=effort.cuts, iterations=left))
+        left = effort.iterations - program.iterations
+        if left <= 0:
+            break
+    return replace(bound, lines=tuple(dict.fromkeys(lines)))
+
+
+def with_word(problem: Problem, bound: Bound, working_bytes: int, *, seconds: float) -> Bound:
+    """The bound with what branch and bound finds for one memory, in about so many seconds: the solver's word."""
+    from sim.strategies.general.program import Program
+
+    rows = rows_of(problem, bound.order, forwards_first=bound.forwards_first)
+    effort = EFFORTS["fast"]
+    program = Program(_relaxation(rows, WORD_MOMENTS))
+    line = program.line(working_bytes, rounds=30, cuts=effort.cuts, iterations=effort.iterations)
+    cost = max(0, math.ceil(program.branch_and_bound(seconds=seconds) * (1 - 1e-6)))
+    return replace(bound, lines=(*bound.lines, line), word=(*bound.word, (working_bytes, cost)))
+
+
+def _relaxation(rows: Rows, most: int) -> Relaxation:
+    moments = moments_of(rows, most)
+    return relaxation_of(contracted(rows, moments), moments)
+
+
+def _budgets(working_bytes: Ints, most: int) -> list[int]:
+    """At most `most` memories to find a line for, falling: all given, or closer together the smaller they are."""
+    given = np.unique(working_bytes)
+    if len(given) <= most:
+        return [int(m) for m in given[::-1].tolist()]
+    low, high = int(given[0]), int(given[-1])
+    shares = np.append(np.geomspace(0.75, 0.02, most - 1), 0.0)
+    return [low + int((high - low) * share) for share in shares.tolist()]
