@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+
+import numpy as np
 
 from sim.graphs.graph import Graph, Ints
 from sim.schedules.schedule import Builder, Schedule
@@ -12,6 +15,8 @@ from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.front import BoundClass, Front, Recipe, replayed, spread, unbeaten
 from sim.strategies.general.blocks import planned
 from sim.strategies.general.bound import block_lower_bound
+from sim.strategies.general.certificate import Level, available, certificate
+from sim.strategies.general.problem import graph_problem
 from sim.strategies.optimal.front import Staircase
 from sim.strategies.optimal.stages import stages_of
 from sim.strategies.optimal.strategy import adjoint_cost, below_next, in_chunks
@@ -22,7 +27,7 @@ MOST_REPLAYS = 4000
 
 
 def general_front(graph: Graph, *, tolerance: float, costs: tuple[Ints, Ints] | None) -> Front:
-    """The best schedules found for each peak, by replay, and a bound from below.
+    """The best schedules found for each peak, by replay.
 
     `costs` of forwards and of VJPs (of all cotangents) stand in for flops.
     """
@@ -37,8 +42,6 @@ def general_front(graph: Graph, *, tolerance: float, costs: tuple[Ints, Ints] | 
     if costs is None:
         recipes += in_chunks(width)
     kept = unbeaten(replayed(graph, recipes, costs))
-    one = stairs.stages if width == 1 else stages_of(graph, costs=forward)
-    adjoint = adjoint_cost(graph, width, costs)
     return Front(
         peak_bytes=tuple(c.peak_bytes for c in kept),
         cost=tuple(c.cost for c in kept),
@@ -48,9 +51,28 @@ def general_front(graph: Graph, *, tolerance: float, costs: tuple[Ints, Ints] | 
         exact=False,
         tolerance=tolerance,
         unit="flops" if costs is None else "picoseconds",
-        lower_bound=tuple(b + adjoint for b in block_lower_bound(graph, one, below_next(graph, kept)).tolist()),
-        bound_class=bound_class(graph),
     )
+
+
+def with_bound(front: Front, graph: Graph, *, costs: tuple[Ints, Ints] | None, level: Level) -> Front:
+    """The front with a cost that no plan comes below at each point, in any order of VJPs where it can be proven.
+
+    It holds for any number of cotangents at once: a plan of several sweeps contains one of a single cotangent.
+    """
+    if level == "none":
+        return front
+    forward = graph.columns.forward_flops if costs is None else costs[0]
+    adjoint = adjoint_cost(graph, graph.output_scalars, costs)
+    working = below_next(graph, front.peak_bytes)
+    bounds = [np.array(front.lower_bound)] if front.lower_bound else []
+    holds_for = front.bound_class or bound_class(graph)
+    if not bounds and (holds_for == "any order" or not available()):
+        bounds.append(adjoint + block_lower_bound(graph, stages_of(graph, costs=forward), working))
+    if available():
+        problem, holds_for = graph_problem(graph, costs=costs, width=1), "any order"
+        once = adjoint + sum(forward.tolist())
+        bounds.append(once - problem.base_cost + certificate(problem, working, level=level).at(working))
+    return replace(front, lower_bound=tuple(np.max(bounds, axis=0).tolist()), bound_class=holds_for)
 
 
 def bound_class(graph: Graph) -> BoundClass:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from sim.schedules.schedule import Builder, Schedule
 from sim.schedules.table import base_table
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.front import Candidate, Front, replayed, unbeaten
+from sim.strategies.general.certificate import Level
 from sim.strategies.optimal.bound import lower_bound
 from sim.strategies.optimal.front import Staircase, staircase
 from sim.strategies.optimal.stages import is_path, stages_of
@@ -34,7 +36,12 @@ Costs = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def optimal_front(
-    graph: Graph, *, tolerance: float = 0.0, minimize: Minimize = "flops", costs: tuple[Ints, Ints] | None = None
+    graph: Graph,
+    *,
+    tolerance: float = 0.0,
+    minimize: Minimize = "flops",
+    bound: Level = "fast",
+    costs: tuple[Ints, Ints] | None = None,
 ) -> Front:
     """The front of reverse mode with all cotangents at once; planned once for each graph and parameters.
 
@@ -57,7 +64,7 @@ def optimal_front(
     if costs is None and minimize == "seconds":
         costs = _measured(graph)
     ticks = None if costs is None else (tuple(costs[0].tolist()), tuple(costs[1].tolist()))
-    return _front(graph, tolerance, ticks)
+    return _bounded_front(graph, tolerance, ticks, bound)
 
 
 @schedules.register("optimal", front=optimal_front)
@@ -71,6 +78,7 @@ def optimal(
     ] = None,
     tolerance: Annotated[float, Field(ge=0, le=1, description="how far above the optimum, relatively")] = 0.0,
     minimize: Annotated[Minimize, Field(description="what the budget is spent on saving")] = "flops",
+    bound: Annotated[Level, Field(description="how much is spent on proving what no schedule comes below")] = "fast",
 ) -> Schedule:
     """Least flops for a budget on heterogeneous chains, all breakpoints exact; near it on other graphs.
 
@@ -84,7 +92,7 @@ def optimal(
     ParameterError
         If nothing fits the budget (the message says what would), or seconds are asked for and not known.
     """
-    front = optimal_front(graph, tolerance=tolerance, minimize=minimize)
+    front = optimal_front(graph, tolerance=tolerance, minimize=minimize, bound=bound)
     if budget is not None:
         return front.schedule(graph, front.within(budget))
     chosen = front.spread(points) if points else [0]
@@ -97,10 +105,22 @@ def optimal(
 
 
 @remembered
+def _bounded_front(graph: Graph, tolerance: float, costs: Costs | None, level: Level) -> Front:
+    from sim.strategies.general.front import with_bound
+
+    front = _front(graph, tolerance, costs)
+    return front if is_path(graph) and level != "proof" else with_bound(front, graph, costs=_arrays(costs), level=level)
+
+
+def _arrays(costs: Costs | None) -> tuple[Ints, Ints] | None:
+    return None if costs is None else (np.array(costs[0], dtype=np.int64), np.array(costs[1], dtype=np.int64))
+
+
+@remembered
 def _front(graph: Graph, tolerance: float, costs: Costs | None) -> Front:
     from sim.strategies.general.front import general_front
 
-    ticks = None if costs is None else (np.array(costs[0], dtype=np.int64), np.array(costs[1], dtype=np.int64))
+    ticks = _arrays(costs)
     if not is_path(graph):
         return general_front(graph, tolerance=tolerance, costs=ticks)
     width, forward = graph.output_scalars, None if ticks is None else ticks[0]
@@ -117,7 +137,7 @@ def _front(graph: Graph, tolerance: float, costs: Costs | None) -> Front:
         candidates += replayed(graph, in_chunks(width), None)
     kept = unbeaten(candidates)
     one = stages if width == 1 else stages_of(graph, costs=forward)
-    bounds = lower_bound(one, below_next(graph, kept))
+    bounds = lower_bound(one, below_next(graph, [c.peak_bytes for c in kept]))
     within = f" within {tolerance:.2%}" if tolerance else ""
     return Front(
         peak_bytes=tuple(c.peak_bytes for c in kept),
@@ -150,9 +170,8 @@ def in_chunks(width: int) -> list[partial[Schedule]]:
     return [partial(reverse_full, chunk=2**k) for k in range(width.bit_length()) if 2**k < width]
 
 
-def below_next(graph: Graph, kept: list[Candidate]) -> Ints:
-    """The most working bytes that are fewer than those of the next candidate; of the last, its own."""
-    peaks = [c.peak_bytes for c in kept]
+def below_next(graph: Graph, peaks: Sequence[int]) -> Ints:
+    """The most working bytes that are fewer than those of the next peak; of the last, its own."""
     return np.array([*(p - 1 for p in peaks[1:]), peaks[-1]], dtype=np.int64) - graph.resident_bytes
 
 
