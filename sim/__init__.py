@@ -11,9 +11,7 @@ Nothing heavy is imported until it is used.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,7 +77,7 @@ def schedule(graph: Graph, strategy: str, /, **parameters: Any) -> Schedule:
 
 
 def replay(schedule: Schedule) -> Cost:
-    """Exact peak bytes, flops and counts of a schedule (see `sim.schedules.schedule.replay`)."""
+    """Exact peak bytes, flops and counts of a schedule (see `sim.schedules.replay.replay`)."""
     from sim.schedules.replay import replay as replayed
 
     return replayed(schedule)
@@ -115,14 +113,3 @@ def run(scenario: Scenario) -> Results:
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Face(ModuleType):
-    """This package, whose functions keep their names when submodules of the same name are imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (isinstance(value, ModuleType) and name in __all__):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Face

@@ -313,8 +313,12 @@ class Copy(Action):
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> Self:
-        given = {key: _text(key, value) for key, value in item.items()}
-        return cls(given["node"], Value(given["value"], given["node"], given.get("source"), given["tier"]), given["to"])
+        fields_of = {key: _text(key, value) for key, value in item.items()}
+        return cls(
+            fields_of["node"],
+            Value(fields_of["value"], fields_of["node"], fields_of.get("source"), fields_of["tier"]),
+            fields_of["to"],
+        )
 
     def names(self) -> Iterator[str]:
         yield from (self.node, *([] if self.value.source is None else [self.value.source]))

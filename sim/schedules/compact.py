@@ -2,7 +2,7 @@
 
 Each item is a mapping. `{"kind": "forward", "node": "a", "through": "c"}` evaluates every node from a to
 c in the order of the graph (backwards, for VJPs, where `through` comes before `node`); without
-`through` it is one node. `width` is the number of tangents or cotangents, 1 unless given.
+`through` it is one node. `width` is the number of tangents or cotangents, 1 unless fields.
 `{"kind": "repeat", "times": n, "actions": […]}` is a loop. The other keys are those of the action's class
 in `sim.schedules.actions`.
 """
@@ -108,14 +108,14 @@ def _rows(builder: Builder, scope: Scope, item: Mapping[str, Any]) -> tuple[list
     kind = item.get("kind")
     if kind not in KINDS:
         raise _NotAnAction(f"unknown kind of action {kind!r:.60}{suggest(str(kind), KINDS)}")
-    given = {k: v for k, v in item.items() if k not in ("kind", "width", "through")}
+    fields = {k: v for k, v in item.items() if k not in ("kind", "width", "through")}
     width = _whole(item.get("width", 1))
-    fits = [action for action in (*OWN, *ADDED) if action.kind == kind and action.takes(given)]
+    fits = [action for action in (*OWN, *ADDED) if action.kind == kind and action.takes(fields)]
     if not fits:
         allowed = " or ".join(sorted({", ".join(a.keys()) for a in (*OWN, *ADDED) if a.kind == kind}))
-        raise _NotAnAction(f"got the keys {', '.join(map(str, given))} of a {kind}, expected {allowed}")
+        raise _NotAnAction(f"got the keys {', '.join(map(str, fields))} of a {kind}, expected {allowed}")
     try:
-        action: Action = fits[0].from_json(given)
+        action: Action = fits[0].from_json(fields)
         for name in action.names():
             if name not in scope.positions:
                 raise _NotAnAction(f"got {name!r:.60}, expected a node or input of the graph")

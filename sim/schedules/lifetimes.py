@@ -87,14 +87,14 @@ def lives(schedule: Schedule, walked: Walk, streams: NDArray[np.int8]) -> Lives:
 
     `walked` has its lives and the bytes of its actions.
     """
-    c, made = schedule.table.columns, walked.record.lives
+    c, begun = schedule.table.columns, walked.record.lives
     taken = np.zeros(len(streams), dtype=np.int64)
-    on_device = c.value_tier[made[:, 0]] == 0
-    np.add.at(taken, made[on_device, LIFE_START], made[on_device, LIFE_BYTES])
+    on_device = c.value_tier[begun[:, 0]] == 0
+    np.add.at(taken, begun[on_device, LIFE_START], begun[on_device, LIFE_BYTES])
     workspace = allocations(walked).taken - taken
-    np.add.at(taken, made[~on_device, LIFE_START], made[~on_device, LIFE_BYTES])
+    np.add.at(taken, begun[~on_device, LIFE_START], begun[~on_device, LIFE_BYTES])
     freed_from, freed_to, unmet, share_action, share_life, sizes, tiers, counts, before, after = _streamed(
-        schedule.flat.rows, streams, schedule.flags, c, made, workspace, np.array(ENDS, dtype=np.int64)
+        schedule.flat.rows, streams, schedule.flags, c, begun, workspace, np.array(ENDS, dtype=np.int64)
     )
     share_ptr, shares = _csr(share_action, share_life, len(streams))
     dependent_ptr, dependents = _csr(before, after, len(streams))
@@ -123,7 +123,7 @@ def _csr(keys: Ints, values: Ints, length: int) -> tuple[Ints, Ints]:
 
 @compiled
 def _streamed(
-    rows: Ints4, streams: NDArray[np.int8], flags: Bytes8, columns: Columns, made: Ints, workspace: Ints, ends: Ints
+    rows: Ints4, streams: NDArray[np.int8], flags: Bytes8, columns: Columns, begun: Ints, workspace: Ints, ends: Ints
 ) -> Any:
     """Follows each life over the streams that touch it.
 
@@ -195,7 +195,7 @@ def _streamed(
             v = value[t]
             if flags[e + t - start] != FREE or life_of[v] < 0:
                 continue
-            size = made[life_of[v], LIFE_BYTES]
+            size = begun[life_of[v], LIFE_BYTES]
             life_of[v] = -1
             count = 1
             for s in range(n_streams):

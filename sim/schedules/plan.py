@@ -206,8 +206,8 @@ def _checked(plan: Mapping[str, Any], document: Document) -> PlanFile:
     try:
         checked = PlanFile.model_validate_json(json.dumps(plan))
     except (TypeError, ValueError, RecursionError) as error:
-        found = problems(error, PlanFile) if isinstance(error, ValidationError) else [Problem((), f"no JSON: {error}")]
-        raise document.error(found) from None
+        wrong = problems(error, PlanFile) if isinstance(error, ValidationError) else [Problem((), f"no JSON: {error}")]
+        raise document.error(wrong) from None
     if checked.version != VERSION:
         message = f"got version {checked.version} of a plan, expected {VERSION}; make it again"
         raise document.error([Problem(("version",), message)])

@@ -116,10 +116,10 @@ def walk(
         buckets=np.zeros((buckets, len(VALUE_KINDS) + 1), dtype=np.int64),
         lives=np.empty((room, 4), dtype=np.int64),
     )
-    fault, action, value, *found, began = ledger.ledger(rows, widths, flat.weights, schedule.flags, columns, record)
+    fault, action, value, *rest, began = ledger.ledger(rows, widths, flat.weights, schedule.flags, columns, record)
     if fault != ledger.OK:
         raise _fault(schedule, fault, flat.origin(action), value)
-    walked = Walk._make([*found, record._replace(lives=record.lives[:began])])
+    walked = Walk._make([*rest, record._replace(lives=record.lives[:began])])
     return walked if len(walked.run_widths) else walked._replace(run_widths=walked.runs)
 
 

@@ -210,23 +210,23 @@ def check(value: object) -> tuple[Device | None, list[Problem]]:
         expected = f"a preset ({', '.join(PRESETS)}) or a mapping with flops and bandwidth"
         return None, [Problem((), f"got {value!r:.60}, expected {expected}")]
     try:
-        given = DeviceModel.model_validate(dict(value))
+        model = DeviceModel.model_validate(dict(value))
     except ValidationError as error:
         return None, problems(error, DeviceModel)
-    set_here = {FIELDS[key]: getattr(given, key) for key in given.model_fields_set if key != "preset"}
-    if given.preset is not None:
-        if given.preset not in PRESETS:
-            return None, [Problem(("preset",), _unknown(given.preset))]
-        missing = [key for key in given.model_fields_set - set(_UNLIMITED) if getattr(given, key) is None]
-        base = PRESETS[given.preset]
-        source = f"{base.source} Overridden: {', '.join(sorted(given.model_fields_set - {'preset'}))}."
+    set_here = {FIELDS[key]: getattr(model, key) for key in model.model_fields_set if key != "preset"}
+    if model.preset is not None:
+        if model.preset not in PRESETS:
+            return None, [Problem(("preset",), _unknown(model.preset))]
+        missing = [key for key in model.model_fields_set - set(_UNLIMITED) if getattr(model, key) is None]
+        base = PRESETS[model.preset]
+        source = f"{base.source} Overridden: {', '.join(sorted(model.model_fields_set - {'preset'}))}."
         set_here = {"source": source if set_here else base.source, **set_here}
     else:
-        missing = [key for key in given.model_fields_set - set(_UNLIMITED) if getattr(given, key) is None]
-        missing += [key for key in _REQUIRED if key not in given.model_fields_set]
+        missing = [key for key in model.model_fields_set - set(_UNLIMITED) if getattr(model, key) is None]
+        missing += [key for key in _REQUIRED if key not in model.model_fields_set]
         base = _OWN
     if missing:
-        what = "'{}' is missing" if missing[0] not in given.model_fields_set else "got nothing, expected a value for {}"
+        what = "'{}' is missing" if missing[0] not in model.model_fields_set else "got nothing, expected a value for {}"
         return None, [Problem((), what.format(key)) for key in sorted(set(missing))]
     return replace(base, **set_here), []
 

@@ -107,8 +107,10 @@ def action_seconds(schedule: Schedule, device: Device) -> Floats:
     seconds: Floats = np.maximum(compute, memory) + device.overhead_s
     measured = _measured(schedule)
     if measured is not None:
-        known = ~np.isnan(measured)[rows]
-        seconds[known] = measured[rows[known]] * np.where(t.opcode[rows[known]] == FORWARD, 1.0, widths[known])
+        timed_rows = ~np.isnan(measured)[rows]
+        seconds[timed_rows] = measured[rows[timed_rows]] * np.where(
+            t.opcode[rows[timed_rows]] == FORWARD, 1.0, widths[timed_rows]
+        )
     if t.added:
         is_copy = np.flatnonzero((t.opcode == COPY)[rows])
         links = np.array(

@@ -29,7 +29,7 @@ def run_streams(
     OutOfMemory
         If an action can never get the memory it needs, or what is resident exceeds the device's.
     """
-    known = lives(schedule, walked, streams)
+    lives_of = lives(schedule, walked, streams)
     many = len(streams)
     used = np.unique(streams).tolist()
     segments = segments_of(schedule.flat)
@@ -39,7 +39,7 @@ def run_streams(
     if level[0] > limits[0]:  # what takes no bytes would not ask
         raise out_of_memory(schedule, 0, 0, need=0, level=level[0], capacity=limits[0])
     into = [target for _, target in ENDS]
-    promised = _Promises(streams, known.taken, capacities)
+    promised = _Promises(streams, lives_of.taken, capacities)
 
     env = simpy.Environment()
     peek, timeout = env.peek, env.timeout
@@ -51,10 +51,14 @@ def run_streams(
     wake: list[simpy.Event | None] = [None] * len(ENDS)
     stops = [s.stop for s in segments]
     ended, barrier = 0, stops[0]
-    stream_of, seconds_of, taken = streams.tolist(), durations.tolist(), known.taken.tolist()
-    following, unmet, dependents = _following(streams).tolist(), known.unmet.tolist(), known.dependents.tolist()
-    shares, share_bytes, share_tier = known.shares.tolist(), known.share_bytes.tolist(), known.share_tier.tolist()
-    share_count, share_end = known.share_count.tolist(), [many] * len(known.share_count)
+    stream_of, seconds_of, taken = streams.tolist(), durations.tolist(), lives_of.taken.tolist()
+    following, unmet, dependents = _following(streams).tolist(), lives_of.unmet.tolist(), lives_of.dependents.tolist()
+    shares, share_bytes, share_tier = (
+        lives_of.shares.tolist(),
+        lives_of.share_bytes.tolist(),
+        lives_of.share_tier.tolist(),
+    )
+    share_count, share_end = lives_of.share_count.tolist(), [many] * len(lives_of.share_count)
 
     def dispatch(now: float) -> None:
         """Start what can start at this instant, in issue order, once all that ends at it has ended."""
@@ -87,8 +91,8 @@ def run_streams(
         source, target = ENDS[s]
         now = 0.0
         columns = (
-            own, durations[own], known.freed_from[own], known.freed_to[own], known.dependent_ptr[own],
-            known.dependent_ptr[own + 1], known.share_ptr[own], known.share_ptr[own + 1],
+            own, durations[own], lives_of.freed_from[own], lives_of.freed_to[own], lives_of.dependent_ptr[own],
+            lives_of.dependent_ptr[own + 1], lives_of.share_ptr[own], lives_of.share_ptr[own + 1],
         )  # fmt: skip
         for k, seconds, back_from, back_to, first, last, share, share_stop in zip(
             *(c.tolist() for c in columns), strict=True
@@ -125,9 +129,9 @@ def run_streams(
     env.run()
     if ended < many:
         raise _stuck(schedule, idle[0], stream_of, unmet, taken, level, limits)
-    when = _waits(streams, known, np.array(starts), np.array(ends), marks, [s.stop - s.start for s in segments])
+    when = _waits(streams, lives_of, np.array(starts), np.array(ends), marks, [s.stop - s.start for s in segments])
     order, finished = np.array(log, dtype=np.int64), np.array(share_end, dtype=np.int64)
-    memory = _memory(schedule.graph.resident_bytes, streams, known, when[2], when[3], order, finished)
+    memory = _memory(schedule.graph.resident_bytes, streams, lives_of, when[2], when[3], order, finished)
     assert [int(m.bytes[-1]) for m in memory] == level, "the ledger that was followed is that of the arrays"
     return Run(*when, segments, marks, memory)
 
@@ -176,7 +180,7 @@ def _stuck(
 
 
 def _waits(
-    streams: NDArray[np.int8], known: Lives, starts: Floats, ends: Floats, marks: list[float], lengths: list[int]
+    streams: NDArray[np.int8], lives_of: Lives, starts: Floats, ends: Floats, marks: list[float], lengths: list[int]
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """When each action was issued, ready, started and ended."""
     issued = np.repeat(np.array(marks[:-1]), lengths)
@@ -187,12 +191,12 @@ def _waits(
     copies = np.flatnonzero((streams != COMPUTE) & (computed >= 0))
     issued[copies] = np.maximum(issued[copies], ends[computed[copies]])
     ready = issued.copy()
-    np.maximum.at(ready, known.dependents, np.repeat(ends, np.diff(known.dependent_ptr)))
+    np.maximum.at(ready, lives_of.dependents, np.repeat(ends, np.diff(lives_of.dependent_ptr)))
     return issued, ready, starts, ends
 
 
 def _memory(
-    resident: int, streams: NDArray[np.int8], known: Lives, starts: Floats, ends: Floats, log: Ints, share_end: Ints
+    resident: int, streams: NDArray[np.int8], lives_of: Lives, starts: Floats, ends: Floats, log: Ints, share_end: Ints
 ) -> list[Memory]:
     """Bytes of each tier after each start and end that changed them; the last at one instant counts for plots."""
     begins = log >= 0
@@ -200,11 +204,11 @@ def _memory(
     source, target = np.array(ENDS).T
     memory = []
     for tier in range(3):
-        given = np.where(source[streams] == tier, known.freed_from, 0)
-        given += np.where(target[streams] == tier, known.freed_to, 0)
-        mine = known.share_tier == tier
-        np.add.at(given, share_end[mine], known.share_bytes[mine])
-        change = np.where(begins, np.where(target[streams[k]] == tier, known.taken[k], 0), -given[k])
+        returned = np.where(source[streams] == tier, lives_of.freed_from, 0)
+        returned += np.where(target[streams] == tier, lives_of.freed_to, 0)
+        mine = lives_of.share_tier == tier
+        np.add.at(returned, share_end[mine], lives_of.share_bytes[mine])
+        change = np.where(begins, np.where(target[streams[k]] == tier, lives_of.taken[k], 0), -returned[k])
         moved = np.flatnonzero(change)
         times = np.concatenate([[0.0], np.where(begins, starts[k], ends[k])[moved]])
         levels = (resident if tier == 0 else 0) + np.concatenate([[0], np.cumsum(change[moved])])

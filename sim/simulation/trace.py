@@ -224,15 +224,15 @@ def _longest_stalls(trace: Trace, most: int) -> list[Event]:
     """The waits of actions that their stream had come to, split into waiting for data and for memory."""
     run = trace.run
     waits = [("wait for data", run.issued, run.ready), ("wait for memory", run.ready, run.starts)]
-    found = []
+    stalls = []
     for name, start, end in waits:
         for k in np.flatnonzero(end - start > _SHORTEST_STALL_S).tolist():
-            found.append((float(start[k] - end[k]), k, name, float(start[k]), float(end[k])))
-    found = sorted(sorted(found)[:most], key=lambda x: x[1])
+            stalls.append((float(start[k] - end[k]), k, name, float(start[k]), float(end[k])))
+    stalls = sorted(sorted(stalls)[:most], key=lambda x: x[1])
     origin = trace.schedule.flat.origin
     return [
         _span(int(trace.stream_of[k]), name, start, end, cat="stall", args={"action": origin(k)})
-        for _, k, name, start, end in found
+        for _, k, name, start, end in stalls
     ]
 
 
