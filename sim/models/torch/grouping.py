@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from sim.base.errors import ParameterError
+from sim.models.torch import Granularity
 from sim.models.torch.recorded import ROOT, Captured, Op
 
-Granularity = Literal["ops", "modules", "blocks"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 
 

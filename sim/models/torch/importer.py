@@ -17,12 +17,12 @@ from sim.base.registry import Count
 from sim.graphs.graph import Graph
 from sim.models.factory import Factory, NamedFactory, find, first_line
 from sim.models.importers import extra, importers
+from sim.models.torch import Granularity
 from sim.ops import Loss
 
 if TYPE_CHECKING:
     from sim.models.torch.program import Program
 
-Granularity = Literal["ops", "modules", "blocks"]
 DTYPES = Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "bool"]
 
 

@@ -13,10 +13,11 @@ from torch import nn
 from sim.base.errors import GraphError
 from sim.graphs.graph import ITEMSIZE, Graph, GraphInput, Needs, Node, Reads
 from sim.graphs.node import GRANULARITY, LOSS
+from sim.models.torch import Granularity
 from sim.models.torch.capture import capture
 from sim.models.torch.codegen import needed
 from sim.models.torch.flops import contraction_flops, flops
-from sim.models.torch.grouping import Granularity, Piece, Pieces, cut
+from sim.models.torch.grouping import Piece, Pieces, cut
 from sim.models.torch.joint import Joint, Layout, contiguous, signature, take_apart
 from sim.models.torch.recorded import Captured, tensors_of, value
 
