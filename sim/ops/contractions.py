@@ -121,6 +121,7 @@ def _embedding_parameter_vjp(at: At, g: Array) -> tuple[Array]:
         parameters=lambda at: ((at["entries"], at.node.output_shape[-1]),),
         parameter_jvp=lambda at, dp: dp[0][:, at.x[0]],
         parameter_vjp=_embedding_parameter_vjp,
+        below=lambda at: int(at["entries"]),
     ),
     indices=0,
 )

@@ -53,6 +53,7 @@ def _cross_entropy_slope(at: At) -> Array:
         forward=_cross_entropy_forward,
         jvp=lambda at, dx: _shares(_cross_entropy_slope(at) * dx[0]),
         vjp=lambda at, g: (_against(g, _cross_entropy_slope(at)), None),
+        below=lambda at: at.shapes[0][at["axis"]],
         reduces=True,
     ),
     indices=1,

@@ -129,6 +129,7 @@ def _normalization(*, channel: int, centred: bool) -> Rule:
         parameter_jvp=parameter_jvp,
         parameter_vjp=parameter_vjp,
         couples=channel != -1,
+        scales=True,
     )
 
 

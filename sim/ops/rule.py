@@ -64,7 +64,9 @@ class Rule:
     parameters(at) -> shapes; parameter_jvp(at, tangents as tuple) -> tangent; parameter_vjp(at,
     cotangent) -> tuple. A rule that `reduces` the batch has JVPs of shape (width, batch): the share
     of each sample, to be summed. One that `couples` samples has no Jacobian for each sample.
-    matrix(at) -> the Jacobian (p, q) of every sample where it is at hand, else `None`.
+    matrix(at) -> the Jacobian (p, q) of every sample where it is at hand, else `None`. below(at) -> what
+    the integers of an input stay below, for an op that reads some. A rule that `scales` has a factor,
+    near 1, for its first parameter.
     """
 
     forward: Callable[[At], tuple[Array, Array | None]]
@@ -74,8 +76,10 @@ class Rule:
     parameter_jvp: Callable[[At, tuple[Array, ...]], Array] = _none
     parameter_vjp: Callable[[At, Array], tuple[Array, ...]] = _none
     matrix: Callable[[At], Array | None] = lambda _: None
+    below: Callable[[At], int] | None = None
     reduces: bool = False
     couples: bool = False
+    scales: bool = False
 
 
 def split(flat: Array, shapes: Sequence[Shape]) -> tuple[Array, ...]:

@@ -18,8 +18,6 @@ from sim.ops import rule_of
 from sim.ops.rule import Array, At, Shape
 
 DTYPES = frozenset({"float64", "float32", "float16", "int64", "int32", "int8", "uint8", "bool"})
-SCALING = frozenset({"layer_norm", "rms_norm", "batch_norm", "mul"})
-"""Ops whose first parameter is a factor, near 1."""
 
 
 def input_shapes(graph: Graph, node: Node) -> tuple[Shape, ...]:
@@ -62,7 +60,7 @@ def parameters_for(graph: Graph, seed: int) -> dict[str, Array]:
         parts = []
         for k, shape in enumerate(parameter_shapes(graph, node)):
             scale = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.1
-            offset = 1.0 if node.op in SCALING and k == 0 else 0.0
+            offset = 1.0 if rule_of(node).scales and k == 0 else 0.0
             parts.append(offset + scale * rng.standard_normal(math.prod(shape)))
         made[node.name] = np.concatenate(parts).astype(node.dtype)
     return made
@@ -83,10 +81,9 @@ def inputs_for(graph: Graph, seed: int) -> dict[str, Array]:
 def _below(graph: Graph, item: GraphInput) -> int:
     limits = [2 if item.dtype == "bool" else 100]
     for node in graph.nodes:
-        if item.name in node.inputs and node.op == "cross_entropy":
-            limits.append(input_shapes(graph, node)[0][node.attributes["axis"]])
-        elif item.name in node.inputs and node.op == "embedding":
-            limits.append(node.attributes["entries"])
+        below = rule_of(node).below if item.name in node.inputs else None
+        if below is not None:
+            limits.append(below(At(node, input_shapes(graph, node))))
     return min(limits)
 
 

@@ -58,7 +58,7 @@ def _parameter_shapes(at: At) -> tuple[Shape, ...]:
     return tuple(shape for kind, shape in _operands(at) if kind == "parameter")
 
 
-def _broadcast_rule(value: Callable[[Sequence[Any]], Array], by: Callable[[At, int], Any]) -> Rule:
+def _broadcast_rule(value: Callable[[Sequence[Any]], Array], by: Callable[[At, int], Any], scales: bool) -> Rule:
     """A function of operands that are broadcast, linear in each; `by(at, k)` is its derivative by operand k.
 
     That is `None` where it would read what is not there, because nobody asks for it.
@@ -82,12 +82,15 @@ def _broadcast_rule(value: Callable[[Sequence[Any]], Array], by: Callable[[At, i
         parameters=_parameter_shapes,
         parameter_jvp=lambda at, dp: push(at, _places(at, "parameter"), dp),
         parameter_vjp=lambda at, g: tuple(v for v in pull(at, _places(at, "parameter"), g) if v is not None),
+        scales=scales,
     )
 
 
-def _broadcast(value: Callable[[Sequence[Any]], Array], by: Callable[[At, int], Any]) -> Callable[[Call], Attributes]:
+def _broadcast(
+    value: Callable[[Sequence[Any]], Array], by: Callable[[At, int], Any], *, scales: bool = False
+) -> Callable[[Call], Attributes]:
     """Run the function by `_broadcast_rule`, which reads what each operand is, and its shape."""
-    rule = _broadcast_rule(value, by)
+    rule = _broadcast_rule(value, by, scales)
 
     def described(call: Call) -> Attributes:
         operands: list[tuple[str, Shape]] = []
@@ -150,7 +153,7 @@ def _product_of_others(at: At, k: int) -> Any:
     return None if any(v is None for v in others) else math.prod(others[1:], start=others[0])
 
 
-@operator("Mul", weights=BOTH, runs=_broadcast(lambda v: math.prod(v[1:], start=v[0]), _product_of_others))
+@operator("Mul", weights=BOTH, runs=_broadcast(lambda v: math.prod(v[1:], start=v[0]), _product_of_others, scales=True))
 def mul(call: Call) -> Node:
     """Mul: the rule of mul; by a constant it is linear, and its derivative reads x only if that is trained."""
     if len(call.data) > 1 and all(t.shape == call.shape for t in call.data):

@@ -37,6 +37,7 @@ _SCALE_SHIFT = Rule(
     parameters=lambda at: ((at.shapes[0][1],),) * 2,
     parameter_jvp=_scale_shift_tangent,
     parameter_vjp=_scale_shift_gradient,
+    scales=True,
 )
 
 
