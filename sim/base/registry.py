@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import UnionType
 from typing import (
     Annotated,
@@ -55,9 +56,9 @@ class Problem:
     on_key: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry(Generic[R]):
-    """One registered function, its parameters as a pydantic model, and its docstring's first line.
+    """One registered function, whose keyword-only parameters are those of the entry.
 
     With `variants` = (key, registry), the value of that parameter names an entry of the registry,
     whose parameters are given beside it (`reverse_checkpointed: {schedule: binomial, slots: 3}`).
@@ -69,11 +70,31 @@ class Entry(Generic[R]):
 
     name: str
     function: Callable[..., R]
-    model: type[BaseModel]
-    summary: str
     variants: tuple[str, Registry[Any]] | None = None
     front: Callable[..., Any] | None = None
     prices: Callable[..., Mapping[str, float]] | None = None
+
+    @cached_property
+    def model(self) -> type[BaseModel]:
+        """The parameters as a model, made when they are first asked for: most runs use few entries of many."""
+        hints = get_type_hints(self.function, include_extras=True)
+        fields: dict[str, Any] = {
+            p.name: (hints[p.name], ... if p.default is p.empty else p.default)
+            for p in inspect.signature(self.function).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        }
+        config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+        return create_model(self.name, __config__=config, **fields)
+
+    @cached_property
+    def schema(self) -> Mapping[str, Any]:
+        """The JSON Schema of the parameters, as pydantic writes it."""
+        return self.model.model_json_schema(ref_template=f"#/$defs/{self.name}.{{model}}")
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     def variant(self, values: Mapping[str, Any]) -> Entry[Any]:
         """The entry that one of the values names (see `variants`), or else this one."""
@@ -134,16 +155,7 @@ class Registry(Mapping[str, Entry[R]]):
         """Decorator: register a function whose keyword-only parameters are the entry's parameters."""
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
-            hints = get_type_hints(function, include_extras=True)
-            fields: dict[str, Any] = {
-                p.name: (hints[p.name], ... if p.default is p.empty else p.default)
-                for p in inspect.signature(function).parameters.values()
-                if p.kind is p.KEYWORD_ONLY
-            }
-            config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
-            model = create_model(name, __config__=config, **fields)
-            summary = (inspect.getdoc(function) or "").partition("\n")[0]
-            self._entries[name] = Entry(name, function, model, summary, variants, front, prices)
+            self._entries[name] = Entry(name, function, variants, front, prices)
             return function
 
         return decorate

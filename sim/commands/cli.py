@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `sim --help` answers at once; each comma
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import pkgutil
@@ -38,8 +39,14 @@ def options(
         os.environ["SIM_DEBUG"] = "1"
 
 
+SELDOM = 100_000
+"""New objects before cyclic garbage is looked for: imports and compilation make many that stay, and looking through
+them took a tenth of a run."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line, every error told in one message on stderr."""
+    gc.set_threshold(SELDOM)
     try:
         for module in pkgutil.iter_modules(commands.__path__):
             importlib.import_module(f"{commands.__name__}.{module.name}")

@@ -211,17 +211,16 @@ def _admitted(strategy: str, key: str, parameters: Mapping[str, Any]) -> set[str
 
 def admitted_types(entry: Entry[Any], key: str) -> set[str]:
     """The JSON types that one parameter of an entry takes, from its schema."""
-    schema = entry.model.model_json_schema()
 
     def types(part: Mapping[str, Any]) -> Iterator[str]:
         if "$ref" in part:
-            yield from types(schema["$defs"][part["$ref"].rpartition("/")[2]])
+            yield from types(entry.schema["$defs"][part["$ref"].rpartition(".")[2]])
         if "type" in part:
             yield from [part["type"]] if isinstance(part["type"], str) else part["type"]
         for alternative in (*part.get("anyOf", ()), *part.get("oneOf", ())):
             yield from types(alternative)
 
-    return set(types(schema.get("properties", {}).get(key, {})))
+    return set(types(entry.schema.get("properties", {}).get(key, {})))
 
 
 def _range(value: dict[str, Any], path: KeyPath) -> list[Any]:

@@ -90,9 +90,10 @@ class Scenario:
         DocumentError
             If the graph cannot be; at the layer at fault where that is known.
         """
-        entry = graph_kinds()[self.graph_kind]
+        kind = graph_kind(self.graph_kind)
+        assert kind is not None, "checked when the scenario was read"
         try:
-            graph = entry.function(**self.graph_parameters)
+            graph = kind.function(**self.graph_parameters)
         except (GraphError, ParameterError, CountOverflow) as error:
             raise self.error(self._graph_place(error), str(error)) from None
         try:
@@ -173,6 +174,16 @@ def graph_kinds() -> Mapping[str, Entry[Graph]]:
     from sim.models import families, importers
 
     return {**families.load(), **importers.load()}
+
+
+def graph_kind(name: object) -> Entry[Graph] | None:
+    """The kind of that name; importers are imported for a name that no family has."""
+    from sim.models import families, importers
+
+    for load_kinds in (families.load, importers.load):
+        if isinstance(name, str) and name in load_kinds():
+            return load_kinds()[name]
+    return None
 
 
 def load(path: str | Path) -> Scenario:
@@ -300,9 +311,9 @@ def _graph_parameters(graph: Any, folder: Path) -> tuple[dict[str, Any], list[Pr
     if "kind" not in graph:
         return {}, [Problem(("graph",), f"'kind' is missing{suggest('', graph_kinds())}")]
     kind = graph["kind"]
-    if not isinstance(kind, str) or kind not in graph_kinds():
+    entry = graph_kind(kind)
+    if entry is None:
         return {}, [Problem(("graph", "kind"), f"unknown kind of graph '{kind}'{suggest(str(kind), graph_kinds())}")]
-    entry = graph_kinds()[kind]
     checked, wrong = entry.check({k: v for k, v in graph.items() if k != "kind"})
     if wrong:
         return {}, [Problem(("graph", *p.path), p.message, p.on_key) for p in wrong]

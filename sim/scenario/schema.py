@@ -57,7 +57,7 @@ def _graph(definitions: dict[str, Schema]) -> Schema:
 
 def _strategies(definitions: dict[str, Schema]) -> Schema:
     registry = strategies.load()
-    bare = [name for name, entry in sorted(registry.items()) if not entry.model.model_json_schema().get("required")]
+    bare = [name for name, entry in sorted(registry.items()) if not entry.schema.get("required")]
     named = {}
     for name, entry in sorted(registry.items()):
         named[name] = {"description": entry.summary, **_strategy(entry, definitions)}
@@ -109,7 +109,7 @@ def _parameters(
     entry: Entry[Any], definitions: dict[str, Schema], *, sweeps: bool, also: Mapping[str, Schema] | None = None
 ) -> Schema:
     """The schema of an entry's parameters; with `sweeps` each may be a list or a range of what it takes."""
-    schema = _standard(entry.model.model_json_schema(ref_template=f"#/$defs/{entry.name}.{{model}}"))
+    schema = _standard(entry.schema)
     definitions |= {f"{entry.name}.{name}": part for name, part in schema.pop("$defs", {}).items()}
     if sweeps:
         schema["properties"] = {

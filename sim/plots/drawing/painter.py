@@ -7,6 +7,7 @@ the pipe to it is closed, however this process ends.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import multiprocessing
@@ -60,6 +61,7 @@ def _ask(process: subprocess.Popen[bytes], results: Mapping[str, Any], folder: P
 
 def paint() -> None:
     """Draw the results on standard input into the folder beside them, on two cores; answer with the files."""
+    gc.disable()  # there is little garbage, and the process ends soon
     for name in FIGURES:
         importlib.import_module(f"sim.plots.{name}")
     results, folder = json.load(sys.stdin)
