@@ -11,7 +11,8 @@ import pytest
 from sim.base.errors import NotApplicable
 from sim.schedules.effects import FORWARD
 from sim.schedules.schedule import Schedule
-from sim.strategies.checkpointing.segments import binomial, uniform
+from sim.strategies.checkpointing.binomial import binomial
+from sim.strategies.checkpointing.segments import uniform
 from sim.strategies.forward import forward_cached
 from sim.strategies.reverse import reverse_full, reverse_offload
 

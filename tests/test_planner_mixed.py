@@ -14,7 +14,7 @@ from sim.base.errors import CountOverflow, NotApplicable
 from sim.models.families.chain import chain
 from sim.schedules.replay import Cost, replay
 from sim.strategies import load
-from sim.strategies.checkpointing.mixed_plan import forward_count, mixed_plan
+from sim.strategies.checkpointing.mixed import forward_count, mixed_plan
 
 
 def executed(length: int, slots: int) -> Cost:

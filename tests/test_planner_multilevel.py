@@ -30,8 +30,7 @@ from sim.schedules.table import effects
 from sim.simulation.device import Device, device
 from sim.simulation.simulate import simulate
 from sim.strategies import load
-from sim.strategies.checkpointing.multilevel import crossings, link_costs
-from sim.strategies.checkpointing.multilevel_plan import Level, multilevel_cost, multilevel_plan
+from sim.strategies.checkpointing.multilevel import Level, crossings, link_costs, multilevel_cost, multilevel_plan
 
 PRICES = st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5, 8.0, 30.0])
 

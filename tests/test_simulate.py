@@ -24,7 +24,8 @@ from sim.schedules.replay import replay
 from sim.schedules.schedule import Builder
 from sim.schedules.values import Value
 from sim.simulation.device import device
-from sim.simulation.simulate import action_seconds, simulate
+from sim.simulation.roofline import action_seconds
+from sim.simulation.simulate import simulate
 from sim.simulation.trace import Trace
 
 

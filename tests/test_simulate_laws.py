@@ -20,7 +20,8 @@ from sim.schedules.lifetimes import STREAMS
 from sim.schedules.replay import replay
 from sim.schedules.schedule import Schedule
 from sim.schedules.values import READ, SAVE, WRITE
-from sim.simulation.simulate import action_seconds, simulate
+from sim.simulation.roofline import action_seconds
+from sim.simulation.simulate import simulate
 from sim.simulation.trace import Trace
 
 LINKS = st.sampled_from([0.5, 1.0, 3.0, 10.0, math.inf])

@@ -30,7 +30,8 @@ from sim.schedules.effects import JACOBIAN
 from sim.schedules.replay import cost_of, replay, walk
 from sim.schedules.schedule import Schedule
 from sim.simulation.device import Device
-from sim.simulation.simulate import action_seconds, simulate
+from sim.simulation.roofline import action_seconds
+from sim.simulation.simulate import simulate
 
 GRADIENT_TOLERANCE: Mapping[str, float] = MappingProxyType({"float64": 1e-10, "float32": 1e-4, "float16": 5e-2})
 """Largest difference to full store, over the largest entry of the gradient."""

@@ -21,7 +21,7 @@ from sim.scenario import axes
 from sim.scenario.points import REFUSALS, StrategyPoint, expand
 from sim.simulation.device import Device
 from sim.simulation.device import check as check_device
-from sim.simulation.simulate import timed
+from sim.simulation.roofline import timed
 
 DEVICE_FILES = (".yaml", ".yml")
 SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"

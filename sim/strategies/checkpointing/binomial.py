@@ -1,17 +1,40 @@
-"""The binomial checkpointing plan of Griewank & Walther (Algorithm 799, ACM TOMS 26(1), 2000)."""
+"""Binomial checkpointing: the fewest evaluations of equal steps for so many checkpoints.
+
+Griewank & Walther, Algorithm 799: Revolve, ACM TOMS 26(1), 2000, doi:10.1145/347837.347846.
+"""
 
 from __future__ import annotations
 
 from math import comb
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from sim.base.compiled import compiled, put
 from sim.base.errors import CountOverflow
+from sim.base.registry import Count
+from sim.graphs.graph import Graph
+from sim.schedules.schedule import Schedule
+from sim.strategies.checkpointing.segments import Cotangents, from_plan, schedules
 
 MOST_ACTIONS = 2**31 - 1
+
+
+@schedules.register("binomial")
+def binomial(
+    graph: Graph,
+    *,
+    slots: Annotated[Count, Field(description="checkpoints held at once, the input counted as one")],
+    chunk: Cotangents = None,
+) -> Schedule:
+    """Fewest evaluations of equal steps for so many checkpoints, the input counted as one.
+
+    With C(s+r-1, s) < l ≤ C(s+r, s) they are l + r·l - C(s+r, s+1) (Griewank & Walther, Algorithm
+    799, ACM TOMS 26(1), 2000). Prefer `optimal` where steps differ in cost or size.
+    """
+    return from_plan(graph, binomial_plan(len(graph.step_starts) - 1, slots), chunk)
 
 
 def repetitions(length: int, slots: int) -> int:

@@ -21,7 +21,6 @@ from sim.schedules.effects import VJP
 from sim.schedules.schedule import Builder, Schedule
 from sim.schedules.values import Numbers
 from sim.strategies import chunks, strategies
-from sim.strategies.checkpointing.binomial import binomial_plan
 
 schedules: Registry[Schedule] = Registry("schedule")
 
@@ -74,21 +73,6 @@ def periodic(
     """A checkpoint every so many steps; the last segment, which may be shorter, is kept."""
     steps = len(graph.step_starts) - 1
     return from_plan(graph, segmented(np.append(np.arange(0, steps, every), steps)), chunk)
-
-
-@schedules.register("binomial")
-def binomial(
-    graph: Graph,
-    *,
-    slots: Annotated[Count, Field(description="checkpoints held at once, the input counted as one")],
-    chunk: Cotangents = None,
-) -> Schedule:
-    """Fewest evaluations of equal steps for so many checkpoints, the input counted as one.
-
-    With C(s+r-1, s) < l ≤ C(s+r, s) they are l + r·l - C(s+r, s+1) (Griewank & Walther, Algorithm
-    799, ACM TOMS 26(1), 2000). Prefer `optimal` where steps differ in cost or size.
-    """
-    return from_plan(graph, binomial_plan(len(graph.step_starts) - 1, slots), chunk)
 
 
 def segmented(starts: NDArray[np.int64], *, keep_last: bool = True) -> Plan:

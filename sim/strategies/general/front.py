@@ -11,7 +11,8 @@ import numpy as np
 
 from sim.graphs.graph import Graph, Ints
 from sim.schedules.schedule import Builder, Schedule
-from sim.strategies.checkpointing.segments import schedules
+from sim.strategies.checkpointing.binomial import binomial
+from sim.strategies.checkpointing.segments import periodic, uniform
 from sim.strategies.front import BoundClass, Front, Recipe, replayed, spread, unbeaten
 from sim.strategies.general.blocks import planned
 from sim.strategies.general.bound import block_lower_bound
@@ -94,10 +95,6 @@ def _fixed(graph: Graph) -> Iterator[Recipe]:
     steps = len(graph.step_starts) - 1
     sizes = range(1, steps + 1)
     yield partial(reverse_full, chunk=graph.output_scalars)
-    for key, name, among in (
-        ("segments", "uniform", sizes),
-        ("every", "periodic", [k for k in sizes if steps % k or k == 1]),
-        ("slots", "binomial", sizes),
-    ):
-        for size in among:
-            yield partial(schedules[name].function, **{key: size})
+    yield from (partial(uniform, segments=size) for size in sizes)
+    yield from (partial(periodic, every=size) for size in sizes if steps % size or size == 1)
+    yield from (partial(binomial, slots=size) for size in sizes)
