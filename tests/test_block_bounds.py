@@ -15,10 +15,9 @@ import sim
 from sim.graphs.graph import Graph, GraphInput, Node
 from sim.schedules.replay import Cost, replay
 from sim.strategies.checkpointing.segments import schedules
-from sim.strategies.general import bound as block_bounds
 from sim.strategies.general.bound import LARGEST_BLOCK, block_lower_bound
 from sim.strategies.optimal.bound import PRICES, lower_bound
-from sim.strategies.optimal.front import full_store_bytes
+from sim.strategies.optimal.planner import full_store_bytes
 from sim.strategies.optimal.stages import stages_of
 from sim.strategies.optimal.strategy import optimal_front
 from sim.strategies.reverse import reverse_full
@@ -77,15 +76,14 @@ def test_the_bound_counts_what_has_to_go_from_a_residual_block() -> None:
     assert least_cost(graph, 49) == 25
 
 
-def test_the_bound_of_blocks_of_one_node_is_that_of_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_of_blocks_of_one_node_is_that_of_a_chain() -> None:
     """With the same prices; where the last VJP needs no forward the chain's bound gives up, and this does not."""
-    monkeypatch.setattr(block_bounds, "BLOCK_PRICES", PRICES)
     rng = random.Random(3)
     for _ in range(100):
         graph = random_chain(rng, rng.randint(3, 12))
         stages = stages_of(graph)
         memory = np.arange(15, full_store_bytes(stages) + 1)
-        by_layers, by_blocks = lower_bound(stages, memory), block_lower_bound(graph, stages, memory)
+        by_layers, by_blocks = lower_bound(stages, memory), block_lower_bound(graph, stages, memory, prices=PRICES)
         if graph.nodes[-1].needs == "none":
             assert (by_blocks >= by_layers - 1).all()
         else:

@@ -31,7 +31,7 @@ from sim.strategies.general.bound import block_lower_bound
 from sim.strategies.general.front import bound_class
 from sim.strategies.jacobians.memory import chaining_front
 from sim.strategies.optimal.bound import lower_bound
-from sim.strategies.optimal.front import staircase
+from sim.strategies.optimal.planner import best_plans
 from sim.strategies.optimal.stages import stages_of
 from sim.strategies.optimal.strategy import adjoint_cost, optimal_front
 from sim.strategies.reverse import reverse_full
@@ -117,27 +117,24 @@ def test_the_front_of_networks_is_at_or_below_every_fixed_schedule(graph: Graph)
 def test_the_lower_bound_is_never_above_exhaustive_search() -> None:
     """300 random chains of 2 … 5 layers, at every breakpoint and just before the next."""
     rng = random.Random(11)
-    ratios = []
     for _ in range(300):
         graph = random_chain(rng, rng.randint(2, 5))
         stages = stages_of(graph)
-        found = staircase(stages, reach=3)
-        memory = np.concatenate([found.memory, found.memory[1:] - 1])
+        plans = best_plans(stages, reach=3)
+        memory = np.concatenate([plans.memory, plans.memory[1:] - 1])
         for m, bound in zip(memory.tolist(), lower_bound(stages, memory).tolist(), strict=True):
             best = least_cost(graph, m)
             assert best is not None
             assert graph.forward_flops <= bound <= best
-            ratios.append((best + graph.forward_flops) / (bound + graph.forward_flops))
-    print(f"optimum over bound: {np.mean(ratios):.3f} on average, at most {max(ratios):.3f}")
-    assert np.mean(ratios) < 1.09
 
 
-def test_the_lower_bound_is_close_on_a_long_chain() -> None:
-    """30 random layers: with half of full store's memory the bound is within 3 % of the front."""
-    graph = random_chain(random.Random(2), 30, largest=1000)
-    found = optimal_front(graph)
-    half = found.within(found.peak_bytes[-1] // 2)
-    assert found.lower_bound[half] <= found.cost[half] <= 1.03 * found.lower_bound[half]
+def test_the_lower_bound_counts_a_byte_too_few() -> None:
+    """Four layers of 10 bytes and one flop: full store takes 50 bytes; with 49, one of four flops is done again.
+
+    The relaxation buys a tenth of it with the missing byte, and costs are whole.
+    """
+    front = optimal_front(chain(length=4, activation_bytes=10, forward_flops=1))
+    assert front.lower_bound[-2:] == (9, 8)
 
 
 def test_a_budget_gives_the_cheapest_schedule_that_fits() -> None:

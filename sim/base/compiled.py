@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numba
 from numba.core.dispatcher import Dispatcher
+from numba.core.types import unliteral
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,8 +20,15 @@ def compiled(function: F) -> F:
     which takes longer to compile than the function.
     """
     made: Any = numba.njit(cache=True, nogil=True)(function)
+    made.get_call_template = partial(_template, made.get_call_template)
     _depend_on_other_files(made._cache._cache_file, function)
     return cast(F, made)
+
+
+def _template(template: Callable[..., Any], types: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """What a kernel that calls another takes it for: one kernel for all numbers, constant or not."""
+    plain: Callable[[Any], Any] = unliteral
+    return template([plain(t) for t in types], {k: plain(t) for k, t in keywords.items()})
 
 
 def _depend_on_other_files(file: Any, function: Callable[..., Any]) -> None:

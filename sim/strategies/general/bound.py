@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from sim.base.compiled import compiled
 from sim.graphs.graph import Graph, Ints
 from sim.strategies.optimal.bound import price_grid, recomputed
-from sim.strategies.optimal.recurrence import COST, RESIDUAL
-from sim.strategies.optimal.stages import Stages
+from sim.strategies.optimal.stages import COST, RESIDUAL, Stages
 
 BLOCK_PRICES = 96
 MOST_CUTS = 192
@@ -44,11 +43,12 @@ class Choices(NamedTuple):
     prices: Any  # rising, from 0
 
 
-def block_lower_bound(graph: Graph, stages: Stages, memory: Ints) -> Ints:
+def block_lower_bound(graph: Graph, stages: Stages, memory: Ints, *, prices: int = BLOCK_PRICES) -> Ints:
     """Flops of forwards that any schedule takes within each of the working bytes given.
 
     It holds for all schedules on one device whose VJPs run from the last node to the first. `stages` are
-    those of the graph, with the width of the narrowest sweep and the costs in question.
+    those of the graph, with the width of the narrowest sweep and the costs in question. More `prices` of a byte
+    are closer to the optimum of the relaxation.
     """
     c, costs = graph.columns, stages.table[:, COST]
     once = int(costs.sum())
@@ -63,7 +63,7 @@ def block_lower_bound(graph: Graph, stages: Stages, memory: Ints) -> Ints:
         costs=costs,
         sizes=c.activation_bytes,
         residuals=stages.table[:, RESIDUAL],
-        prices=price_grid(costs[: cuts[-1]], c.activation_bytes[: cuts[-1]], BLOCK_PRICES),
+        prices=price_grid(costs[: cuts[-1]], c.activation_bytes[: cuts[-1]], prices),
     )
     windows = _windows(choices, graph.articulation_points, cuts)
     return once + recomputed(windows, choices.prices, cuts, stages, memory)

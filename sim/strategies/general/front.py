@@ -18,7 +18,7 @@ from sim.strategies.general.blocks import planned
 from sim.strategies.general.bound import block_lower_bound
 from sim.strategies.general.certificate import Level, available, certificate
 from sim.strategies.general.problem import graph_problem
-from sim.strategies.optimal.front import Staircase
+from sim.strategies.optimal.planner import Plans
 from sim.strategies.optimal.stages import stages_of
 from sim.strategies.optimal.strategy import adjoint_cost, below_next, in_chunks
 from sim.strategies.reverse import reverse_full
@@ -33,9 +33,9 @@ def general_front(graph: Graph, *, tolerance: float, costs: tuple[Ints, Ints] | 
     `costs` of forwards and of VJPs (of all cotangents) stand in for flops.
     """
     width, forward = graph.output_scalars, None if costs is None else costs[0]
-    stairs = planned(graph, width=width, tolerance=tolerance, costs=forward)
+    plans = planned(graph, width=width, tolerance=tolerance, costs=forward)
     recipes: list[Recipe] = [
-        partial(_schedule, stairs=stairs, index=i, width=width) for i in spread(stairs.cost, MOST_REPLAYS)
+        partial(_schedule, plans=plans, index=i, width=width) for i in spread(plans.cost, MOST_REPLAYS)
     ]
     recipes += _fixed(graph)
     evaluations = graph.columns.forward_flops if forward is None else forward
@@ -84,9 +84,9 @@ def bound_class(graph: Graph) -> BoundClass:
     return "any order" if forced else "listed order"
 
 
-def _schedule(graph: Graph, *, stairs: Staircase, index: int, width: int) -> Schedule:
+def _schedule(graph: Graph, *, plans: Plans, index: int, width: int) -> Schedule:
     builder = Builder(graph)
-    builder.rows(stairs.plan(index), width=width)
+    builder.rows(plans.plan(index), width=width)
     return builder.build(prune=True)
 
 

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
-from sim.strategies.optimal.recurrence import COST, GRADIENTS, READS_INPUT, READS_OUTPUT, RESIDUAL, VJP_PEAK
-from sim.strategies.optimal.stages import FREE, Stages
+from sim.strategies.optimal.stages import COST, FREE, GRADIENTS, READS_INPUT, READS_OUTPUT, RESIDUAL, VJP_PEAK, Stages
 
 PRICES = 32
 MOST_CUTS = 128

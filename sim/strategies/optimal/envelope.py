@@ -1,218 +1,312 @@
-"""Whole staircases at once, as compiled code: the least cost of each state for every memory.
+"""The envelopes: for every state its least cost as a step function of memory, exactly.
 
-A staircase is rising breakpoints of memory with falling costs. That of a state is the lower envelope
-of its ways, each the sum of two staircases moved and clamped. A coarse look decides first which ways
-can matter where: memory is cut into cells of 2^shift bytes, and a way whose cost at the end of a cell is
-no less than what some way has at its start adds nothing inside. Only the rest is merged, exactly.
+A step function is rising breakpoints of memory with falling costs. That of a state is the lower envelope
+of its transitions', each the sum of two step functions moved and clamped. A look at the ends of cells decides
+first which transitions can matter where: memory is cut into cells of 2^shift bytes, and a transition whose
+cost at the end of a cell is no less than what some transition has at its start adds nothing inside. Only the
+rest is merged, exactly.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
+from sim.graphs.graph import Ints
+from sim.strategies.optimal.inside import FAR
 from sim.strategies.optimal.recurrence import (
+    HELD1,
+    HELD2,
     INFINITE,
-    LOW,
-    OFFSET1,
-    OFFSET2,
-    PRICE,
+    OWN_COST,
+    PEAK,
     S1,
     S2,
     T1,
     T2,
+    TRANSITION_FIELDS,
     V1,
     V2,
-    WAY_FIELDS,
-    ways_of,
+    Ints32,
+    Problem,
+    States,
+    exists,
+    most_transitions,
+    transitions_of,
+    variants,
 )
 
-FAR = 2**61  # cells: beyond any, and so little that a few more bytes are no overflow
-LEAF_STEPS, LEAF_WAYS = 12, 3  # breakpoints below which a cell is not halved any more: at all, for each way
+LEAF_STEPS, LEAF_EACH = 12, 3  # breakpoints below which a cell is not halved any more: at all, for each transition
+DONE, MORE_ROOM, MORE_BUFFERS = range(3)
+
+
+class Cells(NamedTuple):
+    """Where each state matters: in the cells begins[i] … ends[i] - 1, below ceilings[starts[i] …].
+
+    Cell c is memory in (c, c + 1] · 2^shift; with a shift of 0 all sizes are whole cells. Without `ceilings`
+    a state matters at any cost.
+    """
+
+    shift: int
+    begins: Ints
+    ends: Ints
+    starts: Ints
+    ceilings: Ints
+
+
+class Envelopes(NamedTuple):
+    """The step function of state i: sizes[i] breakpoints from starts[i] on; the last state has no stages."""
+
+    starts: Ints
+    sizes: Ints32
+    memory: Ints
+    cost: Ints
+
+
+class Ends(NamedTuple):
+    """What state i costs at the ends of cells first[i] … last[i], from at[i] on, and its breakpoints up to there."""
+
+    at: Ints
+    first: Ints
+    last: Ints
+    cost: Ints
+    upto: Ints32
+
+
+class Buffers(NamedTuple):
+    """Room for one state: its transitions and their states' numbers, what they cost at ends, which matter where."""
+
+    options: Ints
+    number: Ints
+    total: Ints
+    bound: Ints
+    flags: NDArray[np.bool_]
+    matters: Ints32
+    at_best: Ints
+    mattering: Ints
+    result: Ints
+    leaf: Ints
+    todo: Ints
+    tasks: Ints
+
+
+def envelopes(problem: Problem, states: States, cells: Cells, *, most_breakpoints: int) -> Envelopes | None:
+    """The envelope of every state where it matters; `None` if they have more breakpoints together."""
+    n, count = len(problem.table), states.number
+    sized = np.maximum(0, cells.ends - cells.begins + 1)
+    points = 1 + int(sized.sum())
+    ends = Ends(
+        at=np.zeros(count + 1, dtype=np.int64),
+        first=np.full(count + 1, -FAR),
+        last=np.full(count + 1, -FAR),
+        cost=np.zeros(points, dtype=np.int64),
+        upto=np.zeros(points, dtype=np.int32),
+    )
+    # usually enough; pages are committed when they are first written to
+    capacity = min(most_breakpoints, 4096 + 16 * n**3)
+    found = Envelopes(
+        starts=np.zeros(count + 1, dtype=np.int64),
+        sizes=np.zeros(count + 1, dtype=np.int32),
+        memory=np.empty(capacity, dtype=np.int64),
+        cost=np.empty(capacity, dtype=np.int64),
+    )
+    found.memory[0] = found.cost[0] = 0
+    found.sizes[count] = ends.upto[0] = 1
+    size = 1 << 16
+    buffers = _buffers(problem, cells, size)
+    used = points = 1
+    for t in range(n):
+        status = -1
+        while status != DONE:
+            status, used_after, points_after = _column(problem, states, cells, found, ends, buffers, t, used, points)
+            if status == MORE_ROOM:
+                if len(found.memory) == most_breakpoints:
+                    return None
+                for steps in (found.memory, found.cost):
+                    steps.resize(min(most_breakpoints, 2 * len(steps)), refcheck=False)
+            elif status == MORE_BUFFERS:
+                size *= 2
+                buffers = _buffers(problem, cells, size)
+        used, points = used_after, points_after
+    for steps in (found.memory, found.cost):
+        steps.resize(used, refcheck=False)
+    return found
+
+
+def _buffers(problem: Problem, cells: Cells, size: int) -> Buffers:
+    most = most_transitions(len(problem.table), problem.reach)
+    last = max(1, int(cells.ends.max(initial=1)))
+    return Buffers(
+        options=np.zeros((most, TRANSITION_FIELDS), dtype=np.int64),
+        number=np.empty((most, 2), dtype=np.int64),
+        total=np.empty(last + 1, dtype=np.int64),
+        bound=np.empty(last + 1, dtype=np.int64),
+        flags=np.zeros(last + 8, dtype=np.bool_),
+        matters=np.empty((last, most), dtype=np.int32),
+        at_best=np.empty((last, most), dtype=np.int64),
+        mattering=np.empty(last, dtype=np.int64),
+        result=np.empty((2, max(size, last + 1)), dtype=np.int64),
+        leaf=np.empty((2, size), dtype=np.int64),
+        todo=np.empty((max(4 * most, size), 5), dtype=np.int64),
+        tasks=np.empty((256, 4), dtype=np.int64),
+    )
 
 
 @compiled
-def staircases(
-    table: Any, crossing: Any, cost_before: Any, gradients_before: Any, reach: Any, same: Any, ids: Any,
-    begins: Any, ends: Any, ceiling_starts: Any, ceilings: Any, shift: Any, room: Any,
-) -> Any:  # fmt: skip
-    """(starts, sizes, memory, cost) of the staircase of every state that matters, where it does.
-
-    State (s, t, v) has number i = ids[s, t] · variants + v; it matters in the cells begins[i] … ends[i] - 1,
-    where its cost is below ceilings[ceiling_starts[i] …], or at any cost if there are no `ceilings`. Cell c is
-    memory in (c, c + 1] · 2^shift; with a shift of 0 all sizes are whole cells. `room` is how many
-    breakpoints may be kept in all; where more are needed, `sizes` comes back empty.
-    """
-    n = len(table)
-    variants = 4 * (reach + 1)
-    nothing = len(begins)  # stands in where a way has fewer than two states: no bytes, no cost
-    starts = np.zeros(nothing + 1, dtype=np.int64)
-    sizes = np.zeros(nothing + 1, dtype=np.int32)
-    cells = points = 1
-    for i in range(nothing):
-        cells = max(cells, ends[i])
-        points += max(0, ends[i] - begins[i] + 1)
-    # What is known of a state at the ends of cells, first … last, from `at` on in the next two.
-    at = np.zeros(nothing + 1, dtype=np.int64)
-    first = np.full(nothing + 1, -FAR)
-    last = np.full(nothing + 1, -FAR)
-    coarse = np.zeros(points, dtype=np.int64)  # cost
-    upto = np.zeros(points, dtype=np.int32)  # breakpoints up to there
-    # usually enough; pages are committed when they are first written to
-    capacity = min(room, 4096 + 16 * n * n * n)
-    memory = np.empty(capacity, dtype=np.int64)
-    cost = np.empty(capacity, dtype=np.int64)
-    memory[0] = cost[0] = 0
-    sizes[nothing] = upto[0] = 1
-    used = points = 1
-    ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
-    number = np.empty((len(ways), 2), dtype=np.int64)
-    total = np.empty(cells + 1, dtype=np.int64)
-    bound = np.empty(cells + 1, dtype=np.int64)
-    matters = np.empty((cells, len(ways)), dtype=np.int32)
-    at_best = np.empty((cells, len(ways)), dtype=np.int64)
-    mattering = np.empty(cells, dtype=np.int64)
-    flags = np.zeros(cells + 8, dtype=np.bool_)
-    result = np.empty((2, max(1024, cells + 1 if shift == 0 else 0)), dtype=np.int64)
-    leaf = np.empty((2, 1024), dtype=np.int64)
-    todo = np.empty((4 * len(ways), 5), dtype=np.int64)
-    tasks = np.empty((256, 4), dtype=np.int64)
+def every_cell(problem: Problem, states: States, shift: int) -> tuple[Ints, Ints]:
+    """(begins, ends): the cells of 2^shift bytes from each state's least bytes to where more change nothing."""
+    n, count, reach = len(problem.table), states.number, problem.reach
+    same, ids = states.same, states.ids
+    least = np.zeros(count + 1, dtype=np.int64)  # bytes; the last entry stands in where there is no state
+    most = np.zeros(count + 1, dtype=np.int64)  # bytes that the cheapest transition takes
+    cheapest = np.zeros(count + 1, dtype=np.int64)
+    begins = np.zeros(count, dtype=np.int64)
+    ends = np.zeros(count, dtype=np.int64)
+    options = np.zeros((most_transitions(n, reach), TRANSITION_FIELDS), dtype=np.int64)
     for t in range(n):
         for s in range(t, -1, -1):
-            for v in range(variants if same[s, t] == s else 0):
-                here = ids[s, t] * variants + v
-                begin, end = begins[here], ends[here]
-                if begin >= end:
+            for v in range(variants(reach) if same[s, t] == s else 0):
+                if not exists(problem.table, s, t, v):
                     continue
-                count = 0
-                every = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
-                for j in range(every):
-                    a = ids[ways[j, S1], ways[j, T1]] * variants + ways[j, V1] if ways[j, S1] >= 0 else nothing
-                    b = ids[ways[j, S2], ways[j, T2]] * variants + ways[j, V2] if ways[j, S2] >= 0 else nothing
-                    if sizes[a] == 0 or sizes[b] == 0:
-                        continue
-                    number[count, 0], number[count, 1] = a, b
-                    if count < j:
-                        for f in range(WAY_FIELDS):
-                            ways[count, f] = ways[j, f]
-                    count += 1
-                _lowest(ways, number, count, at, first, last, coarse, shift, total, bound, begin, end)
-                if shift == 0:  # every memory is looked at
-                    found = _steps(bound, begin, end, result)
+                here = ids[s, t] * variants(reach) + v
+                least[here] = most[here] = cheapest[here] = INFINITE
+                for j in range(transitions_of(problem, s, t, v, options)):
+                    w = options[j]
+                    a = ids[w[S1], w[T1]] * variants(reach) + w[V1] if w[S1] >= 0 else count
+                    b = ids[w[S2], w[T2]] * variants(reach) + w[V2] if w[S2] >= 0 else count
+                    least[here] = min(least[here], max(w[PEAK], w[HELD1] + least[a], w[HELD2] + least[b]))
+                    cost = w[OWN_COST] + cheapest[a] + cheapest[b]
+                    need = max(w[PEAK], w[HELD1] + most[a], w[HELD2] + most[b])
+                    if cost < cheapest[here] or (cost == cheapest[here] and need < most[here]):
+                        cheapest[here], most[here] = cost, need
+                if shift:
+                    begins[here] = max(0, -(-least[here] >> shift) - 1)
+                    ends[here] = max(1, -(-most[here] >> shift))
                 else:
-                    within = 0  # the ceiling of the cell before: what costs more is no breakpoint there
-                    for c in range(begin, end):
-                        ceiling = ceilings[ceiling_starts[here] + c - begin] if len(ceilings) else INFINITE
-                        bound[c] = min(bound[c] + (bound[c] >= within), ceiling)
-                        within = ceiling
-                    _which_matter(
-                        ways, number, count, at, first, last, coarse, shift, total, bound, flags, matters, at_best,
-                        mattering, begin, end,
-                    )  # fmt: skip
-                    found = -1
-                while found < 0:
-                    found = _envelope(
-                        ways, number, matters, at_best, mattering, starts, sizes, at, first, last, upto, memory, cost,
-                        shift, ceilings, ceiling_starts[here], result, tasks, todo, leaf, begin, end,
-                    )  # fmt: skip
-                    if found < 0:
-                        result = np.empty((2, 2 * result.shape[1]), dtype=np.int64)
-                        leaf = np.empty((2, 2 * leaf.shape[1]), dtype=np.int64)
-                        todo = np.empty((2 * len(todo), 5), dtype=np.int64)
-                if found == 0:
+                    begins[here], ends[here] = least[here], most[here] + 1
+    return begins, ends
+
+
+@compiled
+def _column(
+    problem: Problem, states: States, cells: Cells, found: Envelopes, ends: Ends, buffers: Buffers, t: int,
+    used: int, points: int,
+) -> tuple[int, int, int]:  # fmt: skip
+    """(status, breakpoints, points at ends so far) with the envelopes of all states (·, t) among `found`.
+
+    Columns of smaller t come before. Where room or buffers do not suffice, nothing of the column counts.
+    """
+    ids, same, shift, ceilings = states.ids, states.same, cells.shift, cells.ceilings
+    starts, sizes, memory, cost = found
+    options, number, bound, result = buffers.options, buffers.number, buffers.bound, buffers.result
+    nothing = states.number  # stands in where a transition has fewer than two states: no bytes, no cost
+    for s in range(t, -1, -1):
+        for v in range(variants(problem.reach) if same[s, t] == s else 0):
+            here = ids[s, t] * variants(problem.reach) + v
+            begin, end = cells.begins[here], cells.ends[here]
+            if begin >= end:
+                continue
+            count = 0
+            for j in range(transitions_of(problem, s, t, v, options)):
+                w = options[j]
+                a = ids[w[S1], w[T1]] * variants(problem.reach) + w[V1] if w[S1] >= 0 else nothing
+                b = ids[w[S2], w[T2]] * variants(problem.reach) + w[V2] if w[S2] >= 0 else nothing
+                if sizes[a] == 0 or sizes[b] == 0:
                     continue
-                if used + found > room:
-                    return starts, sizes[:0], memory, cost
-                if used + found > len(memory):
-                    capacity = min(room, 2 * (used + found))
-                    memory = _grown(memory, used, capacity)
-                    cost = _grown(cost, used, capacity)
-                starts[here], sizes[here] = used, found
-                for i in range(found):
-                    memory[used + i] = result[0, i]
-                    cost[used + i] = result[1, i]
-                p = 0
-                at[here], first[here], last[here] = points, begin, end
-                for c in range(begin, end + 1):
-                    while p < found and result[0, p] <= c << shift:
-                        p += 1
-                    upto[points] = p
-                    coarse[points] = result[1, p - 1] if p else INFINITE
-                    points += 1
-                used += found
-    return starts, sizes, memory[:used], cost[:used]
+                number[count, 0], number[count, 1] = a, b
+                if count < j:
+                    for f in range(TRANSITION_FIELDS):
+                        options[count, f] = options[j, f]
+                count += 1
+            _lowest(buffers, ends, shift, count, begin, end)
+            if shift == 0:  # every memory is looked at
+                size = _steps(bound, begin, end, result)
+            else:
+                within = 0  # the ceiling of the cell before: what costs more is no breakpoint there
+                for c in range(begin, end):
+                    ceiling = ceilings[cells.starts[here] + c - begin] if len(ceilings) else INFINITE
+                    bound[c] = min(bound[c] + (bound[c] >= within), ceiling)
+                    within = ceiling
+                _which_matter(buffers, ends, shift, count, begin, end)
+                size = _envelope(found, ends, cells, buffers, cells.starts[here], begin, end)
+                if size < 0:
+                    return MORE_BUFFERS, used, points
+            if size == 0:
+                continue
+            if used + size > len(memory):
+                return MORE_ROOM, used, points
+            starts[here], sizes[here] = used, size
+            for i in range(size):
+                memory[used + i] = result[0, i]
+                cost[used + i] = result[1, i]
+            p = 0
+            ends.at[here], ends.first[here], ends.last[here] = points, begin, end
+            for c in range(begin, end + 1):
+                while p < size and result[0, p] <= c << shift:
+                    p += 1
+                ends.upto[points] = p
+                ends.cost[points] = result[1, p - 1] if p else INFINITE
+                points += 1
+            used += size
+    return DONE, used, points
 
 
 @compiled
-def _grown(array: Any, used: Any, capacity: Any) -> Any:
-    out = np.empty(capacity, dtype=np.int64)
-    for i in range(used):
-        out[i] = array[i]
-    return out
-
-
-@compiled
-def _total(
-    price: Any, values: Any, at1: Any, first1: Any, last1: Any, move1: Any,
-    at2: Any, first2: Any, last2: Any, move2: Any, begin: Any, end: Any, out: Any,
-) -> Any:  # fmt: skip
-    """Fills out[b … end - 1] with the cost of a way and its states, each moved by some points; returns b.
+def _total(cost: int, ends: Ends, a: int, move1: int, b: int, move2: int, begin: int, end: int, out: Ints) -> int:
+    """Fill out[c … end - 1] with the cost of a transition and its states a and b, each moved by some points; return c.
 
     A state is infinite before its first point and constant after its last. Loops run over slices from 0,
     which is what lets the compiler use vector instructions.
     """
-    begin = max(begin, first1 - move1, first2 - move2)
+    begin = max(begin, ends.first[a] - move1, ends.first[b] - move2)
     if begin >= end:
         return end
-    if last1 - move1 < last2 - move2:
-        at1, at2, first1, first2, last1, last2 = at2, at1, first2, first1, last2, last1
-        move1, move2 = move2, move1
-    both, one = min(end, last2 - move2 + 1), min(end, last1 - move1 + 1)
+    if ends.last[a] - move1 < ends.last[b] - move2:
+        a, b, move1, move2 = b, a, move2, move1
+    values = ends.cost
+    start1, start2 = ends.at[a] + move1 - ends.first[a], ends.at[b] + move2 - ends.first[b]
+    both, one = min(end, ends.last[b] - move2 + 1), min(end, ends.last[a] - move1 + 1)
     at = begin
     if at < both:
         here = out[at:both]
-        a = values[at1 + at + move1 - first1 : at1 + both + move1 - first1]
-        b = values[at2 + at + move2 - first2 : at2 + both + move2 - first2]
+        first, second = values[start1 + at : start1 + both], values[start2 + at : start2 + both]
         for i in range(len(here)):
-            here[i] = price + a[i] + b[i]
+            here[i] = cost + first[i] + second[i]
         at = both
-    price += values[at2 + last2 - first2]
+    cost += values[start2 + ends.last[b] - move2]
     if at < one:
         here = out[at:one]
-        a = values[at1 + at + move1 - first1 : at1 + one + move1 - first1]
+        first = values[start1 + at : start1 + one]
         for i in range(len(here)):
-            here[i] = price + a[i]
+            here[i] = cost + first[i]
         at = one
-    price += values[at1 + last1 - first1]
+    cost += values[start1 + ends.last[a] - move1]
     for c in range(at, end):
-        out[c] = price
+        out[c] = cost
     return begin
 
 
 @compiled
-def _lowest(
-    ways: Any, number: Any, count: Any, at: Any, first: Any, last: Any, coarse: Any, shift: Any,
-    total: Any, lowest: Any, begin: Any, end: Any,
-) -> None:  # fmt: skip
-    """Fills `lowest` with a cost that some way has at the start of each cell: the least, if cells are points."""
+def _lowest(buffers: Buffers, ends: Ends, shift: int, count: int, begin: int, end: int) -> None:
+    """Fill `bound` with a cost that some transition has at the start of each cell: the least, if cells are points."""
+    options, number, total, lowest = buffers.options, buffers.number, buffers.total, buffers.bound
     for c in range(begin, end):
         lowest[c] = INFINITE
     for j in range(count):
-        a, b = number[j, 0], number[j, 1]
-        since = _total(
-            ways[j, PRICE], coarse, at[a], first[a], last[a], -ways[j, OFFSET1] >> shift,
-            at[b], first[b], last[b], -ways[j, OFFSET2] >> shift, max(begin, -(-ways[j, LOW] >> shift)), end, total,
-        )  # fmt: skip
-        here, found = lowest[since:end], total[since:end]
+        move1, move2 = -options[j, HELD1] >> shift, -options[j, HELD2] >> shift
+        since = max(begin, -(-options[j, PEAK] >> shift))
+        since = _total(options[j, OWN_COST], ends, number[j, 0], move1, number[j, 1], move2, since, end, total)
+        here, costs = lowest[since:end], total[since:end]
         for i in range(len(here)):
-            here[i] = min(here[i], found[i])
+            here[i] = min(here[i], costs[i])
 
 
 @compiled
-def _steps(lowest: Any, begin: Any, end: Any, out: Any) -> Any:
-    """The breakpoints of costs given for every memory, in `out`; how many there are."""
+def _steps(lowest: Ints, begin: int, end: int, out: Ints) -> int:
+    """Write the breakpoints of costs at every memory to `out`; return how many there are."""
     size, best = 0, INFINITE
     for c in range(begin, end):
         if lowest[c] < best:
@@ -223,24 +317,20 @@ def _steps(lowest: Any, begin: Any, end: Any, out: Any) -> Any:
 
 
 @compiled
-def _which_matter(
-    ways: Any, number: Any, count: Any, at: Any, first: Any, last: Any, coarse: Any, shift: Any, total: Any, bound: Any,
-    flags: Any, matters: Any, at_best: Any, mattering: Any, begin: Any, end: Any,
-) -> None:  # fmt: skip
-    """Lists the ways that can have a breakpoint below `bound` in each cell, and what they cost there `at_best`."""
+def _which_matter(buffers: Buffers, ends: Ends, shift: int, count: int, begin: int, end: int) -> None:
+    """List the transitions that can have a breakpoint below `bound` in a cell, and what they cost there `at_best`."""
+    options, number, total, bound = buffers.options, buffers.number, buffers.total, buffers.bound
+    flags, matters, at_best, mattering = buffers.flags, buffers.matters, buffers.at_best, buffers.mattering
     for c in range(begin, end):
         mattering[c] = 0
     eights = flags[: len(flags) // 8 * 8].view(np.int64)
     for j in range(count):
-        a, b = number[j, 0], number[j, 1]
-        since = _total(
-            ways[j, PRICE], coarse, at[a], first[a], last[a], 1 - (ways[j, OFFSET1] >> shift),
-            at[b], first[b], last[b], 1 - (ways[j, OFFSET2] >> shift),
-            max(begin, -(-ways[j, LOW] >> shift) - 1), end, total,
-        )  # fmt: skip
-        here, found, below = flags[since:end], total[since:end], bound[since:end]
+        move1, move2 = 1 - (options[j, HELD1] >> shift), 1 - (options[j, HELD2] >> shift)
+        since = max(begin, -(-options[j, PEAK] >> shift) - 1)
+        since = _total(options[j, OWN_COST], ends, number[j, 0], move1, number[j, 1], move2, since, end, total)
+        here, costs, below = flags[since:end], total[since:end], bound[since:end]
         for i in range(len(here)):
-            here[i] = found[i] < below[i]
+            here[i] = costs[i] < below[i]
         for e in range(since >> 3, (end + 7) >> 3):
             if eights[e]:
                 for c in range(max(since, 8 * e), min(end, 8 * e + 8)):
@@ -252,18 +342,23 @@ def _which_matter(
 
 @compiled
 def _envelope(
-    ways: Any, number: Any, matters: Any, at_best: Any, mattering: Any, starts: Any, sizes: Any, at: Any, firsts: Any,
-    lasts: Any, upto: Any, memory: Any, cost: Any, shift: Any, ceilings: Any, ceiling_start: Any, out: Any, tasks: Any,
-    todo: Any, leaf: Any, begin: Any, end: Any,
-) -> Any:  # fmt: skip
-    """The size of the lower envelope of the ways, in `out`; -1 if a buffer is too small.
+    found: Envelopes, ends: Ends, cells: Cells, buffers: Buffers, ceiling_start: int, begin: int, end: int
+) -> int:
+    """Write the lower envelope of the transitions to `result` and return its size; -1 if a buffer is too small.
 
-    A cell is halved until few breakpoints are left in it; before each halving, ways that at its end
+    A cell is halved until few breakpoints are left in it; before each halving, transitions that at its end
     are no better than the envelope at its start are left out. `tasks` are half-cells to come, the
-    leftmost last; `todo` their ways: the way, and for both its staircases the breakpoint in force
+    leftmost last; `todo` their transitions: the transition, and for both its states the breakpoint in force
     before the cell and the one at its end. Calls, tuples and views are avoided because each of them
     would count references to arrays, which took half of the time.
     """
+    starts, sizes, memory, cost = found
+    at, firsts, lasts, upto = ends.at, ends.first, ends.last, ends.upto
+    shift, ceilings = cells.shift, cells.ceilings
+    options, number, matters, at_best, mattering = (
+        buffers.options, buffers.number, buffers.matters, buffers.at_best, buffers.mattering,
+    )  # fmt: skip
+    out, leaf, todo, tasks = buffers.result, buffers.leaf, buffers.todo, buffers.tasks
     size = 0
     least = INFINITE  # the envelope so far, at its right end
     for c in range(begin, end):
@@ -275,10 +370,10 @@ def _envelope(
             if at_best[c, r] >= best:
                 continue
             j = matters[c, r]
-            value = ways[j, PRICE]
+            value = options[j, OWN_COST]
             for side in range(2):
                 state = number[j, side]
-                limit = high - ways[j, OFFSET1 + side]
+                limit = high - options[j, HELD1 + side]
                 i = starts[state] - 1
                 p = limit >> shift
                 if p >= lasts[state]:
@@ -294,10 +389,10 @@ def _envelope(
             if value >= best:
                 continue
             todo[stop, 0] = j
-            before = max(low, ways[j, LOW] - 1)
+            before = max(low, options[j, PEAK] - 1)
             for side in range(2):
                 start = starts[number[j, side]]
-                limit = before - ways[j, OFFSET1 + side]
+                limit = before - options[j, HELD1 + side]
                 i = todo[stop, 2 + 2 * side]
                 while i >= start and memory[i] > limit:
                     i -= 1
@@ -310,23 +405,23 @@ def _envelope(
             low, high, first, stop = tasks[top, 0], tasks[top, 1], tasks[top, 2], tasks[top, 3]
             kept, steps = first, 0
             for r in range(first, stop):
-                if ways[todo[r, 0], PRICE] + cost[todo[r, 2]] + cost[todo[r, 4]] < best:
+                if options[todo[r, 0], OWN_COST] + cost[todo[r, 2]] + cost[todo[r, 4]] < best:
                     if kept < r:
                         for f in range(5):
                             todo[kept, f] = todo[r, f]
                     steps += todo[r, 2] - todo[r, 1] + todo[r, 4] - todo[r, 3]
                     kept += 1
-            if kept - first > 1 and steps > LEAF_STEPS + LEAF_WAYS * (kept - first) and high - low > 1:
+            if kept - first > 1 and steps > LEAF_STEPS + LEAF_EACH * (kept - first) and high - low > 1:
                 if 2 * kept - first > len(todo):
                     return -1
                 halfway = (low + high) >> 1
                 left = kept
                 for r in range(first, kept):
                     j = todo[r, 0]
-                    begun = ways[j, LOW] <= halfway
+                    begun = options[j, PEAK] <= halfway
                     todo[left, 0] = j
                     for side in range(2):
-                        limit = halfway - ways[j, OFFSET1 + side]
+                        limit = halfway - options[j, HELD1 + side]
                         i, k = todo[r, 1 + 2 * side] + 1, todo[r, 2 + 2 * side] + 1
                         while i < k:
                             middle = (i + k) >> 1
@@ -350,16 +445,16 @@ def _envelope(
             if size + steps + kept - first > out.shape[1] or steps + kept - first > leaf.shape[1]:
                 return -1
             points = 0
-            for r in range(first, kept):  # walk over the breakpoints of each way, sorting in those below `best`
+            for r in range(first, kept):  # walk over the breakpoints of each transition, sorting in those below `best`
                 j = todo[r, 0]
                 p1, e1, p2, e2 = todo[r, 1], todo[r, 2], todo[r, 3], todo[r, 4]
-                o1, o2, price = ways[j, OFFSET1], ways[j, OFFSET2], ways[j, PRICE]
-                since = max(low + 1, ways[j, LOW])
+                o1, o2, own = options[j, HELD1], options[j, HELD2], options[j, OWN_COST]
+                since = max(low + 1, options[j, PEAK])
                 start1, start2 = starts[number[j, 0]], starts[number[j, 1]]
                 place, bound = since, best
                 while True:
                     if p1 >= start1 and p2 >= start2:
-                        value = price + cost[p1] + cost[p2]
+                        value = own + cost[p1] + cost[p2]
                         if value < bound:
                             bound = value
                             i = points

@@ -1,10 +1,10 @@
-"""Where a state can matter, before any staircase is made: bounds on a coarse grid, here those from inside.
+"""The inside bound: for every state a lower bound of its cost at points of memory on a coarse grid.
 
-Coarse-to-fine search, as parsers do it (Charniak et al. 2006, Multilevel coarse-to-fine PCFG parsing).
-On a grid of 2^shift bytes each state has a lower bound of its cost (*inside*), and from the whole
-problem down there is the least that the rest of a plan takes beyond the best plan known (*outside*).
-Where the two add up to more than nothing, no optimal plan has that state with that much memory
-(`sim.strategies.optimal.outside`).
+Coarse-to-fine search, as parsers do it (Charniak et al. 2006, Multilevel coarse-to-fine PCFG parsing,
+doi 10.3115/1220835.1220857). On a grid of 2^shift bytes each state has a lower bound of its own cost
+(*inside*), and from the whole problem down a lower bound of what the rest of a plan costs beyond the best
+plan known (*outside*, `sim.strategies.optimal.outside`). Where the two add up to more than nothing, no
+optimal plan has that state with that much memory.
 
 A state's grid is moved so that keeping one stage after another is never rounded: its points are the
 memories m with m + anchor[s] - gradients_before[t + 1] a multiple of 2^shift, where `anchor` adds up
@@ -14,34 +14,69 @@ Costs on the grid are of type float32, in units in which one evaluation of all s
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
+from sim.graphs.graph import Ints
 from sim.strategies.optimal.recurrence import (
+    HELD1,
+    HELD2,
     INFINITE,
-    LOW,
-    OFFSET1,
-    OFFSET2,
-    PRICE,
+    OWN_COST,
+    PEAK,
     S1,
     S2,
     T1,
     T2,
+    TRANSITION_FIELDS,
     V1,
     V2,
-    WAY_FIELDS,
+    Ints32,
+    Problem,
     exists,
-    ways_of,
+    most_transitions,
+    place,
+    transitions_of,
+    variants,
 )
 
-FAR = 2**61  # cells: beyond any, and so little that a few more bytes are no overflow
+Floats = NDArray[np.float32]
+
+FAR = 2**61
+"""Cells: beyond any, and so few that adding some is no overflow."""
 START, FIRST, LAST = range(3)
 BLOCK = 8
 """Values of t that are looked at together, so that what is read of the states (s, ·) is still in the cache."""
 EPSILON = 2.0**-24
 """Relative error of one rounding."""
+
+
+class Grid(NamedTuple):
+    """The points of memory that are looked at for each state, 2^shift bytes apart.
+
+    A state has the row `row[place(…)]`, or -1 if it cannot matter; row 0 is the state of no stages. Row r
+    matters with more than windows[r, 0] and up to windows[r, 1] bytes. Its points places[r, FIRST] …
+    places[r, LAST] lie in that window, and their bounds are at places[r, START] and after it.
+    """
+
+    anchor: Ints  # (n + 1,)
+    shift: int
+    row: Ints32
+    windows: Ints  # (rows, 2)
+    places: Ints  # (rows, 3)
+    smallest: Ints  # (rows,): the least bytes that are enough
+
+
+class Span(NamedTuple):
+    """The bounds of one state on its grid, as points `move` before those of another state see them."""
+
+    start: int
+    first: int
+    last: int
+    move: int
 
 
 def margin(stages: int, most: float) -> float:
@@ -50,20 +85,17 @@ def margin(stages: int, most: float) -> float:
 
 
 @compiled
-def rows_of(table: Any, reach: Any) -> Any:
-    """(row, windows): a row for each state there is, and the bytes (more than, up to) at which it may matter.
-
-    State (s, t, v) has row[(s · n + t) · variants + v], or -1 if it cannot matter; row 0 is the state of no stages.
-    """
+def rows_of(problem: Problem) -> tuple[Ints32, Ints]:
+    """(row, windows) of a grid on which every state may matter with any memory."""
+    table, reach = problem.table, problem.reach
     n = len(table)
-    variants = 4 * (reach + 1)
-    row = np.empty(n * n * variants, dtype=np.int32)
+    row = np.empty(n * n * variants(reach), dtype=np.int32)
     rows = 1
     for s in range(n):
         for t in range(n):
-            for v in range(variants):
+            for v in range(variants(reach)):
                 there = s <= t and exists(table, s, t, v)
-                row[(s * n + t) * variants + v] = rows if there else -1
+                row[place(n, reach, s, t, v)] = rows if there else -1
                 rows += there
     windows = np.empty((rows, 2), dtype=np.int64)
     for r in range(rows):
@@ -72,49 +104,44 @@ def rows_of(table: Any, reach: Any) -> Any:
 
 
 @compiled
-def extents(
-    table: Any, crossing: Any, cost_before: Any, gradients_before: Any, reach: Any, anchor: Any,
-    shift: Any, row: Any, windows: Any,
-) -> Any:  # fmt: skip
-    """(places, smallest, size): the points on the grid of each row, and its least bytes.
+def set_points(problem: Problem, grid: Grid) -> int:
+    """Fill `places` and `smallest` of a grid for its shift, row and windows; return how many points there are.
 
-    Row r has points places[r, FIRST] … places[r, LAST], which lie in its window, and their bounds are at
-    places[r, START] and after it, in an array of `size` points. Windows without an end get one, where more
-    memory changes nothing; states that no memory is enough for lose their row.
+    Windows without an end get one, where more memory changes nothing; states that no memory is enough for
+    lose their row.
     """
-    n = len(table)
-    variants = 4 * (reach + 1)
-    places = np.zeros((len(windows), 3), dtype=np.int64)
-    places[0, FIRST] = places[0, LAST] = -FAR
-    smallest = np.zeros(len(windows), dtype=np.int64)
-    most = np.zeros(len(windows), dtype=np.int64)  # bytes that the cheapest way takes
+    n, reach = len(problem.table), problem.reach
+    shift, row, windows, places, smallest = grid.shift, grid.row, grid.windows, grid.places, grid.smallest
+    places[0, START], places[0, FIRST], places[0, LAST] = 0, -FAR, -FAR
+    smallest[0] = 0
+    most = np.zeros(len(windows), dtype=np.int64)  # bytes that the cheapest transition takes
     cheapest = np.zeros(len(windows), dtype=np.int64)
     size = 1
-    ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
+    options = np.zeros((most_transitions(n, reach), TRANSITION_FIELDS), dtype=np.int64)
     for block in range(0, n, BLOCK):
         for s in range(min(n, block + BLOCK) - 1, -1, -1):
             for t in range(max(s, block), min(n, block + BLOCK)):
-                phase = phase_of(anchor, gradients_before, s, t, shift)
-                for v in range(variants):
-                    r = row[(s * n + t) * variants + v]
+                phase = phase_of(grid.anchor, problem.gradients_before, s, t, shift)
+                for v in range(variants(reach)):
+                    here = place(n, reach, s, t, v)
+                    r = row[here]
                     if r < 0:
                         continue
                     small = most[r] = cheapest[r] = INFINITE
-                    count = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
-                    for j in range(count):
-                        w = ways[j]
-                        a = row[(w[S1] * n + w[T1]) * variants + w[V1]] if w[S1] >= 0 else 0
-                        b = row[(w[S2] * n + w[T2]) * variants + w[V2]] if w[S2] >= 0 else 0
+                    for j in range(transitions_of(problem, s, t, v, options)):
+                        w = options[j]
+                        a = row[place(n, reach, w[S1], w[T1], w[V1])] if w[S1] >= 0 else 0
+                        b = row[place(n, reach, w[S2], w[T2], w[V2])] if w[S2] >= 0 else 0
                         if a < 0 or b < 0:
                             continue
-                        small = min(small, max(w[LOW], w[OFFSET1] + smallest[a], w[OFFSET2] + smallest[b]))
-                        price = w[PRICE] + cheapest[a] + cheapest[b]
-                        need = max(w[LOW], w[OFFSET1] + most[a], w[OFFSET2] + most[b])
-                        if price < cheapest[r] or (price == cheapest[r] and need < most[r]):
-                            cheapest[r], most[r] = price, need
+                        small = min(small, max(w[PEAK], w[HELD1] + smallest[a], w[HELD2] + smallest[b]))
+                        cost = w[OWN_COST] + cheapest[a] + cheapest[b]
+                        need = max(w[PEAK], w[HELD1] + most[a], w[HELD2] + most[b])
+                        if cost < cheapest[r] or (cost == cheapest[r] and need < most[r]):
+                            cheapest[r], most[r] = cost, need
                     smallest[r] = small
                     if small == INFINITE:
-                        row[(s * n + t) * variants + v] = -1
+                        row[here] = -1
                         continue
                     if windows[r, 1] == INFINITE:
                         windows[r, 1] = most[r]
@@ -122,51 +149,46 @@ def extents(
                     end = max(begin, -(-(windows[r, 1] + phase) >> shift))
                     places[r, START], places[r, FIRST], places[r, LAST] = size, begin, end
                     size += end - begin + 1
-    return places, smallest, size
+    return size
 
 
 @compiled
-def inside(
-    table: Any, crossing: Any, cost_before: Any, gradients_before: Any, reach: Any, anchor: Any,
-    shift: Any, row: Any, places: Any, lower: Any, first_t: Any, end_t: Any, first_s: Any, end_s: Any,
-) -> None:  # fmt: skip
-    """Fills `lower` with a bound for each point of the rows of some s and t, which holds down to the point before it.
+def inside(problem: Problem, grid: Grid, lower: Floats, first_t: int, end_t: int, first_s: int, end_s: int) -> None:
+    """Fill `lower` with a bound for each point of the rows of some s and t, which holds down to the point before it.
 
     Rows of smaller t and the same s, and of greater s and the same t, come before; `first_t` starts a block.
     """
-    n = len(table)
-    variants = 4 * (reach + 1)
-    scale = 1.0 / cost_before[n]
+    n, reach = len(problem.table), problem.reach
+    anchor, gradients_before = grid.anchor, problem.gradients_before
+    shift, row, places = grid.shift, grid.row, grid.places
+    scale = 1.0 / problem.cost_before[n]
     infinite = np.float32(np.inf)
-    ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
+    options = np.zeros((most_transitions(n, reach), TRANSITION_FIELDS), dtype=np.int64)
     for block in range(first_t, end_t, BLOCK):
         for s in range(min(end_s, block + BLOCK) - 1, first_s - 1, -1):
             for t in range(max(s, block), min(end_t, block + BLOCK)):
                 phase = phase_of(anchor, gradients_before, s, t, shift)
-                for v in range(variants):
-                    r = row[(s * n + t) * variants + v]
+                for v in range(variants(reach)):
+                    r = row[place(n, reach, s, t, v)]
                     if r < 0:
                         continue
                     start, begin, end = places[r, START], places[r, FIRST], places[r, LAST]
                     for i in range(start, start + end - begin + 1):
                         lower[i] = infinite
-                    count = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
-                    for j in range(count):
-                        w = ways[j]
-                        since = max(begin, -(-(w[LOW] + phase) >> shift))
+                    for j in range(transitions_of(problem, s, t, v, options)):
+                        w = options[j]
+                        since = max(begin, -(-(w[PEAK] + phase) >> shift))
                         if since > end:
                             continue
-                        a = row[(w[S1] * n + w[T1]) * variants + w[V1]] if w[S1] >= 0 else 0
-                        b = row[(w[S2] * n + w[T2]) * variants + w[V2]] if w[S2] >= 0 else 0
+                        a = row[place(n, reach, w[S1], w[T1], w[V1])] if w[S1] >= 0 else 0
+                        b = row[place(n, reach, w[S2], w[T2], w[V2])] if w[S2] >= 0 else 0
                         if a < 0 or b < 0:
                             continue
-                        move1 = phase_of(anchor, gradients_before, w[S1], w[T1], shift) - phase - w[OFFSET1]
-                        move2 = phase_of(anchor, gradients_before, w[S2], w[T2], shift) - phase - w[OFFSET2]
-                        _lower(
-                            lower, start - begin, since, end, np.float32(w[PRICE] * scale),
-                            places[a, START], places[a, FIRST], places[a, LAST], -(-move1 >> shift),
-                            places[b, START], places[b, FIRST], places[b, LAST], -(-move2 >> shift),
-                        )  # fmt: skip
+                        move1 = phase_of(anchor, gradients_before, w[S1], w[T1], shift) - phase - w[HELD1]
+                        move2 = phase_of(anchor, gradients_before, w[S2], w[T2], shift) - phase - w[HELD2]
+                        one = Span(places[a, START], places[a, FIRST], places[a, LAST], -(-move1 >> shift))
+                        two = Span(places[b, START], places[b, FIRST], places[b, LAST], -(-move2 >> shift))
+                        _lower(lower, start - begin, since, end, np.float32(w[OWN_COST] * scale), one, two)
                     best = infinite
                     for i in range(start, start + end - begin + 1):
                         best = min(best, lower[i])
@@ -174,43 +196,39 @@ def inside(
 
 
 @compiled
-def phase_of(anchor: Any, gradients_before: Any, s: Any, t: Any, shift: Any) -> Any:
+def phase_of(anchor: Ints, gradients_before: Ints, s: int, t: int, shift: int) -> int:
     """How far a state's points lie below multiples of 2^shift bytes; 0 for the state of no stages."""
     return (anchor[s] - gradients_before[t + 1]) & ((1 << shift) - 1) if s >= 0 else 0
 
 
 @compiled
-def _lower(
-    values: Any, base: Any, begin: Any, end: Any, price: Any,
-    start1: Any, first1: Any, last1: Any, move1: Any, start2: Any, first2: Any, last2: Any, move2: Any,
-) -> None:  # fmt: skip
-    """Lowers values[base + begin … base + end] to a way's cost: its price and two states, each moved by some points.
+def _lower(values: Floats, base: int, begin: int, end: int, cost: Any, one: Span, two: Span) -> None:
+    """Lower values[base + begin … base + end] to the cost of a transition: its own and that of its states.
 
     A state is infinite before its first point and constant after its last; where both are constant one
     point is enough, because running minima are taken afterwards. Loops run over slices from 0, which
     is what lets the compiler use vector instructions.
     """
-    begin = max(begin, first1 - move1, first2 - move2)
-    stop = min(end, last1 - move1, last2 - move2)
+    begin = max(begin, one.first - one.move, two.first - two.move)
+    stop = min(end, one.last - one.move, two.last - two.move)
     if begin <= stop:
         here = values[base + begin : base + stop + 1]
-        a = values[start1 + begin + move1 - first1 : start1 + stop + move1 - first1 + 1]
-        b = values[start2 + begin + move2 - first2 : start2 + stop + move2 - first2 + 1]
+        a = values[one.start + begin + one.move - one.first : one.start + stop + one.move - one.first + 1]
+        b = values[two.start + begin + two.move - two.first : two.start + stop + two.move - two.first + 1]
         for i in range(len(here)):
-            here[i] = min(here[i], price + a[i] + b[i])
+            here[i] = min(here[i], cost + a[i] + b[i])
         begin = stop + 1
     if begin > end:
         return
-    if last1 - move1 < last2 - move2:
-        start1, start2, first1, first2 = start2, start1, first2, first1
-        last1, last2, move1, move2 = last2, last1, move2, move1
-    constant = price + values[start2 + last2 - first2]
-    stop = min(end, last1 - move1)
+    if one.last - one.move < two.last - two.move:
+        one, two = two, one
+    constant = cost + values[two.start + two.last - two.first]
+    stop = min(end, one.last - one.move)
     if begin <= stop:
         here = values[base + begin : base + stop + 1]
-        a = values[start1 + begin + move1 - first1 : start1 + stop + move1 - first1 + 1]
+        a = values[one.start + begin + one.move - one.first : one.start + stop + one.move - one.first + 1]
         for i in range(len(here)):
             here[i] = min(here[i], constant + a[i])
         begin = stop + 1
     if begin <= end:
-        values[base + begin] = min(values[base + begin], constant + values[start1 + last1 - first1])
+        values[base + begin] = min(values[base + begin], constant + values[one.start + one.last - one.first])

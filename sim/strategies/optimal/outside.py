@@ -1,7 +1,7 @@
-"""What the rest of a plan takes at the least, for every state with so much memory: bounds from outside.
+"""The outside bound: for every state with so much memory a lower bound of what the rest of a plan costs.
 
 The other half of `sim.strategies.optimal.inside`: from the whole problem down, a state's bound is the least over
-all ways to come to it, with the lower bounds of what else they ask for.
+all transitions that lead to it, with the inside bounds of the other states that they ask for.
 """
 
 from __future__ import annotations
@@ -11,37 +11,54 @@ from typing import Any
 import numpy as np
 
 from sim.base.compiled import compiled
-from sim.strategies.optimal.inside import BLOCK, FAR, FIRST, LAST, START, phase_of
-from sim.strategies.optimal.recurrence import LOW, OFFSET1, OFFSET2, PRICE, S1, S2, T1, T2, V1, V2, WAY_FIELDS, ways_of
+from sim.graphs.graph import Ints
+from sim.strategies.optimal.inside import BLOCK, FAR, FIRST, LAST, START, Floats, Grid, Span, phase_of
+from sim.strategies.optimal.recurrence import (
+    HELD1,
+    HELD2,
+    OWN_COST,
+    PEAK,
+    S1,
+    S2,
+    T1,
+    T2,
+    TRANSITION_FIELDS,
+    V1,
+    V2,
+    Ints32,
+    Problem,
+    most_transitions,
+    place,
+    transitions_of,
+    variants,
+)
 
 
 @compiled
-def outside(
-    table: Any, crossing: Any, cost_before: Any, gradients_before: Any, reach: Any, anchor: Any, shift: Any,
-    row: Any, windows: Any, places: Any, lower: Any, to_beat: Any, slack: Any, beyond: Any,
-) -> Any:  # fmt: skip
-    """Fills `beyond` with what the rest of a plan takes at least, less what is `to_beat`, for each point of each row.
+def outside(problem: Problem, grid: Grid, lower: Floats, to_beat: Floats, slack: Any, beyond: Floats) -> int:
+    """Fill `beyond` with what the rest of a plan costs at least, less what is `to_beat`, for each point of each row.
 
     `to_beat` has a cost for each point of the whole problem's row. A state whose bounds from inside and outside
     add up to more than `slack` everywhere loses its row; the windows of the others are made as narrow as the
-    grid allows. Returns at how many points they do not.
+    grid allows. Return at how many points they do not.
     """
-    n = len(table)
-    variants = 4 * (reach + 1)
-    scale = 1.0 / cost_before[n]
+    n, reach = len(problem.table), problem.reach
+    anchor, gradients_before = grid.anchor, problem.gradients_before
+    shift, row, windows, places = grid.shift, grid.row, grid.windows, grid.places
+    scale = 1.0 / problem.cost_before[n]
     infinite = np.float32(np.inf)
     for i in range(len(lower)):
         beyond[i] = infinite
-    whole = places[row[(n - 1) * variants], START]
+    whole = places[row[place(n, reach, 0, n - 1, 0)], START]
     for i in range(len(to_beat)):
         beyond[whole + i] = -to_beat[i]
-    ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
+    options = np.zeros((most_transitions(n, reach), TRANSITION_FIELDS), dtype=np.int64)
     left = 0
     stop = len(lower)
     for block in range((n - 1) // BLOCK * BLOCK, -1, -BLOCK):
         base = stop
         for s in range(min(n, block + BLOCK)):
-            for i in range((s * n + max(s, block)) * variants, (s * n + min(n, block + BLOCK)) * variants):
+            for i in range(place(n, reach, s, max(s, block), 0), place(n, reach, s, min(n, block + BLOCK), 0)):
                 if row[i] >= 0:
                     base = min(base, places[row[i], START])
         stop, between = base, len(lower) - base
@@ -50,8 +67,8 @@ def outside(
         for s in range(min(n, block + BLOCK)):
             for t in range(min(n, block + BLOCK) - 1, max(s, block) - 1, -1):
                 phase = phase_of(anchor, gradients_before, s, t, shift)
-                for v in range(variants - 1, -1, -1):
-                    here = (s * n + t) * variants + v
+                for v in range(variants(reach) - 1, -1, -1):
+                    here = place(n, reach, s, t, v)
                     r = row[here]
                     if r < 0:
                         continue
@@ -71,48 +88,39 @@ def outside(
                     windows[r, 0] = max(windows[r, 0], ((begin - 1) << shift) - phase)
                     if end < last:
                         windows[r, 1] = min(windows[r, 1], (end << shift) - phase)
-                    count = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
-                    for j in range(count):
-                        w = ways[j]
+                    for j in range(transitions_of(problem, s, t, v, options)):
+                        w = options[j]
                         if w[S1] < 0:
                             continue
-                        a = row[(w[S1] * n + w[T1]) * variants + w[V1]]
-                        b = row[(w[S2] * n + w[T2]) * variants + w[V2]] if w[S2] >= 0 else 0
+                        a = row[place(n, reach, w[S1], w[T1], w[V1])]
+                        b = row[place(n, reach, w[S2], w[T2], w[V2])] if w[S2] >= 0 else 0
                         if a < 0 or b < 0:
                             continue
-                        move1 = phase_of(anchor, gradients_before, w[S1], w[T1], shift) - phase - w[OFFSET1]
-                        move2 = phase_of(anchor, gradients_before, w[S2], w[T2], shift) - phase - w[OFFSET2]
-                        aligned = move1 & ((1 << shift) - 1) == 0  # the second state of a way always is
-                        move1, move2 = -(-move1 >> shift), -(-move2 >> shift)
-                        since = max(
-                            begin, -(-(w[LOW] + phase) >> shift), places[a, FIRST] - move1, places[b, FIRST] - move2
-                        )
+                        move1 = phase_of(anchor, gradients_before, w[S1], w[T1], shift) - phase - w[HELD1]
+                        move2 = phase_of(anchor, gradients_before, w[S2], w[T2], shift) - phase - w[HELD2]
+                        aligned = move1 & ((1 << shift) - 1) == 0  # the second state of a transition always is
+                        one = Span(places[a, START], places[a, FIRST], places[a, LAST], -(-move1 >> shift))
+                        two = Span(places[b, START], places[b, FIRST], places[b, LAST], -(-move2 >> shift))
+                        since = max(begin, -(-(w[PEAK] + phase) >> shift), one.first - one.move, two.first - two.move)
                         if since > end:
                             continue
-                        price = np.float32(w[PRICE] * scale)
+                        cost = np.float32(w[OWN_COST] * scale)
                         source = beyond[start + since - first : start + end - first + 1]
-                        start1, first1, last1 = places[a, START], places[a, FIRST], places[a, LAST]
-                        start2, first2, last2 = places[b, START], places[b, FIRST], places[b, LAST]
-                        if _spread(
-                            price, source, since, slack, lower, start2, first2, last2, move2,
-                            beyond, start1 if aligned else between + start1, start1, first1, last1, move1,
-                        ) and b:  # fmt: skip
-                            _spread(
-                                price, source, since, slack, lower, start1, first1, last1, move1,
-                                beyond, start2, start2, first2, last2, move2,
-                            )  # fmt: skip
+                        out = one.start if aligned else between + one.start
+                        if _spread(cost, source, since, slack, lower, two, beyond, out, one) and b:
+                            _spread(cost, source, since, slack, lower, one, beyond, two.start, two)
     return left
 
 
 @compiled
-def largest_block(n: Any, reach: Any, row: Any, places: Any) -> Any:
+def largest_block(problem: Problem, grid: Grid) -> int:
     """The most points that the states of a block of t have together."""
-    variants = 4 * (reach + 1)
+    n, reach, row, places = len(problem.table), problem.reach, grid.row, grid.places
     most = 0
     for block in range(0, n, BLOCK):
         size = 0
         for s in range(min(n, block + BLOCK)):
-            for i in range((s * n + max(s, block)) * variants, (s * n + min(n, block + BLOCK)) * variants):
+            for i in range(place(n, reach, s, max(s, block), 0), place(n, reach, s, min(n, block + BLOCK), 0)):
                 if row[i] >= 0:
                     size += places[row[i], LAST] - places[row[i], FIRST] + 1
         most = max(most, size)
@@ -121,58 +129,57 @@ def largest_block(n: Any, reach: Any, row: Any, places: Any) -> Any:
 
 @compiled
 def _spread(
-    price: Any, source: Any, since: Any, slack: Any, lower: Any,
-    other: Any, other_first: Any, other_last: Any, other_move: Any,
-    beyond: Any, out: Any, start: Any, first: Any, last: Any, move: Any,
-) -> Any:  # fmt: skip
-    """Lowers what is beyond one state of a way to that of the way, its price and the other state's lower bound.
+    cost: Any, source: Floats, since: int, slack: Any, lower: Floats, other: Span, beyond: Floats, out: int, state: Span
+) -> int:
+    """Lower what is beyond one state of a transition to that of the transition, its cost and the other's inside bound.
 
     `out` is where the state's first point is written; what comes out above its last point counts at the
-    last one. Returns whether the way and both states are within the slack at some point.
+    last one. Return whether the transition and both states are within the slack at some point.
     """
     found = 0
     end = since + len(source) - 1
-    stop = min(end, last - move, other_last - other_move)
+    stop = min(end, state.last - state.move, other.last - other.move)
     at = since
+    shift, other_shift = state.move - state.first, other.start + other.move - other.first
     if at <= stop:
-        here = beyond[out + at + move - first : out + stop + move - first + 1]
-        own = lower[start + at + move - first : start + stop + move - first + 1]
-        least = lower[other + at + other_move - other_first : other + stop + other_move - other_first + 1]
+        here = beyond[out + at + shift : out + stop + shift + 1]
+        own = lower[state.start + at + shift : state.start + stop + shift + 1]
+        least = lower[at + other_shift : stop + other_shift + 1]
         for i in range(len(here)):
-            value = source[i] + price + least[i]
+            value = source[i] + cost + least[i]
             here[i] = min(here[i], value)
             found |= value + own[i] <= slack
         at = stop + 1
-    stop = min(end, last - move)
+    stop = min(end, state.last - state.move)
     if at <= stop:
-        constant = price + lower[other + other_last - other_first]
-        here = beyond[out + at + move - first : out + stop + move - first + 1]
-        own, rest = lower[start + at + move - first : start + stop + move - first + 1], source[at - since :]
+        constant = cost + lower[other.start + other.last - other.first]
+        here = beyond[out + at + shift : out + stop + shift + 1]
+        own, rest = lower[state.start + at + shift : state.start + stop + shift + 1], source[at - since :]
         for i in range(len(here)):
             value = rest[i] + constant
             here[i] = min(here[i], value)
             found |= value + own[i] <= slack
         at = stop + 1
     if at <= end:
-        best, own_least = beyond[start + last - first], lower[start + last - first]
+        last = state.start + state.last - state.first
+        best, own_least = beyond[last], lower[last]
         for c in range(at, end + 1):
-            value = source[c - since] + price + lower[other + min(c + other_move, other_last) - other_first]
+            value = source[c - since] + cost + lower[other.start + min(c + other.move, other.last) - other.first]
             best = min(best, value)
             found |= value + own_least <= slack
-        beyond[start + last - first] = best
+        beyond[last] = best
     return found
 
 
 @compiled
-def ceilings(
-    anchor: Any, gradients_before: Any, scale: Any, shift: Any, row: Any, places: Any,
-    lower: Any, beyond: Any, slack: Any, ids: Any, variants: Any, count: Any,
-) -> Any:  # fmt: skip
-    """(begins, ends, starts, costs): the cells in which each numbered state matters, and below what cost.
+def cells_within(
+    problem: Problem, grid: Grid, lower: Floats, beyond: Floats, slack: Any, scale: float, ids: Ints32, count: int
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """(begins, ends, starts, ceilings): the cells in which each numbered state matters, and below what cost.
 
     Cell c is memory in (c, c + 1] · 2^shift. A state that several stages share matters where any of them does.
     """
-    n = len(ids)
+    n, reach, shift, row, places = len(problem.table), problem.reach, grid.shift, grid.row, grid.places
     begins = np.full(count, FAR)
     ends = np.full(count, -FAR)
     starts = np.zeros(count, dtype=np.int64)
@@ -180,10 +187,11 @@ def ceilings(
     for fill in range(2):
         for s in range(n):
             for t in range(s, n):
-                shared = phase_of(anchor, gradients_before, s, t, shift) > 0  # a cell then meets two points
-                for v in range(variants):
-                    r = row[(s * n + t) * variants + v]
-                    i = ids[s, t] * variants + v
+                # a cell then meets two points
+                shared = phase_of(grid.anchor, problem.gradients_before, s, t, shift) > 0
+                for v in range(variants(reach)):
+                    r = row[place(n, reach, s, t, v)]
+                    i = ids[s, t] * variants(reach) + v
                     if r < 0:
                         continue
                     for c in range(places[r, FIRST], places[r, LAST] + 1):

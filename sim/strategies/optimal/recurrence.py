@@ -1,196 +1,244 @@
-"""The recurrence of optimal checkpointing, as compiled code: which ways there are to do some stages.
+"""The recurrence of optimal checkpointing, compiled: a state's transitions to smaller states.
 
-A *state* (s, t, v) is: do the VJPs t … s, given the cotangent of stage t. Its variant v says
+A *state* (s, t, variant) is: do the VJPs t … s, given the cotangent of stage t. Its variant says
 
-    e  how many stages before s the source lies: what crosses cut s - e is in memory
-    h  (e = 0) the source outlives the state, because an outer VJP reads it
-    q  what VJP t needs of forward t (its residual, its output) is in memory already: it is *held*
-    g  (e > 0) what VJP s - 1 needs of forward s - 1 must be held when the state is done
+    back      how many stages before s the source lies: what crosses cut s - back is in memory
+    outlives  (back = 0) the source outlives the state, because an outer VJP reads it
+    held      what VJP t needs of forward t (its residual, its output) is in memory already
+    holds     (back > 0) what VJP s - 1 needs of forward s - 1 is in memory when the state is done
 
-and a *way* combines at most two smaller states. With u = s - e:
+and a *transition* does it by at most two smaller states. With u = s - back:
 
-    keep   forward s, holding what VJP s needs; s+1 … t; VJP s
-    drop   forward u and forget the source
-    now    VJP t at once, where it is held; then s … t-1
-    split  with the source in memory, forward u … k-1; then k+e' … t from cut k; then s … k+e'-1
+    BASE        s = t: forward s unless it is held; VJP s
+    KEEP        forward s, holding what VJP s needs; s+1 … t; VJP s
+    DROP        forward u and forget the source; s … t from cut u + 1
+    NOW         VJP t at once, where it is held; then s … t-1
+    SPLIT       with the source in memory, forward u … k-1; k+d … t from cut k; then s … k+d-1
+    SPLIT_HELD  the same, and what VJP k+d-1 needs is held until then
 
-The published recurrence (Beaumont et al. 2021) has keep and split with e' = 0 alone. q lets a
-residual stay while an activation is dropped; e > 0 lets a checkpoint be dropped before all stages
-after it are done. Memory is counted without the gradients that later stages have left.
+The README beside this file works them through. Memory is counted without the gradients that later stages
+have left.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
+from sim.graphs.graph import Ints
+from sim.strategies.optimal.stages import (
+    COST,
+    COTANGENTS,
+    FREE,
+    GRADIENTS,
+    OUTPUT,
+    PASSING,
+    READS,
+    READS_INPUT,
+    READS_OUTPUT,
+    RESIDUAL,
+    SAVING,
+    SIZES,
+    VJP_PEAK,
+    Stages,
+)
 
-(
-    PASSING, SAVING, RESIDUAL, OUTPUT, COST, READS, READS_INPUT, READS_OUTPUT, FREE, COTANGENTS, GRADIENTS, VJP_PEAK,
-) = range(12)  # fmt: skip  # as in sim.strategies.optimal.stages; numba freezes module constants
+Ints32 = NDArray[np.int32]
 
 INFINITE = 2**60
 BASE, KEEP, DROP, NOW, SPLIT, SPLIT_HELD = range(6)
-WAY_FIELDS = 12
-LOW, PRICE, KIND, CUT, OFFSET1, OFFSET2, S1, T1, V1, S2, T2, V2 = range(WAY_FIELDS)
-"""A way: at least LOW bytes, PRICE more than its states, which need OFFSET bytes beside their own."""
+TRANSITION_FIELDS = 12
+PEAK, OWN_COST, KIND, CUT, HELD1, HELD2, S1, T1, V1, S2, T2, V2 = range(TRANSITION_FIELDS)
+"""A transition: its own actions take PEAK bytes and cost OWN_COST; HELD1 and HELD2 bytes are held beside the states
+(S1, T1, V1) and (S2, T2, V2), where S1 or S2 is -1 if there is none; KIND and CUT say which forwards are done."""
 
 
 class Problem(NamedTuple):
-    """What the recurrence reads: the columns of the stages, and sums over the stages before each."""
+    """The stages as the recurrence reads them, sizes in units that divide them all, and sums over earlier stages."""
 
-    table: Any  # (n, FIELDS)
-    crossing: Any  # (n, n)
-    cost_before: Any  # (n + 1,)
-    gradients_before: Any  # (n + 1,)
-    reach: int
+    table: Ints  # (n, FIELDS)
+    crossing: Ints  # (n, n)
+    cost_before: Ints  # (n + 1,)
+    gradients_before: Ints  # (n + 1,)
+    reach: int  # the largest `back`
+
+
+class States(NamedTuple):
+    """The numbers of the states: alike where their stages cost the same things, (ids[s, t], variant) in one."""
+
+    same: Ints32  # (n, n): the first s' whose stages s' … s' + t - s are like s … t
+    ids: Ints32  # (n, n)
+    number: int
+
+
+def problem_of(stages: Stages, unit: int, reach: int) -> Problem:
+    """The problem of planning some stages, all of whose sizes `unit` divides."""
+    table = stages.table.copy()
+    table[:, SIZES] = np.where(table[:, SIZES] > 0, table[:, SIZES] // unit, table[:, SIZES])
+    cost, gradients = (np.concatenate([[0], np.cumsum(table[:, column])]) for column in (COST, GRADIENTS))
+    return Problem(table, stages.crossing // unit, cost, gradients, reach)
+
+
+def states_of(problem: Problem) -> States:
+    """The states of a problem, numbered."""
+    table, n = problem.table, len(problem.table)
+    before = np.concatenate([[0], table[:-1, READS_OUTPUT]])
+    columns = [table, before[:, None], problem.crossing.diagonal()[:, None], (np.arange(n) == n - 1)[:, None]]
+    alike = np.unique(np.concatenate(columns, axis=1), axis=0, return_inverse=True)[1]
+    same = equal_stages(alike.astype(np.int64).reshape(-1), problem.reach)
+    ids, distinct = numbered(same)
+    return States(same, ids, distinct * variants(problem.reach))
 
 
 @compiled
-def variant(e: Any, h: Any, q: Any, g: Any) -> Any:
-    """The number of a variant; those with e = 0 come first."""
-    return q * 2 + h if e == 0 else 4 * e + q + 2 * g
+def variants(reach: int) -> int:
+    """How many variants there are."""
+    return 4 * (reach + 1)
 
 
 @compiled
-def normal(table: Any, t: Any, q: Any) -> Any:
-    """q as the state has it: what is free is always held, and the last stage never is."""
+def encode(back: int, outlives: int, held: int, holds: int) -> int:
+    """The number of a variant; those with the source at s come first."""
+    return 2 * held + outlives if back == 0 else 4 * back + 2 * holds + held
+
+
+@compiled
+def decode(variant: int) -> tuple[int, int, int, int]:
+    """(back, outlives, held, holds) of a variant."""
+    if variant < 4:
+        return 0, variant & 1, variant >> 1, 0
+    return variant >> 2, 0, variant & 1, variant >> 1 & 1
+
+
+@compiled
+def place(n: int, reach: int, s: int, t: int, variant: int) -> int:
+    """The place of a state in an array of all, alike or not."""
+    return (s * n + t) * variants(reach) + variant
+
+
+@compiled
+def normal(table: Ints, t: int, held: int) -> int:
+    """`held` as the state has it: what is free is always held, and the last stage never is."""
     if t == len(table) - 1:
         return 0
-    return 1 if table[t, FREE] else q
+    return 1 if table[t, FREE] else held
 
 
 @compiled
-def exists(table: Any, s: Any, t: Any, v: Any) -> Any:
-    """Whether any way asks for this state."""
-    e = 0 if v < 4 else v // 4
-    q = (v >> 1) & 1 if v < 4 else v & 1
-    if normal(table, t, q) != q:
+def exists(table: Ints, s: int, t: int, variant: int) -> bool:
+    """Whether any transition asks for this state."""
+    back, outlives, held, holds = decode(variant)
+    if normal(table, t, held) != held:
         return False
-    if e == 0:
-        return not (v & 1) or (s > 0 and table[s - 1, READS_OUTPUT] == 1)
-    return s - e >= 1 and not ((v >> 1) & 1 and table[s - 1, FREE])
+    if back == 0:
+        return not outlives or (s > 0 and table[s - 1, READS_OUTPUT] == 1)
+    return s - back >= 1 and not (holds and table[s - 1, FREE])
 
 
 @compiled
-def _put(ways: Any, n: Any, low: Any, price: Any, kind: Any, k: Any, a: Any, b: Any, v: Any, offset: Any) -> Any:
-    w = ways[n]
-    w[LOW], w[PRICE], w[KIND], w[CUT] = low, price, kind, k
-    w[S1], w[T1], w[V1], w[OFFSET1] = a, b, v, offset
-    w[S2], w[OFFSET2] = -1, 0
-    return n + 1
+def _add(out: Ints, count: int, kind: int, cut: int, peak: int, cost: int) -> None:
+    """Write the next transition, without a second state."""
+    w = out[count]
+    w[PEAK], w[OWN_COST], w[KIND], w[CUT] = peak, cost, kind, cut
+    w[S2], w[HELD2] = -1, 0
 
 
 @compiled
-def _then(ways: Any, n: Any, a: Any, b: Any, v: Any, offset: Any) -> None:
-    w = ways[n - 1]
-    w[S2], w[T2], w[V2], w[OFFSET2] = a, b, v, offset
+def _first(out: Ints, count: int, held: int, s: int, t: int, variant: int) -> None:
+    w = out[count]
+    w[HELD1], w[S1], w[T1], w[V1] = held, s, t, variant
 
 
 @compiled
-def ways_of(
-    table: Any, crossing: Any, cost_before: Any, gradients_before: Any, reach: Any, s: Any, t: Any, v: Any, ways: Any
-) -> Any:
-    """Fills `ways` and returns how many there are; a state without smaller ones has the one way BASE."""
-    e = 0 if v < 4 else v // 4
-    if e == 0:
-        h, q, g = v & 1, (v >> 1) & 1, 0
-    else:
-        h, q, g = 0, v & 1, (v >> 1) & 1
-    u = s - e
-    held = table[t, RESIDUAL] + table[t, OUTPUT] if q else 0
-    beside = table[t, COTANGENTS] + held
+def _second(out: Ints, count: int, held: int, s: int, t: int, variant: int) -> None:
+    w = out[count]
+    w[HELD2], w[S2], w[T2], w[V2] = held, s, t, variant
+
+
+@compiled
+def most_transitions(n: int, reach: int) -> int:
+    """More transitions than any state has."""
+    return 2 * (reach + 1) * n + 4
+
+
+@compiled
+def transitions_of(problem: Problem, s: int, t: int, variant: int, out: Ints) -> int:
+    """Fill `out` with the transitions of a state; return how many there are."""
+    table, crossing, cost_before, gradients_before, reach = problem
+    back, outlives, held, holds = decode(variant)
+    u = s - back
+    beside = table[t, COTANGENTS] + (table[t, RESIDUAL] + table[t, OUTPUT] if held else 0)
     n = 0
-    if e == 0:
-        outlives = max(0, crossing[s, s] - table[s, READS]) if h else 0
+    if back == 0:
+        longer = max(0, crossing[s, s] - table[s, READS]) if outlives else 0
         left = gradients_before[t + 1] - gradients_before[s + 1]  # by the stages of this state after s
-        vjp = table[s, VJP_PEAK] + outlives + left if table[s, VJP_PEAK] >= 0 else 0
+        vjp = table[s, VJP_PEAK] + longer + left if table[s, VJP_PEAK] >= 0 else 0
         forward = crossing[s, t] + table[s, SAVING] + beside
         if s == t:
-            return (
-                _put(ways, n, vjp, 0, BASE, s, -1, -1, 0, 0)
-                if q
-                else _put(ways, n, max(forward, vjp), table[s, COST], BASE, s, -1, -1, 0, 0)
-            )
-        stays = table[s, RESIDUAL] + (crossing[s, t] if h else table[s, READS])
-        n = _put(
-            ways,
-            n,
-            max(forward, vjp),
-            table[s, COST],
-            KEEP,
-            s,
-            s + 1,
-            t,
-            variant(0, table[s, READS_OUTPUT], q, 0),
-            stays,
-        )
+            _add(out, 0, BASE, s, vjp if held else max(forward, vjp), 0 if held else table[s, COST])
+            _first(out, 0, 0, -1, -1, 0)
+            return 1
+        _add(out, n, KEEP, s, max(forward, vjp), table[s, COST])
+        stays = table[s, RESIDUAL] + (crossing[s, t] if outlives else table[s, READS])
+        _first(out, n, stays, s + 1, t, encode(0, table[s, READS_OUTPUT], held, 0))
+    elif back == 1 and holds:
+        _add(out, n, DROP, u, crossing[u, t] + table[u, SAVING] + beside, table[u, COST])
+        _first(out, n, table[u, RESIDUAL], s, t, encode(0, table[u, READS_OUTPUT], held, 0))
     else:
-        if e == 1 and g:
-            low, r = crossing[u, t] + table[u, SAVING] + beside, table[u, RESIDUAL]
-            n = _put(ways, n, low, table[u, COST], DROP, u, s, t, variant(0, table[u, READS_OUTPUT], q, 0), r)
-        else:
-            low = crossing[u, t] + table[u, PASSING] + beside
-            n = _put(ways, n, low, table[u, COST], DROP, u, s, t, variant(e - 1, 0, q, g), 0)
-    if q and s < t and not table[t, READS_INPUT]:
-        n = _put(
-            ways, n, crossing[u, t - 1] + table[t, VJP_PEAK] if table[t, VJP_PEAK] >= 0 else 0, 0, NOW, t,
-            s, t - 1, variant(e, h, normal(table, t - 1, 0), g), gradients_before[t + 1] - gradients_before[t],
-        )  # fmt: skip
+        _add(out, n, DROP, u, crossing[u, t] + table[u, PASSING] + beside, table[u, COST])
+        _first(out, n, 0, s, t, encode(back - 1, 0, held, holds))
+    n += 1
+    if held and s < t and not table[t, READS_INPUT]:
+        _add(out, n, NOW, t, crossing[u, t - 1] + table[t, VJP_PEAK] if table[t, VJP_PEAK] >= 0 else 0, 0)
+        left = gradients_before[t + 1] - gradients_before[t]
+        _first(out, n, left, s, t - 1, encode(back, outlives, normal(table, t - 1, 0), holds))
+        n += 1
     first = crossing[u, t] + table[u, PASSING] + beside
     before = running = 0  # the most that the forwards after u take, without the source: but the last, and all
     for k in range(u + 1, t + 1):
         i = k - 1
         if i > u:
             before, running = running, max(running, crossing[i, t] + table[i, PASSING] + beside)
-        price = cost_before[k] - cost_before[u]
-        for e2 in range(min(reach, t - k) + 1):
-            k2 = k + e2
+        cost = cost_before[k] - cost_before[u]
+        for d in range(min(reach, t - k) + 1):
+            k2 = k + d
             if k2 <= s:
                 continue
             source = crossing[u, k2 - 1]
             advance = max(first, source + running) if i > u else first
             left = gradients_before[t + 1] - gradients_before[k2]
             free = table[k2 - 1, FREE]
-            n = _put(ways, n, advance, price, SPLIT, k, k2, t, variant(e2, 0, q, 0), source)
-            _then(ways, n, s, k2 - 1, variant(e, h, 1 if free else 0, g), left)
+            _add(out, n, SPLIT, k, advance, cost)
+            _first(out, n, source, k2, t, encode(d, 0, held, 0))
+            _second(out, n, left, s, k2 - 1, encode(back, outlives, 1 if free else 0, holds))
+            n += 1
             if free:
                 continue
-            if e2 == 0:
-                low = crossing[i, t] + table[i, SAVING] + beside
+            if d == 0:
+                peak = crossing[i, t] + table[i, SAVING] + beside
                 if i > u:
-                    low = max(first, source + max(before, low))
-                offset = source + table[i, RESIDUAL]
-                n = _put(ways, n, low, price, SPLIT_HELD, k, k, t, variant(0, table[i, READS_OUTPUT], q, 0), offset)
+                    peak = max(first, source + max(before, peak))
+                _add(out, n, SPLIT_HELD, k, peak, cost)
+                _first(out, n, source + table[i, RESIDUAL], k, t, encode(0, table[i, READS_OUTPUT], held, 0))
             else:
-                n = _put(ways, n, advance, price, SPLIT_HELD, k, k2, t, variant(e2, 0, q, 1), source)
-            _then(ways, n, s, k2 - 1, variant(e, h, 1, g), left)
+                _add(out, n, SPLIT_HELD, k, advance, cost)
+                _first(out, n, source, k2, t, encode(d, 0, held, 1))
+            _second(out, n, left, s, k2 - 1, encode(back, outlives, 1, holds))
+            n += 1
     return n
 
 
 @compiled
-def level_at(memory: Any, start: Any, size: Any, limit: Any) -> Any:
-    """The last of the rising breakpoints memory[start … start+size-1] that is at most `limit`, or start - 1."""
-    low, high = start, start + size
-    while low < high:
-        middle = (low + high) // 2
-        if memory[middle] <= limit:
-            low = middle + 1
-        else:
-            high = middle
-    return low - 1
-
-
-@compiled
-def equal_stages(signature: Any, reach: Any) -> Any:
+def equal_stages(alike: Ints, reach: int) -> Ints32:
     """For s ≤ t, the first s' whose stages s'-reach … s'+t-s cost what those around s … t do."""
-    n = len(signature)
+    n = len(alike)
     common = np.zeros((n + 1, n + 1), dtype=np.int32)  # of the rows of stages from i and from j
     for i in range(n - 1, -1, -1):
         for j in range(n - 1, i, -1):
-            common[i, j] = common[i + 1, j + 1] + 1 if signature[i] == signature[j] else 0
+            common[i, j] = common[i + 1, j + 1] + 1 if alike[i] == alike[j] else 0
     out = np.empty((n, n), dtype=np.int32)
     for s in range(n):
         done = s
@@ -205,7 +253,7 @@ def equal_stages(signature: Any, reach: Any) -> Any:
 
 
 @compiled
-def numbered(same: Any) -> Any:
+def numbered(same: Ints32) -> tuple[Ints32, int]:
     """(ids, how many): a number for each pair s ≤ t of stages that cost different things."""
     n = len(same)
     ids = np.empty((n, n), dtype=np.int32)
@@ -218,49 +266,3 @@ def numbered(same: Any) -> Any:
             else:
                 ids[s, t] = ids[same[s, t], t - s + same[s, t]]
     return ids, distinct
-
-
-@compiled
-def cells_of(
-    table: Any,
-    crossing: Any,
-    cost_before: Any,
-    gradients_before: Any,
-    reach: Any,
-    same: Any,
-    ids: Any,
-    count: Any,
-    shift: Any,
-) -> Any:
-    """(begins, ends): the cells of 2^shift bytes from each state's least bytes to where more change nothing."""
-    n = len(table)
-    variants = 4 * (reach + 1)
-    least = np.zeros(count + 1, dtype=np.int64)  # bytes; the last entry stands in where there is no state
-    most = np.zeros(count + 1, dtype=np.int64)  # bytes that the cheapest way takes
-    cheapest = np.zeros(count + 1, dtype=np.int64)
-    begins = np.zeros(count, dtype=np.int64)
-    ends = np.zeros(count, dtype=np.int64)
-    ways = np.zeros((2 * (reach + 1) * n + 4, WAY_FIELDS), dtype=np.int64)
-    for t in range(n):
-        for s in range(t, -1, -1):
-            for v in range(variants if same[s, t] == s else 0):
-                if not exists(table, s, t, v):
-                    continue
-                here = ids[s, t] * variants + v
-                least[here] = most[here] = cheapest[here] = INFINITE
-                every = ways_of(table, crossing, cost_before, gradients_before, reach, s, t, v, ways)
-                for j in range(every):
-                    w = ways[j]
-                    a = ids[w[S1], w[T1]] * variants + w[V1] if w[S1] >= 0 else count
-                    b = ids[w[S2], w[T2]] * variants + w[V2] if w[S2] >= 0 else count
-                    least[here] = min(least[here], max(w[LOW], w[OFFSET1] + least[a], w[OFFSET2] + least[b]))
-                    price = w[PRICE] + cheapest[a] + cheapest[b]
-                    need = max(w[LOW], w[OFFSET1] + most[a], w[OFFSET2] + most[b])
-                    if price < cheapest[here] or (price == cheapest[here] and need < most[here]):
-                        cheapest[here], most[here] = price, need
-                if shift:
-                    begins[here] = max(0, -(-least[here] >> shift) - 1)
-                    ends[here] = max(1, -(-most[here] >> shift))
-                else:
-                    begins[here], ends[here] = least[here], most[here] + 1
-    return begins, ends

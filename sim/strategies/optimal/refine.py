@@ -1,143 +1,155 @@
-"""How finely to look before staircases are made: levels of `sim.strategies.optimal.inside`, and what they prove.
+"""Refinement: bounds on finer and finer grids that leave less and less of the problem to search.
 
-Each level halves the grid twice where something can still matter. Plans found on the way bound the
-optimum from above; what is left at the end is worth an exact search. With a tolerance, memories at
-which the bounds are that close are left out, so that often nothing remains to be searched.
+Each level halves the grid of `sim.strategies.optimal.inside` twice where something can still matter. Plans
+traced on the way bound the optimum from above; what is left at the end is worth an exact search. With a
+tolerance, memories at which the bounds are that close are left out, so that often nothing remains.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.strategies.optimal import inside as coarse
-from sim.strategies.optimal import outside
-from sim.strategies.optimal import traceback as descent
-from sim.strategies.optimal.recurrence import INFINITE, Problem
+from sim.graphs.graph import Ints
+from sim.strategies.optimal.envelope import Cells
+from sim.strategies.optimal.inside import BLOCK, Floats, Grid, inside, margin, phase_of, rows_of, set_points
+from sim.strategies.optimal.outside import cells_within, largest_block, outside
+from sim.strategies.optimal.policy import Policy
+from sim.strategies.optimal.recurrence import INFINITE, Problem, States, place
 from sim.strategies.optimal.stages import READS, READS_OUTPUT, RESIDUAL
+from sim.strategies.optimal.traceback import cost_and_peak, trace_bounds
 
-FINENESS = 21
-"""Cells of the first level for each stage: as measured, with what an exact search of the rest takes."""
-MOST_POINTS = 330_000_000, 160_000_000
-"""Points of a grid for all states together, with bounds from inside alone and with both: 1.3 GB."""
-ENOUGH, LITTLE_LESS = 2_000_000, 0.7
-"""The rest is searched when fewer points are left, or not much fewer than before."""
-SAMPLES = 400, 300
-"""Plans tried at a level: where they are all there will be, and where a search follows."""
 
-SHORTEST_TILED, TILES = 150, 16
-"""Stages from which tiles of rows are bounded at the same time, and how many there are along s and t."""
+class Steps(NamedTuple):
+    """A step function: rising memories, and the cost from each of them on."""
 
-Ints = NDArray[np.int64]
-Steps = tuple[Ints, Ints]
-"""Rising memories, and the cost from each of them on."""
+    memory: Ints
+    cost: Ints
+
+    def at(self, memory: Ints) -> Ints:
+        """The cost at each of some memories; INFINITE below the first."""
+        out: Ints = np.concatenate([[INFINITE], self.cost])[np.searchsorted(self.memory, memory, side="right")]
+        return out
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """The steps as (memory, cost)."""
+        return list(zip(self.memory.tolist(), self.cost.tolist(), strict=True))
+
+
+class Traced(NamedTuple):
+    """A plan: its bytes, its cost, and its transitions where they are kept."""
+
+    memory: int
+    cost: int
+    transitions: Ints | None
 
 
 @dataclass(frozen=True, eq=False)
-class Guide:
-    """What is left to search, and bounds of the optimum for all memories.
+class Refinement:
+    """What is left to search (nothing, if no state has a cell), and bounds of the optimum for all memories.
 
-    `cells` is what `outside.ceilings` gives, on cells of 2^shift bytes; nothing is left if no state has a
-    cell. `plans` are (bytes, cost, ways) of plans found; no plan that was left out costs less than `beaten`,
-    and none at all less than each of the `proven`.
+    No plan that was left out costs less than `beaten`, and none at all less than each of the `proven`.
     """
 
-    shift: int
-    cells: tuple[Ints, Ints, Ints, Ints]
-    plans: list[tuple[int, int, Any]]
+    cells: Cells
+    plans: list[Traced]
     proven: list[Steps]
     beaten: Steps
 
 
-def guide(problem: Problem, most: int, ids: Any, count: int, tolerance: float, *, search: bool = True) -> Guide:
-    """Where the states numbered by `ids` (`count` numbers) must be searched for the optimum, or for what is near it.
+def refine(
+    problem: Problem, states: States, most: int, *, tolerance: float, search: bool, policy: Policy
+) -> Refinement:
+    """Where the states must be searched for the optimum, or for what is near it.
 
-    `most` is the working bytes beyond which no plan is cheaper. Without a search nothing is left, and the plans
+    `most` is the bytes beyond which no plan is cheaper. Without a search nothing is left, and the plans
     are good but proven to be within no tolerance: the cost of a level's outside bounds is saved.
     """
-    table, _, cost_before, gradients_before, reach = problem
-    n, variants = len(table), 4 * (reach + 1)
-    scale = float(cost_before[-1])
-    outlives = np.concatenate([[False], table[:-1, READS_OUTPUT] > 0])  # what a stage reads is read after it again
-    kept = table[:, RESIDUAL] + np.where(outlives, problem.crossing[:, n - 1], table[:, READS])
-    anchor = np.concatenate([[0], np.cumsum(kept)])
-    row, windows = coarse.rows_of(table, reach)
-    whole = (n - 1) * variants
+    n, scale = len(problem.table), float(problem.cost_before[-1])
+    row, windows = rows_of(problem)
+    whole = place(n, problem.reach, 0, n - 1, 0)
     root = row[whole]
-    shift = max(1, (most // (FINENESS * n)).bit_length())
-    plans: list[tuple[int, int, Any]] = []
+    grid = Grid(
+        anchor=_anchor(problem),
+        shift=max(1, (most // (policy.points_per_stage * n)).bit_length()),
+        row=row,
+        windows=windows,
+        places=np.zeros((len(windows), 3), dtype=np.int64),
+        smallest=np.zeros(len(windows), dtype=np.int64),
+    )
+    plans: list[Traced] = []
     proven: list[Steps] = []
-    beaten: Steps = (np.zeros(1, dtype=np.int64), np.full(1, INFINITE))
+    beaten = Steps(np.zeros(1, dtype=np.int64), np.full(1, INFINITE))
     before = float("inf")
+    most_points = policy.most_points if search else policy.most_inside_points
     while True:
-        places, smallest, size = coarse.extents(*problem, anchor, shift, row, windows)
-        while size > MOST_POINTS[search]:
-            shift += 1
-            places, smallest, size = coarse.extents(*problem, anchor, shift, row, windows)
+        size = set_points(problem, grid)
+        while size > most_points:
+            grid = grid._replace(shift=grid.shift + 1)
+            size = set_points(problem, grid)
         if row[whole] < 0:  # it was within the slack alone
-            return Guide(shift, _no_cells(count), plans, proven, beaten)
+            return Refinement(_no_cells(grid, states), plans, proven, beaten)
         lower = np.empty(size, dtype=np.float32)  # arrays from here: numpy asks for large pages
-        _inside(problem, anchor, shift, row, places, lower)
-        start, first, last = places[root].tolist()
+        _inside(problem, grid, lower, policy)
+        start, first, last = grid.places[root].tolist()
         if not proven:
             enough = windows[root, 1]
-        phase = int(coarse.phase_of(anchor, gradients_before, 0, n - 1, shift))
-        ends = (np.arange(first, last + 1) << shift) - phase
-        begins = np.maximum(ends - (1 << shift), smallest[root])
+        phase = int(phase_of(grid.anchor, problem.gradients_before, 0, n - 1, grid.shift))
+        ends = (np.arange(first, last + 1) << grid.shift) - phase
+        begins = np.maximum(ends - (1 << grid.shift), grid.smallest[root])
         bounds = _rounded_down(lower[start : start + len(ends)], n, scale)
-        proven.append(_proven(begins, bounds, int(ends[-1]), windows[root, 1] == enough, beaten))
-        for memory in _samples(begins[value_at(beaten, begins) > bounds], SAMPLES[search]):
-            ways = descent.guided_ways(*problem, anchor, shift, row, places, smallest, lower, memory)
-            cost, peak = descent.cost_and_peak(ways, n)
-            plans.append((peak, cost, ways if tolerance or not search else None))
+        proven.append(_proven(begins, bounds, int(ends[-1]), bool(windows[root, 1] == enough), beaten))
+        samples = policy.samples if search else policy.samples_alone
+        for memory in _samples(begins[beaten.at(begins) > bounds], samples):
+            chosen = trace_bounds(problem, grid, lower, memory)
+            cost, peak = cost_and_peak(chosen, n)
+            plans.append(Traced(peak, cost, chosen if tolerance or not search else None))
         if not search:
-            return Guide(shift, _no_cells(count), plans, proven, (np.zeros(1, dtype=np.int64),) * 2)
-        known = lowest([plan[:2] for plan in plans])
-        beaten = known[0], np.ceil(known[1] / (1 + tolerance)).astype(np.int64)
-        to_beat = (value_at(beaten, begins) / scale).astype(np.float32)
-        slack = np.float32(coarse.margin(n, float(to_beat.max())))
-        beyond = np.empty(size + outside.largest_block(n, reach, row, places), dtype=np.float32)
-        left = outside.outside(*problem, anchor, shift, row, windows, places, lower, to_beat, slack, beyond)
-        if row[whole] < 0 or left < ENOUGH or left > LITTLE_LESS * before or shift < 3:
+            nothing_left = Steps(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
+            return Refinement(_no_cells(grid, states), plans, proven, nothing_left)
+        best = lowest([plan[:2] for plan in plans])
+        beaten = Steps(best.memory, np.ceil(best.cost / (1 + tolerance)).astype(np.int64))
+        to_beat = (beaten.at(begins) / scale).astype(np.float32)
+        slack = np.float32(margin(n, float(to_beat.max())))
+        beyond = np.empty(size + largest_block(problem, grid), dtype=np.float32)
+        left = outside(problem, grid, lower, to_beat, slack, beyond)
+        if row[whole] < 0 or left < policy.few_points or left > policy.little_less * before or grid.shift < 3:
             break
-        before, shift = left, shift - 2
+        before, grid = left, grid._replace(shift=grid.shift - 2)
         del lower, beyond  # before the next are made
-    left_over = outside.ceilings(
-        anchor, gradients_before, scale, shift, row, places, lower, beyond, slack, ids, variants, count
-    )
-    return Guide(shift, tuple(left_over), plans, proven, beaten)
+    within = cells_within(problem, grid, lower, beyond, slack, scale, states.ids, states.number)
+    return Refinement(Cells(grid.shift, *within), plans, proven, beaten)
 
 
-def _inside(problem: Problem, anchor: Any, shift: int, row: Any, places: Any, lower: Any) -> None:
-    """Fills `lower` (see `coarse.inside`); tiles that need nothing of each other at the same time."""
+def _anchor(problem: Problem) -> Ints:
+    table = problem.table
+    outlives = np.concatenate([[False], table[:-1, READS_OUTPUT] > 0])  # what a stage reads is read after it again
+    kept = table[:, RESIDUAL] + np.where(outlives, problem.crossing[:, -1], table[:, READS])
+    return np.concatenate([[0], np.cumsum(kept)])
+
+
+def _inside(problem: Problem, grid: Grid, lower: Floats, policy: Policy) -> None:
+    """Fill `lower` (see `inside`); tiles that need nothing of each other at the same time."""
     n = len(problem.table)
     lower[0] = 0.0
-    tile = n if n < SHORTEST_TILED else -(-n // TILES // coarse.BLOCK) * coarse.BLOCK
+    tile = n if n < policy.shortest_tiled else -(-n // policy.tiles // BLOCK) * BLOCK
     edges = range(0, n, tile)
 
     def fill(s: int, t: int) -> None:
-        ends = min(n, t + tile), min(n, s + tile)
-        coarse.inside(*problem, anchor, shift, row, places, lower, t, ends[0], s, ends[1])
+        inside(problem, grid, lower, t, min(n, t + tile), s, min(n, s + tile))
 
     with ThreadPoolExecutor() as pool:
         for step in range(len(edges)):
             list(pool.map(lambda s, step=step: fill(edges[s], edges[s + step]), range(len(edges) - step)))
 
 
-def _no_cells(count: int) -> tuple[Ints, Ints, Ints, Ints]:
-    zeros = np.zeros(count, dtype=np.int64)
-    return zeros, zeros, zeros, zeros[:0]
-
-
-def value_at(steps: Steps, at: Ints) -> Ints:
-    """The cost of steps at each of some memories; INFINITE below the first."""
-    memory, cost = steps
-    found: Ints = np.concatenate([[INFINITE], cost])[np.searchsorted(memory, at, side="right")]
-    return found
+def _no_cells(grid: Grid, states: States) -> Cells:
+    zeros = np.zeros(states.number, dtype=np.int64)
+    return Cells(grid.shift, zeros, zeros, zeros, zeros[:0])
 
 
 def lowest(points: list[tuple[int, int]]) -> Steps:
@@ -145,14 +157,14 @@ def lowest(points: list[tuple[int, int]]) -> Steps:
     memory, cost = np.array(sorted(points), dtype=np.int64).T
     cost = np.minimum.accumulate(cost)
     first = np.flatnonzero(np.diff(cost, prepend=cost[0] + 1))
-    return memory[first], cost[first]
+    return Steps(memory[first], cost[first])
 
 
 def _rounded_down(bounds: NDArray[np.float32], stages: int, scale: float) -> Ints:
     """Bounds on the grid as whole costs, none higher than it was meant to be; INFINITE where no plan is left."""
     finite = np.isfinite(bounds)
-    known = np.where(finite, bounds, 0.0).astype(np.float64)
-    down = np.floor((known - coarse.margin(stages, float(known.max()))) * scale)
+    costs = np.where(finite, bounds, 0.0).astype(np.float64)
+    down = np.floor((costs - margin(stages, float(costs.max()))) * scale)
     out: Ints = np.where(finite, down, INFINITE).astype(np.int64)
     return out
 
@@ -160,9 +172,9 @@ def _rounded_down(bounds: NDArray[np.float32], stages: int, scale: float) -> Int
 def _proven(begins: Ints, bounds: Ints, end: int, open_ended: bool, beaten: Steps) -> Steps:
     """Lower bounds: in the window what the grid says, elsewhere and at most what was beaten before."""
     memory = np.concatenate([begins[:1], begins[1:] + 1, [end + 1]])
-    steps = memory, np.append(bounds, bounds[-1] if open_ended else INFINITE)
-    at = np.union1d(memory, beaten[0])
-    return at, np.minimum(value_at(steps, at), value_at(beaten, at))
+    steps = Steps(memory, np.append(bounds, bounds[-1] if open_ended else INFINITE))
+    at = np.union1d(memory, beaten.memory)
+    return Steps(at, np.minimum(steps.at(at), beaten.at(at)))
 
 
 def _samples(memory: Ints, most: int) -> Ints:

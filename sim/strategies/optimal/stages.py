@@ -1,4 +1,4 @@
-"""A graph as a row of stages: the columns that the staircase planner reads, exact on chains.
+"""A graph as a row of stages: the columns that the planner reads, exact on chains.
 
 Stage i is node i. Before each stage there is a *cut*; what crosses it is what the later stages read
 of the earlier ones (on a chain: one activation). All VJPs run from the last node to the first, so

@@ -21,7 +21,7 @@ from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.front import Candidate, Front, replayed, unbeaten
 from sim.strategies.general.certificate import Level
 from sim.strategies.optimal.bound import lower_bound
-from sim.strategies.optimal.front import Staircase, staircase
+from sim.strategies.optimal.planner import Plans, best_plans
 from sim.strategies.optimal.stages import is_path, stages_of
 from sim.strategies.reverse import reverse_full
 
@@ -125,11 +125,11 @@ def _front(graph: Graph, tolerance: float, costs: Costs | None) -> Front:
         return general_front(graph, tolerance=tolerance, costs=ticks)
     width, forward = graph.output_scalars, None if ticks is None else ticks[0]
     stages = stages_of(graph, width=width, costs=forward)
-    stairs = staircase(stages, reach=reach_for(len(stages)), tolerance=tolerance)
+    plans = best_plans(stages, reach=reach_for(len(stages)), tolerance=tolerance)
     adjoint = adjoint_cost(graph, width, ticks)
-    recipes = [partial(_schedule, stairs=stairs, index=i, width=width) for i in range(len(stairs))]
-    if stairs.exact:
-        costs_of = zip(stairs.memory.tolist(), stairs.cost.tolist(), recipes, strict=True)
+    recipes = [partial(_schedule, plans=plans, index=i, width=width) for i in range(len(plans))]
+    if plans.exact:
+        costs_of = zip(plans.memory.tolist(), plans.cost.tolist(), recipes, strict=True)
         candidates = [Candidate(graph.resident_bytes + m, c + adjoint, recipe) for m, c, recipe in costs_of]
     else:
         candidates = replayed(graph, recipes, ticks)
@@ -175,9 +175,9 @@ def below_next(graph: Graph, peaks: Sequence[int]) -> Ints:
     return np.array([*(p - 1 for p in peaks[1:]), peaks[-1]], dtype=np.int64) - graph.resident_bytes
 
 
-def _schedule(graph: Graph, *, stairs: Staircase, index: int, width: int) -> Schedule:
+def _schedule(graph: Graph, *, plans: Plans, index: int, width: int) -> Schedule:
     builder = Builder(graph)
-    builder.rows(stairs.plan(index), width=width)
+    builder.rows(plans.plan(index), width=width)
     return builder.build()
 
 
