@@ -199,7 +199,7 @@ def reachable(start: object) -> set[int]:
     todo = [start]
     while todo:
         for one in gc.get_referents(todo.pop()):
-            if id(one) not in seen and not isinstance(one, type | FunctionType | ModuleType):
+            if id(one) not in seen and not issubclass(type(one), type | FunctionType | ModuleType):
                 seen.add(id(one))
                 todo.append(one)
     return seen

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from graphs import graphs
-from hypothesis import HealthCheck, find, settings
+from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.errors import NoSuchExample
 from simulations import STRATEGIES, calls
 
@@ -15,7 +15,7 @@ from sim.graphs.graph import Graph
 from sim.schedules.replay import replay
 from sim.schedules.schedule import Builder, Schedule
 
-SOME = settings(max_examples=300, database=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=300, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 def works_on_some_graph(call: tuple[str, dict[str, Any]]) -> None:
