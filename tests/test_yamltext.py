@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -166,9 +165,7 @@ def test_what_is_no_document_is_refused_with_one_message(text: str, message: str
 def test_aliases_cannot_blow_up_memory(row: str) -> None:
     lines = ["a0: &a0 {x: 1}"]
     lines += [f"a{i}: &a{i} " + row.format(", ".join([f"*a{i - 1}"] * 10)) for i in range(1, 12)]
-    start = time.perf_counter()
     assert "more than 1000000 values once aliases are expanded" in refusal("\n".join(lines))
-    assert time.perf_counter() - start < 20
 
 
 def test_files_that_cannot_be_read_are_refused_with_one_message(tmp_path: Path) -> None:
