@@ -19,7 +19,7 @@ import pytest
 from sim import strategies
 from sim.commands import cli
 from sim.commands.list import Topic
-from sim.experiment import finished as experiment
+from sim.experiment import measurements as experiment
 
 SCENARIO = """\
 version: 1

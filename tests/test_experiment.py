@@ -6,8 +6,10 @@ import pytest
 
 import sim
 from sim.base.yaml import parse
+from sim.experiment import measure, measurements
 from sim.experiment.results import Results
-from sim.experiment.run import run
+from sim.experiment.run import compute, results_of, run, traces
+from sim.scenario.points import StrategyPoint
 from sim.scenario.scenario import from_document
 
 TEXT = """\
@@ -97,6 +99,27 @@ def test_time_is_the_axis_only_where_nothing_is_copied() -> None:
 def test_a_profile_of_each_strategy_is_kept_full_store_first() -> None:
     assert RESULTS.views["profiles"][0]["strategy"] == "reverse_full"
     assert {p["strategy"] for p in RESULTS.views["profiles"]} == {p.strategy for p in RESULTS.points}
+
+
+def test_each_schedule_is_made_and_simulated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, simulated = [], []
+    schedule, simulate = StrategyPoint.schedule, measure.simulate
+    monkeypatch.setattr(StrategyPoint, "schedule", lambda self, graph: made.append(self.label) or schedule(self, graph))
+    for module in (measure, measurements):
+        monkeypatch.setattr(module, "simulate", lambda s, device: simulated.append(s) or simulate(s, device))
+    measured = compute(from_document(parse(TEXT, name="f.yaml")))
+    assert results_of(measured) == RESULTS
+    assert traces(measured) is not None
+    assert sorted(made) == sorted(p.label for p in RESULTS.points)
+    assert len(simulated) == len(made)
+
+
+def test_what_there_is_no_room_to_keep_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = compute(from_document(parse(TEXT, name="f.yaml")))
+    monkeypatch.setattr(measurements, "KEPT_ACTIONS", 0)
+    dropped = compute(from_document(parse(TEXT, name="f.yaml")))
+    assert results_of(dropped) == results_of(kept)
+    assert traces(dropped) == traces(kept)
 
 
 def test_progress_counts_every_point() -> None:

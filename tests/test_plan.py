@@ -205,7 +205,7 @@ def _reads_output(graph: Graph) -> bool:
 def test_the_chosen_plan_is_the_cheapest_of_those_that_fit() -> None:
     text = CHAIN.replace("[reverse_full]", "[reverse_full, {reverse_checkpointed: {schedule: binomial, slots: 3}}]")
     full = scheduled(text, budget_bytes=10**6)
-    assert full.chosen.wanted.strategy == "reverse_full"  # type: ignore[attr-defined]
+    assert full.chosen.request.strategy == "reverse_full"  # type: ignore[attr-defined]
     assert full.cheaper is None  # type: ignore[attr-defined]
     most = full.chosen.peak_bytes - 1  # type: ignore[attr-defined]
     less = scheduled(text, budget_bytes=most)

@@ -92,9 +92,9 @@ def read_text(path: Path, name: str, *, kind: str, largest: int) -> str:
         raise DocumentError([Finding(name, Position(line, column), "", message)]) from None
 
 
-def document_error(name: str, text: str, found: Iterable[tuple[Position, KeyPath, str]]) -> DocumentError:
+def document_error(name: str, text: str, problems: Iterable[tuple[Position, KeyPath, str]]) -> DocumentError:
     """The error that shows what was found, in the order of the file, each once."""
-    ordered = sorted(dict.fromkeys(found), key=lambda f: f[0])
+    ordered = sorted(dict.fromkeys(problems), key=lambda f: f[0])
     return DocumentError([Finding(name, at, shown_path(path), message) for at, path, message in ordered], text)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from sim.base.document import LINE_BREAK, Document, DocumentError, Finding, KeyPath, Position, read_text
-from sim.base.registry import Problem, problems
+from sim.base.registry import Problem, problems_of
 
 T = TypeVar("T")
 
@@ -57,11 +57,11 @@ _scan = json.JSONDecoder().raw_decode
 class JsonDocument(Document):
     """Plain data of JSON; the places in its text are looked for once something is wrong."""
 
-    def error(self, found: Iterable[Problem]) -> DocumentError:
+    def error(self, problems: Iterable[Problem]) -> DocumentError:
         """The error that shows these problems in the order of the file, each once."""
-        found = list(found)
-        _locate(self, {p.path for p in found})
-        return super().error(found)
+        problems = list(problems)
+        _locate(self, {p.path for p in problems})
+        return super().error(problems)
 
 
 def read(path: Path, *, name: str | None = None) -> JsonDocument:
@@ -114,7 +114,7 @@ def validated(kind: type[T], document: JsonDocument) -> T:
     try:
         value: T = _adapter(kind).validate_json(document.text)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise document.error(problems(error, kind)) from None
+        raise document.error(problems_of(error, kind)) from None
     return value
 
 
@@ -134,8 +134,8 @@ def _refuse_constant(word: str) -> float:
 
 def _find(text: str, pattern: str) -> int | None:
     """Find the first place of a pattern outside strings."""
-    found = re.finditer(f"{_STRING}|(?P<found>{pattern})", text)
-    return next((m.start() for m in found if m["found"] is not None), None)
+    places = re.finditer(f"{_STRING}|(?P<place>{pattern})", text)
+    return next((m.start() for m in places if m["place"] is not None), None)
 
 
 def _too_deep(text: str) -> int | None:

@@ -113,12 +113,12 @@ class Entry(Generic[R]):
             if not isinstance(name, str) or name not in registry:
                 what = f"{registry.what} '{name}'" if isinstance(name, str) else f"{registry.what} {_shown(name)}"
                 return {}, [Problem((key,), f"unknown {what}" + suggest(str(name), registry))]
-            checked, found = registry[name].check({k: v for k, v in values.items() if k != key})
-            return {key: name, **checked}, found
+            checked, problems = registry[name].check({k: v for k, v in values.items() if k != key})
+            return {key: name, **checked}, problems
         try:
             model = self.model.model_validate(dict(values))
         except ValidationError as error:
-            return {}, problems(error, self.model)
+            return {}, problems_of(error, self.model)
         return {key: getattr(model, key) for key in self.model.model_fields if key in model.model_fields_set}, []
 
 
@@ -173,9 +173,9 @@ class Registry(Mapping[str, Entry[R]]):
             For an unknown name, or parameters that are unknown, missing or out of range.
         """
         entry = self[name]
-        checked, found = entry.check(parameters)
-        if found:
-            raise first_of(found, f"{self.what} {name}: ")
+        checked, problems = entry.check(parameters)
+        if problems:
+            raise first_of(problems, f"{self.what} {name}: ")
         return entry.function(*args, **checked)
 
 
@@ -185,31 +185,31 @@ def keywords(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[st
     return {k: v for k, v in values.items() if k in kinds and kinds[k].kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def first_of(found: Sequence[Problem], before: str = "") -> ParameterError:
+def first_of(problems: Sequence[Problem], before: str = "") -> ParameterError:
     """The error of the first of some problems, which says how many more there are."""
-    key = ".".join(map(str, found[0].path))
-    rest = f" (and {len(found) - 1} more problems)" if len(found) > 1 else ""
-    message = f"{before}{key + ': ' if key else ''}{found[0].message}{rest}"
-    return ParameterError(message, parameter=found[0].path)
+    key = ".".join(map(str, problems[0].path))
+    rest = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    message = f"{before}{key + ': ' if key else ''}{problems[0].message}{rest}"
+    return ParameterError(message, parameter=problems[0].path)
 
 
-def problems(error: ValidationError, kind: Any) -> list[Problem]:
+def problems_of(error: ValidationError, kind: Any) -> list[Problem]:
     """pydantic's errors as messages that say what was found and what is allowed; `kind` is what was checked."""
-    found = []
+    problems = []
     for e in error.errors(include_url=False):
         path = tuple(e["loc"])
         match e["type"]:
             case "extra_forbidden" | "unexpected_keyword_argument":
                 hint = suggest(str(path[-1]), _keys_at(kind, path[:-1]))
-                found.append(Problem(path, f"unknown key '{path[-1]}'{hint}", on_key=True))
+                problems.append(Problem(path, f"unknown key '{path[-1]}'{hint}", on_key=True))
             case "missing":
-                found.append(Problem(path[:-1], f"'{path[-1]}' is missing"))
+                problems.append(Problem(path[:-1], f"'{path[-1]}' is missing"))
             case "json_invalid":
-                found.append(Problem((), f"this is not JSON: {e['ctx']['error']}"))
+                problems.append(Problem((), f"this is not JSON: {e['ctx']['error']}"))
             case _:
                 expected = str(e.get("ctx", {}).get("error", "")) or _expected(e)
-                found.append(Problem(path, f"got {_shown(e.get('input'))}, expected {expected}"))
-    return found
+                problems.append(Problem(path, f"got {_shown(e.get('input'))}, expected {expected}"))
+    return problems
 
 
 def _keys_at(kind: Any, path: tuple[str | int, ...]) -> list[str]:

@@ -77,8 +77,8 @@ def parse(text: str, *, name: str) -> Document:
     construct = _Construct()
     data = construct.value(node, ())
     document = Document(name, text, data, construct.keys, construct.values)
-    if construct.found:
-        raise document_error(name, text, construct.found).within(document)
+    if construct.problems:
+        raise document_error(name, text, construct.problems).within(document)
     return document
 
 
@@ -110,7 +110,7 @@ class _Construct:
     def __init__(self) -> None:
         self.keys: dict[KeyPath, Position] = {}
         self.values: dict[KeyPath, Position] = {}
-        self.found: list[tuple[Position, KeyPath, str]] = []
+        self.problems: list[tuple[Position, KeyPath, str]] = []
         self._open: set[int] = set()
         self._count = 0
 
@@ -195,7 +195,7 @@ class _Construct:
         return self._count > MOST_VALUES
 
     def _refuse(self, node: yaml.Node, path: KeyPath, message: str) -> None:
-        self.found.append((_position(node), path, message))
+        self.problems.append((_position(node), path, message))
 
 
 def _number(written: str) -> int | float:

@@ -55,7 +55,7 @@ def plan(
     except NothingFits as error:
         note(f"error: {file}: {error}")
         return Exit.NOTHING_FITS
-    wanted = choice.chosen.wanted
+    wanted = choice.chosen.request
     plan = plan_of(wanted.schedule(graph)) | {
         "strategy": wanted.strategy,
         "parameters": dict(wanted.parameters),

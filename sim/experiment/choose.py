@@ -40,7 +40,7 @@ class NothingFits(SimError):
 class Candidate:
     """A plan that was considered: what asks for it, and what it takes."""
 
-    wanted: StrategyPoint
+    request: StrategyPoint
     point: Point
 
     @property
@@ -91,10 +91,10 @@ def choose(
     DocumentError
         If strategies of the scenario do not work on the graph.
     """
-    found = _measured(scenario, graph, budget_bytes, device, progress)
+    candidates = _measured(scenario, graph, budget_bytes, device, progress)
     price = _seconds if device is not None else _flops
-    by_price = sorted(found, key=lambda c: (*price(c), c.peak_bytes))
-    full_store = next(c for c in found if c.wanted == FULL_STORE)
+    by_price = sorted(candidates, key=lambda c: (*price(c), c.peak_bytes))
+    full_store = next(c for c in candidates if c.request == FULL_STORE)
     allowed = _within_overhead(by_price, full_store, max_overhead, timed=device is not None)
     fitting = [c for c in allowed if budget_bytes is None or c.peak_bytes <= budget_bytes]
     if not fitting:
@@ -110,7 +110,7 @@ def choose(
         smaller=next(iter(smaller), None),
         budget_bytes=budget_bytes,
         device=device,
-        considered=len(found),
+        considered=len(candidates),
     )
 
 
@@ -123,21 +123,21 @@ def _seconds(c: Candidate) -> tuple[float, float]:
 
 
 def _within_overhead(
-    found: list[Candidate], full_store: Candidate, most: Fraction | None, *, timed: bool
+    candidates: list[Candidate], full_store: Candidate, most: Fraction | None, *, timed: bool
 ) -> list[Candidate]:
     if most is None:
-        return found
+        return candidates
     if timed and full_store.point.seconds is not None:
         limit = full_store.point.seconds * float(1 + most)
-        return [c for c in found if c.point.seconds is not None and c.point.seconds <= limit]
-    return [c for c in found if c.flops <= full_store.flops * (1 + most) and not (c.copied_bytes and not timed)]
+        return [c for c in candidates if c.point.seconds is not None and c.point.seconds <= limit]
+    return [c for c in candidates if c.flops <= full_store.flops * (1 + most) and not (c.copied_bytes and not timed)]
 
 
 def _nothing(smallest: Candidate, budget_bytes: int | None, max_overhead: Fraction | None) -> str:
     what = f"the budget of {format_bytes(budget_bytes or 0)}"
     among = "peak" if max_overhead is None else f"peak within {float(max_overhead * 100):g} % of full store"
     size = f"{format_bytes(smallest.peak_bytes)} ({smallest.peak_bytes} bytes)"
-    return f"nothing fits {what}; the smallest {among} is {size}, of {smallest.wanted.label}"
+    return f"nothing fits {what}; the smallest {among} is {size}, of {smallest.request.label}"
 
 
 def _measured(
@@ -150,9 +150,9 @@ def _measured(
     """Every candidate once; simulated memory is unlimited, or the budget where copies may have to wait for it."""
     unlimited = dataclasses.replace(device, memory_bytes=None) if device else None
     problems: list[Problem] = []
-    found: list[Candidate] = []
-    wanted = _distinct([FULL_STORE, *scenario.points, *_planned(graph, budget_bytes)])
-    for done, one in enumerate(wanted):
+    candidates: list[Candidate] = []
+    requests = _distinct([FULL_STORE, *scenario.points, *_planned(graph, budget_bytes)])
+    for done, one in enumerate(requests):
         try:
             schedule = one.schedule(graph)
         except REFUSALS as error:
@@ -163,14 +163,14 @@ def _measured(
             continue
         finally:
             if progress is not None:
-                progress(done + 1, len(wanted))
+                progress(done + 1, len(requests))
         point, _ = measure(one, schedule, device=unlimited)
         if point.copied_bytes and budget_bytes is not None and point.peak_bytes <= budget_bytes:
             point, _ = measure(one, schedule, device=unlimited, budget_bytes=budget_bytes)
-        found.append(Candidate(one, point))
+        candidates.append(Candidate(one, point))
     if problems:
         raise scenario.document.error(problems)
-    return found
+    return candidates
 
 
 def _planned(graph: Graph, budget_bytes: int | None) -> list[StrategyPoint]:
@@ -179,16 +179,16 @@ def _planned(graph: Graph, budget_bytes: int | None) -> list[StrategyPoint]:
         front = optimal_front(graph)
     except REFUSALS:
         return []
-    wanted = {front.peak_bytes[i] for i in front.spread(SPREAD)}
+    peaks = {front.peak_bytes[i] for i in front.spread(SPREAD)}
     if budget_bytes is not None:
         at = bisect_right(front.peak_bytes, budget_bytes) - 1
-        wanted |= set(front.peak_bytes[max(0, at - 1) : at + 2])
-    return [StrategyPoint("reverse_checkpointed", {"schedule": "optimal", "budget": peak}) for peak in sorted(wanted)]
+        peaks |= set(front.peak_bytes[max(0, at - 1) : at + 2])
+    return [StrategyPoint("reverse_checkpointed", {"schedule": "optimal", "budget": peak}) for peak in sorted(peaks)]
 
 
 def _distinct(points: Iterable[StrategyPoint]) -> list[StrategyPoint]:
     """The points, each once; the first of those that ask for the same stands."""
-    found: dict[str, StrategyPoint] = {}
+    distinct: dict[str, StrategyPoint] = {}
     for p in points:
-        found.setdefault(repr((p.strategy, sorted(p.parameters.items()))), p)
-    return list(found.values())
+        distinct.setdefault(repr((p.strategy, sorted(p.parameters.items()))), p)
+    return list(distinct.values())

@@ -16,7 +16,7 @@ from sim.simulation.trace import Trace
 
 
 def measure(
-    wanted: StrategyPoint, schedule: Schedule, device: Device | None = None, budget_bytes: int | None = None
+    request: StrategyPoint, schedule: Schedule, device: Device | None = None, budget_bytes: int | None = None
 ) -> tuple[Point, Trace | None]:
     """The point of a schedule, and the trace of its simulation if it fits and there is a device."""
     cost = replay(schedule)
@@ -30,9 +30,9 @@ def measure(
         except (OutOfMemory, Deadlock) as error:
             why_not = str(error)
     point = Point(
-        strategy=wanted.strategy,
-        parameters=dict(wanted.parameters),
-        label=wanted.label,
+        strategy=request.strategy,
+        parameters=dict(request.parameters),
+        label=request.label,
         peak_at=PeakAt(action=cost.peak_at.action, kind=cost.peak_at.kind, node=cost.peak_at.node),
         flops=_flops(cost),
         seconds=trace.seconds if trace else None,

@@ -119,9 +119,9 @@ def read(path: Path) -> Results:
 
 
 def _results(document: JsonDocument) -> Results:
-    found = dict(jsontext.validated(_file(), document))
-    own = {f.name: found.pop(f.name) for f in fields(Results) if f.name != "views"}
-    return Results(**own, views=found)
+    data = dict(jsontext.validated(_file(), document))
+    own = {f.name: data.pop(f.name) for f in fields(Results) if f.name != "views"}
+    return Results(**own, views=data)
 
 
 @cache

@@ -12,8 +12,8 @@ from typing import Any
 from sim.base.pareto import front
 from sim.base.registry import Problem
 from sim.experiment import views
-from sim.experiment.finished import Finished
 from sim.experiment.fronts import stand_ins
+from sim.experiment.measurements import Measurements
 from sim.experiment.point import OnFront, Point, coordinates, landmarks
 from sim.experiment.results import About, AboutGraph, Results
 from sim.scenario.points import REFUSALS
@@ -44,70 +44,72 @@ def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = N
     return results_of(compute(scenario, progress=progress))
 
 
-def compute(scenario: Scenario, *, progress: Callable[[int, int], object] | None = None) -> Finished:
+def compute(scenario: Scenario, *, progress: Callable[[int, int], object] | None = None) -> Measurements:
     """Measure every point of a scenario; raises as `run` does."""
 
-    def tell(done: Finished) -> None:
+    def tell(done: Measurements) -> None:
         if progress is not None:
             progress(done.steps_done, done.steps)
 
-    finished = Finished(scenario, tell=tell)
+    measurements = Measurements(scenario, tell=tell)
     problems: list[Problem] = []
-    with _kept(finished):
-        for wanted in scenario.points:
+    with _kept(measurements):
+        for request in scenario.points:
             try:
-                points = stand_ins(wanted, finished.graph, scenario.device)
-                finished.steps += len(points) - 1
+                points = stand_ins(request, measurements.graph, scenario.device)
+                measurements.steps += len(points) - 1
                 for one in points:
-                    schedule = one.schedule(finished.graph)
+                    schedule = one.schedule(measurements.graph)
                     if not problems:
-                        finished.add(one, schedule)
+                        measurements.add(one, schedule)
             except REFUSALS as error:
-                problems.append(wanted.problem(error))
+                problems.append(request.problem(error))
     if problems:
         raise scenario.document.error(problems)
-    return finished
+    return measurements
 
 
-def results_of(finished: Finished) -> Results:
+def results_of(measurements: Measurements) -> Results:
     """The results of a finished run, with every view; raises as `run` does."""
-    with _kept(finished):
-        return _results(finished, {key: view.function(finished) for key, view in views.load().items()}, complete=True)
+    with _kept(measurements):
+        data = {key: view.function(measurements) for key, view in views.load().items()}
+        return _results(measurements, data, complete=True)
 
 
 @contextmanager
-def _kept(finished: Finished) -> Iterator[None]:
+def _kept(measurements: Measurements) -> Iterator[None]:
     """Ctrl-C becomes `Interrupted`, with the points that are finished."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(_results(finished, views.nothing(), complete=False)) from None
+        raise Interrupted(_results(measurements, views.nothing(), complete=False)) from None
 
 
-def traces(finished: Finished) -> dict[str, Any] | None:
+def traces(measurements: Measurements) -> dict[str, Any] | None:
     """A trace for Perfetto with one process for each of a few points of the front; `None` without times.
 
     Schedules too long to look at are left out.
     """
-    timed = [i for i, p in enumerate(finished.points) if p.seconds is not None]
+    points = measurements.points
+    timed = [i for i, p in enumerate(points) if p.seconds is not None]
     events: list[dict[str, Any]] = []
     process = 0
-    for k in landmarks([finished.points[i] for i in timed], "seconds", len(timed)):
-        trace = finished.trace(timed[k])
+    for k in landmarks([points[i] for i in timed], "seconds", len(timed)):
+        trace = measurements.trace(timed[k])
         if process == TRACED_POINTS:
             break
         if trace is None or len(trace.schedule.flat.rows) > TRACED_ACTIONS:
             continue
         process += 1
         chrome = trace.to_chrome()
-        named = {"ph": "M", "name": "process_name", "pid": process, "args": {"name": finished.points[timed[k]].label}}
+        named = {"ph": "M", "name": "process_name", "pid": process, "args": {"name": points[timed[k]].label}}
         events += [event | {"pid": process} for event in chrome["traceEvents"] if event["name"] != "process_name"]
         events.append(named)
     return {"traceEvents": events, "displayTimeUnit": "ms"} if events else None
 
 
-def _results(finished: Finished, of_views: Mapping[str, Any], *, complete: bool) -> Results:
-    scenario, graph = finished.scenario, finished.graph
+def _results(measurements: Measurements, of_views: Mapping[str, Any], *, complete: bool) -> Results:
+    scenario, graph = measurements.scenario, measurements.graph
     about = AboutGraph(
         name=graph.name,
         nodes=len(graph),
@@ -127,7 +129,7 @@ def _results(finished: Finished, of_views: Mapping[str, Any], *, complete: bool)
             budget_bytes=scenario.budget_bytes,
         ),
         version=version("ad-tradeoff-sim"),
-        points=_with_fronts(finished.points),
+        points=_with_fronts(measurements.points),
         complete=complete,
         views=of_views,
     )

@@ -64,10 +64,10 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
     section = results.get("regimes")
     if not section:
         return ()
-    found = read_map(section)
-    rows, columns = found.winner.shape
+    chart = read_map(section)
+    rows, columns = chart.winner.shape
     with style.canvas(10.4, 7.4) as figure:
-        where = f"{LEAST[found.by]} in each of {rows * columns:,} cells"
+        where = f"{LEAST[chart.by]} in each of {rows * columns:,} cells"
         top = style.heading(figure, results, what=where)
         axes = figure.add_axes(_box(figure, rows, columns, top))
         axes.set_xlim(0, columns)
@@ -76,12 +76,12 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
         axes.tick_params(length=0)
         for side in axes.spines.values():
             side.set_visible(False)
-        _cells(axes, found)
-        _borders(axes, found)
-        _ticks(figure, axes, found)
-        taken = _names(figure, axes, found)
-        _numbers(figure, axes, found, taken)
-        _legend(figure, axes, found)
+        _cells(axes, chart)
+        _borders(axes, chart)
+        _ticks(figure, axes, chart)
+        taken = _names(figure, axes, chart)
+        _numbers(figure, axes, chart, taken)
+        _legend(figure, axes, chart)
         return style.save(figure, stem)
 
 
@@ -133,9 +133,9 @@ def _tint(colour: str, factor: float) -> Colour:
     return red, green, blue
 
 
-def _fill(found: Map, row: int, column: int) -> Colour:
-    k = int(found.winner[row, column])
-    return to_rgb(NOTHING) if k < 0 else _tint(found.colours[k], float(found.factor[row, column]))
+def _fill(chart: Map, row: int, column: int) -> Colour:
+    k = int(chart.winner[row, column])
+    return to_rgb(NOTHING) if k < 0 else _tint(chart.colours[k], float(chart.factor[row, column]))
 
 
 def _ink_on(fill: Colour) -> str:
@@ -145,19 +145,19 @@ def _ink_on(fill: Colour) -> str:
     return style.INK if luminance > 0.21 else style.PAPER
 
 
-def _cells(axes: Axes, found: Map) -> None:
-    places = [(j, i) for j in range(found.winner.shape[0]) for i in range(found.winner.shape[1])]
+def _cells(axes: Axes, chart: Map) -> None:
+    places = [(j, i) for j in range(chart.winner.shape[0]) for i in range(chart.winner.shape[1])]
     squares = [[(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)] for j, i in places]
-    fills = [_fill(found, j, i) for j, i in places]
+    fills = [_fill(chart, j, i) for j, i in places]
     axes.add_collection(
         PolyCollection(squares, facecolors=fills, edgecolors=style.PAPER, linewidths=0.5, zorder=1, gid="cells"),
         autolim=False,
     )
 
 
-def _borders(axes: Axes, found: Map) -> None:
+def _borders(axes: Axes, chart: Map) -> None:
     """Draw a line wherever the winner changes, and around the map."""
-    w = found.winner
+    w = chart.winner
     rows, columns = w.shape
     lines = [[(i + 1, j), (i + 1, j + 1)] for j, i in np.argwhere(w[:, 1:] != w[:, :-1]).tolist()]
     lines += [[(i, j + 1), (i + 1, j + 1)] for j, i in np.argwhere(w[1:] != w[:-1]).tolist()]
@@ -178,12 +178,12 @@ def _value(key: str, value: Any) -> str:
     return f"{value:g}"
 
 
-def _ticks(figure: Figure, axes: Axes, found: Map) -> None:
+def _ticks(figure: Figure, axes: Axes, chart: Map) -> None:
     """Write the values at the middle of their cells, every so many of them where all would not fit."""
     width, height = (float(v) / figure.dpi * 72 for v in axes.get_window_extent(style.renderer(figure)).size)
     for axis, about, set_ticks, set_label, room in (
-        (axes.xaxis, found.x, axes.set_xticks, axes.set_xlabel, width / found.winner.shape[1]),
-        (axes.yaxis, found.y, axes.set_yticks, axes.set_ylabel, height / found.winner.shape[0]),
+        (axes.xaxis, chart.x, axes.set_xticks, axes.set_xlabel, width / chart.winner.shape[1]),
+        (axes.yaxis, chart.y, axes.set_yticks, axes.set_ylabel, height / chart.winner.shape[0]),
     ):
         texts = [_value(about["key"], v) for v in about["values"]]
         needed = 5.8 * max(map(len, texts)) + 6 if axis is axes.xaxis else 13.0
@@ -193,18 +193,18 @@ def _ticks(figure: Figure, axes: Axes, found: Map) -> None:
         set_label(named, labelpad=6)
 
 
-def _names(figure: Figure, axes: Axes, found: Map) -> set[tuple[int, int]]:
+def _names(figure: Figure, axes: Axes, chart: Map) -> set[tuple[int, int]]:
     """Write each winner's name on the block of its cells nearest to their middle; the cells that are covered."""
     renderer = style.renderer(figure)
     extent = axes.get_window_extent(renderer)
-    rows, columns = found.winner.shape
+    rows, columns = chart.winner.shape
     taken: set[tuple[int, int]] = set()
-    for k in found.winners:
+    for k in chart.winners:
         text = axes.text(
-            0, 0, found.names[k], ha="center", va="center", fontsize=9.5, fontweight="bold", color=style.INK, zorder=5,
+            0, 0, chart.names[k], ha="center", va="center", fontsize=9.5, fontweight="bold", color=style.INK, zorder=5,
             bbox={"facecolor": style.PAPER, "alpha": 0.92, "edgecolor": "none", "boxstyle": "round,pad=0.3"},
         )  # fmt: skip
-        own = found.winner == k
+        own = chart.winner == k
         size = text.get_window_extent(renderer)
         long = math.ceil((float(size.width) + 16) / (float(extent.width) / columns))
         high = math.ceil((float(size.height) + 12) / (float(extent.height) / rows))
@@ -224,19 +224,19 @@ def _names(figure: Figure, axes: Axes, found: Map) -> set[tuple[int, int]]:
     return taken
 
 
-def _numbers(figure: Figure, axes: Axes, found: Map, taken: set[tuple[int, int]]) -> None:
+def _numbers(figure: Figure, axes: Axes, chart: Map, taken: set[tuple[int, int]]) -> None:
     """Write the factor in each cell that is free, if the cells are large enough."""
-    rows, columns = found.winner.shape
+    rows, columns = chart.winner.shape
     extent = axes.get_window_extent(style.renderer(figure))
     wide, tall = float(extent.width) / columns, float(extent.height) / rows
     size = min(LARGEST_TEXT, wide / figure.dpi * 72 / 2.9, tall / figure.dpi * 72 * 0.62)
     if size < SMALLEST_TEXT:
         return
-    for j, i in np.argwhere(found.winner >= 0).tolist():
+    for j, i in np.argwhere(chart.winner >= 0).tolist():
         if (j, i) not in taken:
             axes.text(
-                i + 0.5, j + 0.5, _factor(float(found.factor[j, i])), ha="center", va="center_baseline", fontsize=size,
-                color=_ink_on(_fill(found, j, i)), zorder=4,
+                i + 0.5, j + 0.5, _factor(float(chart.factor[j, i])), ha="center", va="center_baseline", fontsize=size,
+                color=_ink_on(_fill(chart, j, i)), zorder=4,
             )  # fmt: skip
 
 
@@ -250,7 +250,7 @@ def _factor(factor: float) -> str:
     return f"{factor:.0f}" if factor < 9999.5 else f"{factor / 1000:.0f}k" if factor < 1e6 else f"{factor:.0e}"
 
 
-def _legend(figure: Figure, axes: Axes, found: Map) -> None:
+def _legend(figure: Figure, axes: Axes, chart: Map) -> None:
     """Draw who is who beside the map, how many cells each wins, and what the depth of a colour says."""
     width, height = (float(v) for v in figure.get_size_inches())
     extent = axes.get_window_extent(style.renderer(figure))
@@ -267,13 +267,13 @@ def _legend(figure: Figure, axes: Axes, found: Map) -> None:
             )
         )  # fmt: skip
 
-    write(LEAST[found.by], left, y - 0.1, fontsize=10, fontweight="bold")
+    write(LEAST[chart.by], left, y - 0.1, fontsize=10, fontweight="bold")
     y -= 0.42
     shown: list[tuple[str, str | Colour, int]] = [
-        (found.names[k], _tint(found.colours[k], DEEPEST / 3), int((found.winner == k).sum())) for k in found.winners
+        (chart.names[k], _tint(chart.colours[k], DEEPEST / 3), int((chart.winner == k).sum())) for k in chart.winners
     ]
-    if (found.winner < 0).any():
-        shown.append(("nothing applies or fits", NOTHING, int((found.winner < 0).sum())))
+    if (chart.winner < 0).any():
+        shown.append(("nothing applies or fits", NOTHING, int((chart.winner < 0).sum())))
     for name, colour, cells in shown:
         patch(left, y, 0.26, colour)
         for line in _wrapped(name):
@@ -283,7 +283,7 @@ def _legend(figure: Figure, axes: Axes, found: Map) -> None:
         y -= 0.3
     y -= 0.12
     lines = ["the next best takes, in units", "of the winner (=: all are equal)"]
-    for line in [*lines, "(no number: there is no other)"] if np.isinf(found.factor).any() else lines:
+    for line in [*lines, "(no number: there is no other)"] if np.isinf(chart.factor).any() else lines:
         write(line, left, y, fontsize=9)
         y -= 0.17
     y -= 0.1

@@ -86,20 +86,20 @@ def read(section: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Regimes |
 
     `data` is the whole file, in which the keys must name something.
     """
-    found: list[Problem] = []
-    axes = {name: _axis(section[name], ("regimes", name), data, found) for name in ("x", "y")}
+    problems: list[Problem] = []
+    axes = {name: _axis(section[name], ("regimes", name), data, problems) for name in ("x", "y")}
     x, y = axes["x"], axes["y"]
     if x is None or y is None:
-        return None, found
+        return None, problems
     if x.path == y.path:
-        found.append(Problem(("regimes", "y", "key"), f"got {y.key!r} on both axes, expected two different keys"))
+        problems.append(Problem(("regimes", "y", "key"), f"got {y.key!r} on both axes, expected two different keys"))
     regimes = Regimes(x, y, section.get("by", "flops"))
     if len(regimes) > MOST_CELLS:
         message = f"makes {len(regimes)} cells, expected at most {MOST_CELLS}; give a larger step or factor"
-        found.append(Problem(("regimes",), message))
+        problems.append(Problem(("regimes",), message))
     if regimes.by == "seconds" and data.get("device") is None:
-        found.append(Problem(("regimes", "by"), "got 'seconds', but without a device there are no times"))
-    return (None if found else regimes), found
+        problems.append(Problem(("regimes", "by"), "got 'seconds', but without a device there are no times"))
+    return (None if problems else regimes), problems
 
 
 def assigned(data: Mapping[str, Any], values: Mapping[KeyPath, Any]) -> dict[str, Any]:
@@ -113,31 +113,31 @@ def assigned(data: Mapping[str, Any], values: Mapping[KeyPath, Any]) -> dict[str
     return changed
 
 
-def _axis(written: Mapping[str, Any], path: KeyPath, data: Mapping[str, Any], found: list[Problem]) -> Axis | None:
-    count = len(found)
+def _axis(written: Mapping[str, Any], path: KeyPath, data: Mapping[str, Any], problems: list[Problem]) -> Axis | None:
+    count = len(problems)
     key = written["key"]
     place = _place(key, data)
     if isinstance(place, str):
-        found.append(Problem((*path, "key"), place))
+        problems.append(Problem((*path, "key"), place))
     values, wrong = listed(written["values"], (*path, "values"))
-    found += wrong
+    problems += wrong
     if key == "budget":
-        values = list(_sizes(values, found))
+        values = list(_sizes(values, problems))
     for value, at in values:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            found.append(Problem(at, f"got {value!r:.60}, expected a number or a word"))
-    if len(found) > count or isinstance(place, str):
+            problems.append(Problem(at, f"got {value!r:.60}, expected a number or a word"))
+    if len(problems) > count or isinstance(place, str):
         return None
     label = written.get("label") or key
     return Axis(key, place, label, tuple(v for v, _ in values), tuple(at for _, at in values))
 
 
-def _sizes(values: list[tuple[Any, KeyPath]], found: list[Problem]) -> Iterator[tuple[int, KeyPath]]:
+def _sizes(values: list[tuple[Any, KeyPath]], problems: list[Problem]) -> Iterator[tuple[int, KeyPath]]:
     for value, at in values:
         try:
             yield parse_bytes(value), at
         except ValueError as error:
-            found.append(Problem(at, f"got {value!r:.60}, expected {error}"))
+            problems.append(Problem(at, f"got {value!r:.60}, expected {error}"))
 
 
 def _place(key: str, data: Mapping[str, Any]) -> KeyPath | str:

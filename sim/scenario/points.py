@@ -121,7 +121,7 @@ def _expand_one(item: Any, path: KeyPath, result: Expansion) -> Iterator[Strateg
         message = f"makes {count} points, expected at most {MOST_POINTS} in a scenario"
         result.problems.append(Problem(path, message))
         return
-    found: dict[Problem, None] = {}
+    problems: dict[Problem, None] = {}
     for combination in itertools.product(*axes):
         values = {key: value for key, (value, _) in zip(parameters, combination, strict=True)}
         where = {key: at for key, (_, at) in zip(parameters, combination, strict=True)}
@@ -129,10 +129,10 @@ def _expand_one(item: Any, path: KeyPath, result: Expansion) -> Iterator[Strateg
         if wrong:
             for p in wrong:
                 moved = (*where[str(p.path[0])], *p.path[1:]) if p.path and p.path[0] in where else (*path, *p.path)
-                found[Problem(moved, p.message, p.on_key)] = None
+                problems[Problem(moved, p.message, p.on_key)] = None
         else:
             yield StrategyPoint(name, checked, path)
-    result.problems.extend(found)
+    result.problems.extend(problems)
 
 
 def _name_and_parameters(item: Any) -> tuple[str, dict[str, Any]] | str:

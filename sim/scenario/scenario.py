@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from sim.base import yaml as yamltext
 from sim.base.document import Document, DocumentError, KeyPath
 from sim.base.errors import CountOverflow, GraphError, ParameterError, SimError, suggest
-from sim.base.registry import Entry, Problem, problems
+from sim.base.registry import Entry, Problem, problems_of
 from sim.base.units import Bytes
 from sim.graphs.graph import Graph, Optimizer, Wrt
 from sim.models.factory import Factory
@@ -134,14 +134,14 @@ class Scenario:
         if self.graph_kind in USER_CODE:
             return None
         graph = self.build_graph()
-        found = []
+        problems = []
         for point in {p.path: p for p in reversed(self.points)}.values():
             try:
                 point.schedule(graph)
             except REFUSALS as error:
-                found.append(point.problem(error))
-        if found:
-            raise self.document.error(found)
+                problems.append(point.problem(error))
+        if problems:
+            raise self.document.error(problems)
         return graph
 
     def error(self, path: KeyPath, message: str) -> DocumentError:
@@ -215,30 +215,30 @@ def from_document(document: Document) -> Scenario:
     DocumentError
         With everything that is wrong with it.
     """
-    data, found = document.data, []
+    data, problems = document.data, []
     if not isinstance(data, dict):
         raise document.error([Problem((), "expected the keys version, name, graph, strategies")])
     try:
         ScenarioFile.model_validate(data)
     except ValidationError as error:
-        found += problems(error, ScenarioFile)
+        problems += problems_of(error, ScenarioFile)
     name = data.get("name")
     if isinstance(name, str) and (not re.fullmatch(SAFE_NAME, name) or name.endswith(".")):
         message = f"got {name!r:.60}, expected letters, digits, '_', '-' and '.', because it names a folder"
-        found.append(Problem(("name",), message))
+        problems.append(Problem(("name",), message))
     graph_parameters, wrong = _graph_parameters(data.get("graph"), Path(document.name).parent)
-    found += wrong
-    chosen, wrong = (None, []) if data.get("device") is None else _device(data["device"], Path(document.name).parent)
-    found += [Problem(("device", *p.path), p.message, p.on_key) for p in wrong]
+    problems += wrong
+    machine, wrong = (None, []) if data.get("device") is None else _device(data["device"], Path(document.name).parent)
+    problems += [Problem(("device", *p.path), p.message, p.on_key) for p in wrong]
     strategies = data.get("strategies")
     expansion = expand(strategies if isinstance(strategies, list) else [])
-    found += expansion.problems
+    problems += expansion.problems
     section, regimes = data.get("regimes"), None
-    if section is not None and not found:
+    if section is not None and not problems:
         regimes, wrong = axes.read(section, data)
-        found += wrong or _cells(regimes, data, Path(document.name).parent)
-    if found:
-        raise document.error(found)
+        problems += wrong or _cells(regimes, data, Path(document.name).parent)
+    if problems:
+        raise document.error(problems)
     file = ScenarioFile.model_validate(data)
     return Scenario(
         name=file.name,
@@ -248,7 +248,7 @@ def from_document(document: Document) -> Scenario:
         wrt=file.wrt,
         optimizer=file.optimizer,
         preallocated_gradients=file.gradients == "preallocated",
-        device=chosen,
+        device=machine,
         budget_bytes=file.budget,
         points=tuple(expansion.points),
         repeated_points=expansion.repeated,
@@ -269,10 +269,10 @@ def named_device(text: str) -> Device:
     """
     if text.endswith(DEVICE_FILES):
         return _device_in(Path(text), text)
-    found, wrong = check_device(text)
-    if found is None:
+    device, wrong = check_device(text)
+    if device is None:
         raise ParameterError(wrong[0].message, parameter=("device",))
-    return found
+    return device
 
 
 def _device(value: Any, folder: Path) -> tuple[Device | None, list[Problem]]:
@@ -289,20 +289,20 @@ def _device_in(path: Path, name: str) -> Device:
     document = yamltext.read(path, name=name)
     if not isinstance(document.data, dict):
         raise document.error([Problem((), "expected the keys of a device, such as flops and bandwidth")])
-    found, wrong = check_device(document.data)
-    if found is None:
+    device, wrong = check_device(document.data)
+    if device is None:
         raise document.error(wrong)
-    return replace(found, source=f"given in {name}")
+    return replace(device, source=f"given in {name}")
 
 
 def _cells(regimes: axes.Regimes | None, data: Mapping[str, Any], folder: Path) -> list[Problem]:
     """What is wrong with the values of a map, each tried by itself, at their places."""
-    found = []
+    problems = []
     for axis in (regimes.x, regimes.y) if regimes else ():
         for value, place in zip(axis.values, axis.places, strict=True):
             _, wrong = _graph_parameters(axes.assigned(data, {axis.path: value})["graph"], folder)
-            found += [Problem(place, f"{axis.key}: {p.message}") for p in wrong]
-    return found
+            problems += [Problem(place, f"{axis.key}: {p.message}") for p in wrong]
+    return problems
 
 
 def _graph_parameters(graph: Any, folder: Path) -> tuple[dict[str, Any], list[Problem]]:

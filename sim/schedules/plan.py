@@ -21,7 +21,7 @@ from sim.base import files
 from sim.base import json as positioned
 from sim.base.document import Document
 from sim.base.errors import NotApplicable, SimError
-from sim.base.registry import Count, Problem, Size, problems
+from sim.base.registry import Count, Problem, Size, problems_of
 from sim.graphs.graph import Graph
 from sim.graphs.node import GRANULARITY, LOSS
 from sim.schedules.compact import compact, expand
@@ -206,7 +206,9 @@ def _checked(plan: Mapping[str, Any], document: Document) -> PlanFile:
     try:
         checked = PlanFile.model_validate_json(json.dumps(plan))
     except (TypeError, ValueError, RecursionError) as error:
-        wrong = problems(error, PlanFile) if isinstance(error, ValidationError) else [Problem((), f"no JSON: {error}")]
+        wrong = (
+            problems_of(error, PlanFile) if isinstance(error, ValidationError) else [Problem((), f"no JSON: {error}")]
+        )
         raise document.error(wrong) from None
     if checked.version != VERSION:
         message = f"got version {checked.version} of a plan, expected {VERSION}; make it again"

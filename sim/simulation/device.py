@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sim.base.errors import suggest
-from sim.base.registry import Problem, first_of, problems
+from sim.base.registry import Problem, first_of, problems_of
 from sim.base.units import ByteRate, Bytes, Duration, FlopRate
 
 OVERHEAD_S = 5e-6
@@ -212,7 +212,7 @@ def check(value: object) -> tuple[Device | None, list[Problem]]:
     try:
         model = DeviceModel.model_validate(dict(value))
     except ValidationError as error:
-        return None, problems(error, DeviceModel)
+        return None, problems_of(error, DeviceModel)
     set_here = {FIELDS[key]: getattr(model, key) for key in model.model_fields_set if key != "preset"}
     if model.preset is not None:
         if model.preset not in PRESETS:

@@ -18,7 +18,7 @@ _MARGIN = 14
 def text(choice: Choice, made: Plan, graph: Graph, *, name: str) -> str:
     """What a person reads: the price, what is kept and recomputed by name, and the neighbours."""
     chosen, point = choice.chosen, choice.chosen.point
-    lines = [f"{name}: {chosen.wanted.label}, the best of {choice.considered} plans", ""]
+    lines = [f"{name}: {chosen.request.label}, the best of {choice.considered} plans", ""]
     lines += _line("peak", f"{format_bytes(point.peak_bytes)} ({point.peak_bytes} bytes)" + _headroom(choice))
     lines += _line("price", _price(chosen, choice.full_store))
     lines += _line("full store", _full(choice.full_store))
@@ -72,7 +72,7 @@ def _neighbour(other: Candidate | None, choice: Choice) -> str:
         return "none"
     over = other.peak_bytes - choice.budget_bytes if choice.budget_bytes is not None else 0
     beyond = f", {format_bytes(over)} over the budget" if over > 0 else ""
-    return f"{other.wanted.label}: {format_bytes(other.peak_bytes)}{beyond}; {_price(other, choice.full_store)}"
+    return f"{other.request.label}: {format_bytes(other.peak_bytes)}{beyond}; {_price(other, choice.full_store)}"
 
 
 def _recomputed(times: Mapping[str, int], graph: Graph) -> str:

@@ -14,16 +14,16 @@ from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from sim.experiment.finished import Finished
+from sim.experiment.measurements import Measurements
 
-V = TypeVar("V", bound=Callable[[Finished], Any])
+V = TypeVar("V", bound=Callable[[Measurements], Any])
 
 
 @dataclass(frozen=True)
 class View:
     """A registered view: what makes its data, and the type of that."""
 
-    function: Callable[[Finished], Any]
+    function: Callable[[Measurements], Any]
     kind: Any
     place: int
 

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from sim.base.json import Amount
 from sim.base.registry import keywords
-from sim.experiment.finished import Finished
+from sim.experiment.measurements import Measurements
 from sim.experiment.views import view
 from sim.strategies.front import BoundClass, Front
 
@@ -24,14 +24,14 @@ class Curve(TypedDict):
 
 
 @view("curves", place=3)
-def curves(run: Finished) -> list[Curve]:
+def curves(run: Measurements) -> list[Curve]:
     """The fronts that the points of the scenario ask for, each with its lower bound."""
-    found: dict[str, Curve] = {}
-    for wanted in run.scenario.points:
-        plan = wanted.entry.front
+    by_label: dict[str, Curve] = {}
+    for request in run.scenario.points:
+        plan = request.entry.front
         if plan is not None:
-            given = {k: v for k, v in wanted.parameters.items() if v is not None}
-            front: Front = plan(run.graph, **keywords(plan, given))
+            parameters = {k: v for k, v in request.parameters.items() if v is not None}
+            front: Front = plan(run.graph, **keywords(plan, parameters))
             for curve in front.curves():
-                found.setdefault(curve["label"], cast(Curve, curve))
-    return list(found.values())
+                by_label.setdefault(curve["label"], cast(Curve, curve))
+    return list(by_label.values())

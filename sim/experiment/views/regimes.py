@@ -10,8 +10,8 @@ from typing_extensions import TypedDict
 
 from sim.base.document import DocumentError
 from sim.base.json import LARGEST_NUMBER, Amount, Number, Plain
-from sim.experiment.finished import Finished
 from sim.experiment.measure import measure
+from sim.experiment.measurements import Measurements
 from sim.experiment.views import view
 from sim.graphs.graph import Graph
 from sim.scenario.axes import Axis, Measure
@@ -65,7 +65,7 @@ def _fitting(section: Map) -> Map:
 
 
 @view("regimes", place=2)
-def regimes(run: Finished) -> Annotated[Map, AfterValidator(_fitting)] | None:
+def regimes(run: Measurements) -> Annotated[Map, AfterValidator(_fitting)] | None:
     """The winner of each cell of the map, if the scenario asks for one.
 
     Raises
@@ -73,27 +73,27 @@ def regimes(run: Finished) -> Annotated[Map, AfterValidator(_fitting)] | None:
     DocumentError
         If the graph of a cell cannot be built; it says of which.
     """
-    scenario, wanted = run.scenario, run.scenario.regimes
-    if wanted is None:
+    scenario, grid = run.scenario, run.scenario.regimes
+    if grid is None:
         return None
     rows: list[list[list[Number | None]]] = []
-    for j in range(len(wanted.y.values)):
+    for j in range(len(grid.y.values)):
         rows.append([])
-        for i in range(len(wanted.x.values)):
-            where = f"{wanted.x.key} = {wanted.x.values[i]}, {wanted.y.key} = {wanted.y.values[j]}"
+        for i in range(len(grid.x.values)):
+            where = f"{grid.x.key} = {grid.x.values[i]}, {grid.y.key} = {grid.y.values[j]}"
             try:
                 cell = scenario.cell(i, j)
                 graph = cell.build_graph()
             except DocumentError as error:
                 first = error.findings[0]
                 raise scenario.error(("regimes",), f"{where}: {first.path}: {first.message}") from None
-            rows[-1].append(_values(cell, graph, wanted.by))
+            rows[-1].append(_values(cell, graph, grid.by))
             run.step()
     outcomes = [[outcome(cell) for cell in row] for row in rows]
     return Map(
-        by=wanted.by,
-        x=_described(wanted.x),
-        y=_described(wanted.y),
+        by=grid.by,
+        x=_described(grid.x),
+        y=_described(grid.y),
         strategies=[
             Contender(label=p.label, strategy=p.strategy, parameters=dict(p.parameters)) for p in scenario.points
         ],
@@ -109,26 +109,26 @@ def outcome(values: Sequence[Number | None]) -> tuple[int | None, float | None]:
     >>> outcome([6, 2, None, 2, 3])
     (1, 1.5)
     """
-    known = [v for v in values if v is not None]
-    if not known:
+    numbers = [v for v in values if v is not None]
+    if not numbers:
         return None, None
-    least = min(known)
-    others = [v for v in known if v > least]
+    least = min(numbers)
+    others = [v for v in numbers if v > least]
     return list(values).index(least), min(others) / least if others and least else None
 
 
 def _values(scenario: Scenario, graph: Graph, by: Measure) -> list[Number | None]:
     device = scenario.device if by == "seconds" else None
-    found: list[Number | None] = []
-    for wanted in scenario.points:
+    values: list[Number | None] = []
+    for request in scenario.points:
         try:
-            point, _ = measure(wanted, wanted.schedule(graph), device, scenario.budget_bytes)
+            point, _ = measure(request, request.schedule(graph), device, scenario.budget_bytes)
         except REFUSALS:
-            found.append(None)
+            values.append(None)
             continue
         value = {"flops": point.flops["total"], "peak_bytes": point.peak_bytes, "seconds": point.seconds}[by]
-        found.append(value if point.fits else None)
-    return found
+        values.append(value if point.fits else None)
+    return values
 
 
 def _described(axis: Axis) -> Varied:

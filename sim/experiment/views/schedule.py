@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from sim.base.json import Amount, Plain
 from sim.base.pareto import representatives
-from sim.experiment.finished import Finished
+from sim.experiment.measurements import Measurements
 from sim.experiment.point import Point, coordinates
 from sim.experiment.views import view
 from sim.graphs.graph import Graph
@@ -82,26 +82,26 @@ def _fitting(entry: PictureOfPoint) -> PictureOfPoint:
 
 
 @view("pictures", place=1)
-def pictures(run: Finished) -> list[Annotated[PictureOfPoint, AfterValidator(_fitting)]]:
+def pictures(run: Measurements) -> list[Annotated[PictureOfPoint, AfterValidator(_fitting)]]:
     """Up to four schedules short enough to be looked at, those with fewer actions first; none without checkpoints.
 
     Checkpointed ones are preferred.
     """
-    found: list[PictureOfPoint] = []
+    entries: list[PictureOfPoint] = []
     if len(run.graph) > PICTURED_ACTIONS:
-        return found
+        return entries
     for i in _ranked(run.graph, run.points):
         schedule, point = run.schedule(i), run.points[i]
         if len(schedule.flat.rows) <= PICTURED_ACTIONS:
             drawn = picture(schedule)
-            found.append(
+            entries.append(
                 PictureOfPoint(label=point.label, strategy=point.strategy, parameters=point.parameters, **drawn)
             )
-        elif not found and not _is_checkpointed(run.graph, point):
+        elif not entries and not _is_checkpointed(run.graph, point):
             break
-        if len(found) == PICTURED_POINTS:
+        if len(entries) == PICTURED_POINTS:
             break
-    return sorted(found, key=lambda entry: entry["actions"])
+    return sorted(entries, key=lambda entry: entry["actions"])
 
 
 def picture(schedule: Schedule) -> Picture:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from sim.base.json import Amount, Measured, Plain
-from sim.experiment.finished import Finished
+from sim.experiment.measurements import Measurements
 from sim.experiment.point import Point, landmarks
 from sim.experiment.views import view
 from sim.schedules.replay import BREAKDOWN_KINDS, profile
@@ -66,7 +66,7 @@ def _fitting(entry: Profile) -> Profile:
 
 
 @view("profiles", place=0)
-def profiles(run: Finished) -> list[Annotated[Profile, AfterValidator(_fitting)]]:
+def profiles(run: Measurements) -> list[Annotated[Profile, AfterValidator(_fitting)]]:
     """Memory by kind over time for a few of the points.
 
     Time is the device's where every one of them was simulated, is short enough and copies nothing;

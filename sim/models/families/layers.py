@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from sim.base.errors import GraphError, suggest
-from sim.base.registry import Count, Problem, Size, problems
+from sim.base.registry import Count, Problem, Size, problems_of
 from sim.graphs.graph import ITEMSIZE, Graph, GraphInput, LocalJacobian, Needs, Node, Reads, Seconds, Structure
 from sim.graphs.node import check_names, sorted_nodes
 from sim.models.families import families
@@ -145,7 +145,7 @@ def _checked(op: str | None, values: Mapping[str, Any]) -> tuple[dict[str, Any],
     try:
         return parameters, Costs.model_validate(costs).fields(), wrong
     except ValidationError as error:
-        return parameters, {}, wrong + problems(error, Costs)
+        return parameters, {}, wrong + problems_of(error, Costs)
 
 
 def _schema() -> dict[str, Any]:

@@ -17,19 +17,19 @@ KEPT_ACTIONS = 2_000_000
 """Actions of all schedules that are kept together, with their traces: some 200 MB."""
 
 
-class Finished:
+class Measurements:
     """The graph of a scenario, the points that are measured, and how far the experiment is.
 
-    `wanted[i]` is what `points[i]` was asked for. Schedules and traces are kept for the views while there
+    `requests[i]` is what `points[i]` was asked for. Schedules and traces are kept for the views while there
     is room for them (`KEPT_ACTIONS`), and made again where there was none. `tell` is called after each
     step: a point, or a cell of the map.
     """
 
-    def __init__(self, scenario: Scenario, *, tell: Callable[[Finished], object]) -> None:
+    def __init__(self, scenario: Scenario, *, tell: Callable[[Measurements], object]) -> None:
         self.scenario = scenario
         self.graph: Graph = scenario.build_graph()
         self.device = within(scenario.device, scenario.budget_bytes) if scenario.device else None
-        self.wanted: list[StrategyPoint] = []
+        self.requests: list[StrategyPoint] = []
         self.points: list[Point] = []
         self.steps = scenario.steps
         self.steps_done = 0
@@ -37,15 +37,15 @@ class Finished:
         self._kept: dict[int, tuple[Schedule, Trace | None]] = {}
         self._room = KEPT_ACTIONS
 
-    def add(self, wanted: StrategyPoint, schedule: Schedule) -> None:
+    def add(self, request: StrategyPoint, schedule: Schedule) -> None:
         """Measure a schedule as one more point."""
-        point, trace = measure(wanted, schedule, self.scenario.device, self.scenario.budget_bytes)
+        point, trace = measure(request, schedule, self.scenario.device, self.scenario.budget_bytes)
         actions = len(schedule.flat.rows)
         if actions <= self._room:
             self._room -= actions
             self._kept[len(self.points)] = (schedule, trace)
         self.points.append(point)
-        self.wanted.append(wanted)
+        self.requests.append(request)
         self.step()
 
     def step(self) -> None:
@@ -55,7 +55,7 @@ class Finished:
 
     def schedule(self, i: int) -> Schedule:
         """The schedule of a point."""
-        return self._kept[i][0] if i in self._kept else self.wanted[i].schedule(self.graph)
+        return self._kept[i][0] if i in self._kept else self.requests[i].schedule(self.graph)
 
     def trace(self, i: int) -> Trace | None:
         """The trace of a point, if it was simulated."""
