@@ -20,8 +20,7 @@ from sim.models.families.chain import chain
 from sim.schedules.replay import replay
 from sim.schedules.table import effects
 from sim.strategies import load
-from sim.strategies.jacobians.elimination import blocks_of
-from sim.strategies.jacobians.elimination_plan import Blocks, eliminate, planned
+from sim.strategies.jacobians.elimination import Blocks, blocks_of, eliminate, elimination_by
 
 RULES = ("forward", "reverse", "markowitz", "optimal")
 
@@ -60,7 +59,7 @@ def diamond() -> Blocks:
 def test_a_diamond_costs_what_paper_says(order: tuple[int, ...], multiply_adds: int, fill_in: int) -> None:
     done = eliminate(diamond(), order)
     assert (done.flops, done.fill_in) == (2 * multiply_adds, fill_in)
-    assert planned(diamond(), "optimal").flops == 2 * 120
+    assert elimination_by(diamond(), "optimal").flops == 2 * 120
 
 
 @pytest.mark.parametrize(("rule", "products"), [("forward", 8), ("reverse", 10), ("markowitz", 7), ("optimal", 7)])
@@ -72,7 +71,7 @@ def test_a_small_program_takes_fewest_multiplications_inside_out(rule: str, prod
     """
     x0, x1, v1, v2, v3, v4, v5 = range(7)
     edges = [(x0, v1), (x1, v1), (v1, v2), (x0, v3), (v2, v3), (v3, v4), (v3, v5), (x1, v5)]
-    done = planned(Blocks(dict.fromkeys(range(7), 1), dict.fromkeys(edges, "dense")), rule)  # type: ignore[arg-type]
+    done = elimination_by(Blocks(dict.fromkeys(range(7), 1), dict.fromkeys(edges, "dense")), rule)  # type: ignore[arg-type]
     assert (done.products, done.flops) == (products, 2 * products)
 
 
@@ -97,15 +96,15 @@ def meshes(draw: st.DrawFn, most: int = 5) -> Blocks:
 def test_the_best_order_is_the_cheapest_of_all(blocks: Blocks) -> None:
     costs = {order: counted(blocks, order) for order in permutations(blocks.intermediates)}
     for rule in RULES:
-        done = planned(blocks, rule)
+        done = elimination_by(blocks, rule)
         assert (done.flops, done.products, done.fill_in) == costs[done.order]
-    assert planned(blocks, "optimal").flops == min(flops for flops, _, _ in costs.values())
+    assert elimination_by(blocks, "optimal").flops == min(flops for flops, _, _ in costs.values())
 
 
 @settings(max_examples=30, deadline=None)
 @given(blocks=meshes(most=9))
 def test_markowitz_takes_the_cheapest_vertex_each_time(blocks: Blocks) -> None:
-    order = planned(blocks, "markowitz").order
+    order = elimination_by(blocks, "markowitz").order
     for k in range(len(order)):
         assert counted_prefix(blocks, order[: k + 1]) == min(counted_prefix(blocks, (*order[:k], v)) for v in order[k:])
 
@@ -136,7 +135,7 @@ def test_on_a_chain_elimination_orders_are_bracketings(sizes: list[int]) -> None
 @given(graph=graphs(wrt="input"), rule=st.sampled_from(RULES))
 def test_the_schedule_does_the_products_that_were_planned(graph: Graph, rule: str) -> None:
     schedule = load().call("vertex_elimination", graph, order=rule)
-    plan = planned(blocks_of(graph), rule)  # type: ignore[arg-type]
+    plan = elimination_by(blocks_of(graph), rule)  # type: ignore[arg-type]
     done = replay(schedule)
     assert (done.flops.product, done.actions["multiply"]) == (plan.flops, plan.products)
     assert done.actions["jacobian"] == len(blocks_of(graph).edges)
@@ -173,7 +172,7 @@ def test_a_block_of_a_diagonal_and_a_dense_path_is_dense() -> None:
     """x → a → b and x → b, a layer and its skip: the skip alone would be diagonal."""
     blocks = Blocks({0: 4, 1: 4, 2: 4}, {(0, 1): "dense", (1, 2): "diagonal", (0, 2): "diagonal"}, batch=2)
     assert blocks.structure(0, 2) == "dense"
-    assert planned(blocks, "forward").flops == 2 * 4 * 4  # rows scaled, for each of two samples
+    assert elimination_by(blocks, "forward").flops == 2 * 4 * 4  # rows scaled, for each of two samples
 
 
 def test_effects_answers_for_what_is_added() -> None:

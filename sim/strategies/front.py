@@ -93,13 +93,13 @@ class Front:
         if self.unit != "flops":
             return []
         points = [list(pair) for pair in zip(self.peak_bytes, self.cost, strict=True)]
-        found: list[dict[str, Any]] = [{"label": self.label, "kind": "exact", "breakpoints": points}]
+        curves: list[dict[str, Any]] = [{"label": self.label, "kind": "exact", "breakpoints": points}]
         if self.bound_class is not None:
             bounds = [list(pair) for pair in zip(self.peak_bytes, self.lower_bound, strict=True)]
-            found.append(
+            curves.append(
                 {"label": "lower bound", "kind": "bound", "breakpoints": bounds, "bound_class": self.bound_class}
             )
-        return found
+        return curves
 
 
 def spread(costs: Sequence[int] | Ints, count: int) -> list[int]:
@@ -126,7 +126,7 @@ def spread(costs: Sequence[int] | Ints, count: int) -> list[int]:
 
 def replayed(graph: Graph, recipes: Iterable[Recipe], costs: tuple[Ints, Ints] | None) -> list[Candidate]:
     """Candidates with what replay says of them; `costs` of forwards and of VJPs stand in for flops."""
-    found = []
+    candidates = []
     for recipe in recipes:
         schedule = recipe(graph)
         cost = replay(schedule)
@@ -136,14 +136,14 @@ def replayed(graph: Graph, recipes: Iterable[Recipe], costs: tuple[Ints, Ints] |
             n = len(graph)
             counts = np.bincount(schedule.rows, minlength=2 * n)[: 2 * n]
             total = dot(costs[0], counts[:n]) + dot(costs[1], counts[n:])
-        found.append(Candidate(cost.peak_bytes, total, recipe))
-    return found
+        candidates.append(Candidate(cost.peak_bytes, total, recipe))
+    return candidates
 
 
 def unbeaten(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates that none beats in peak and cost, by rising peak; of equal ones the first."""
-    found: list[Candidate] = []
+    kept: list[Candidate] = []
     for i in pareto.front([c[:2] for c in candidates]):
-        if not found or candidates[i][:2] != found[-1][:2]:
-            found.append(candidates[i])
-    return found
+        if not kept or candidates[i][:2] != kept[-1][:2]:
+            kept.append(candidates[i])
+    return kept

@@ -19,9 +19,9 @@ from sim.graphs.graph import LARGEST, Graph, Ints
 from sim.schedules.actions import Action, JvpOfJacobian, LocalJacobian, Multiply, Scope, VjpOfJacobian
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import strategies
-from sim.strategies.jacobians.front import ChainMemory
 from sim.strategies.jacobians.interleave import Move, steps_of
 from sim.strategies.jacobians.orders import Bracketing, Elements, best_matrix_free, best_product, in_order
+from sim.strategies.jacobians.search import ChainMemory
 
 orders: Registry[Schedule] = Registry("order")
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from sim.graphs.graph import STRUCTURES
 from sim.schedules.actions import product_cost
-from sim.strategies.jacobians.front import ChainMemory, Search
 from sim.strategies.jacobians.orders import DENSE, Bracketing, Elements
+from sim.strategies.jacobians.search import ChainMemory, Search
 
 MOST_STATES = 100_000
 
@@ -76,12 +76,12 @@ def best_order(
     goal = ((1 << len(steps)) - 1, len(elements))
     order = count()
     queue = [(0, next(order), (0, 0))]
-    known: dict[tuple[int, int], tuple[int, tuple[int, int], Move]] = {}
+    reached: dict[tuple[int, int], tuple[int, tuple[int, int], Move]] = {}
     finished: set[tuple[int, int]] = set()
     while queue:
         peak, _, state = heapq.heappop(queue)
         if state == goal:
-            return peak, _path(known, goal)
+            return peak, _path(reached, goal)
         if state in finished:
             continue
         finished.add(state)
@@ -89,18 +89,18 @@ def best_order(
             return None
         held = ledger.held(*state)
         for move, more, following in ledger.moves(*state):
-            reached = max(peak, held + more)
-            if following not in known or reached < known[following][0]:
-                known[following] = (reached, state, move)
-                heapq.heappush(queue, (reached, next(order), following))
+            highest = max(peak, held + more)
+            if following not in reached or highest < reached[following][0]:
+                reached[following] = (highest, state, move)
+                heapq.heappush(queue, (highest, next(order), following))
     raise AssertionError("a bracketing has an order")
 
 
-def _path(known: dict[tuple[int, int], tuple[int, tuple[int, int], Move]], goal: tuple[int, int]) -> list[Move]:
+def _path(reached: dict[tuple[int, int], tuple[int, tuple[int, int], Move]], goal: tuple[int, int]) -> list[Move]:
     moves: list[Move] = []
     state = goal
     while state != (0, 0):
-        _, state, move = known[state]
+        _, state, move = reached[state]
         moves.append(move)
     return moves[::-1]
 
@@ -143,13 +143,13 @@ class _Ledger:
 
     def moves(self, done: int, evaluated: int) -> list[tuple[Move, int, tuple[int, int]]]:
         """(move, bytes beyond what is held while it runs, state after it)."""
-        found = []
+        moves = []
         if evaluated < len(self._residual):
             more = self._activation[evaluated + 1] + self._residual[evaluated] + self._workspace[evaluated]
-            found.append((Move(evaluated, -1), more, (done, evaluated + 1)))
+            moves.append((Move(evaluated, -1), more, (done, evaluated + 1)))
         for s, step in enumerate(self._steps):
             if done >> s & 1 or self._needs[s] & ~done or step.element >= evaluated:
                 continue
             more = step.made_bytes + (self._workspace[step.element] if step.element >= 0 else 0)
-            found.append((Move(-1, s), more, (done | 1 << s, evaluated)))
-        return found
+            moves.append((Move(-1, s), more, (done | 1 << s, evaluated)))
+        return moves

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ NEVER = np.iinfo(np.int64).max // 4
 
 @dataclass(frozen=True, slots=True)
 class Bracketing:
-    """How the Jacobian of elements first … last is had.
+    """An order in which the Jacobian of elements first … last is computed.
 
     `form`, `tangent` or `adjoint` without parts: the element's own Jacobian, formed, or by n_i JVPs
     or n_{i+1} VJPs. `multiply`: `left` (later elements) times `right`. `tangent` with `right`: JVPs
@@ -182,8 +182,8 @@ def _tree(how: NDArray[np.int8], split: NDArray[np.int32]) -> Bracketing:
 
 @compiled
 def _order(
-    sizes: Any, structure: Any, own: Any, tangents: Any, adjoints: Any, tapes: Any, limit: Any, batch: Any
-) -> Any:
+    sizes: Ints, structure: Ints, own: Ints, tangents: Ints, adjoints: Ints, tapes: Ints, limit: int, batch: int
+) -> tuple[Ints, NDArray[np.int8], NDArray[np.int32]]:
     """The dynamic program over ranges i … j; `limit` < 0 leaves products alone."""
     length = len(structure)
     cost = np.zeros((length, length), dtype=np.int64)
@@ -193,9 +193,9 @@ def _order(
     for i in range(length):
         kind[i, i] = structure[i]
         cost[i, i] = own[0, i]
-        for way in range(1, 3):
-            if own[way, i] < cost[i, i]:
-                cost[i, i], how[i, i] = own[way, i], way
+        for mode in range(1, 3):
+            if own[mode, i] < cost[i, i]:
+                cost[i, i], how[i, i] = own[mode, i], mode
         if how[i, i] != FORM:
             kind[i, i] = DENSE
     for span in range(1, length):
@@ -206,16 +206,16 @@ def _order(
                 left, right = kind[k + 1, j], kind[i, k]
                 p, q, r = sizes[j + 1], sizes[k + 1], sizes[i]
                 if left == DIAGONAL and right == DIAGONAL:
-                    product, made = batch * p, DIAGONAL
+                    product, result = batch * p, DIAGONAL
                 elif left == DIAGONAL or right == DIAGONAL:
-                    product, made = batch * p * r, DENSE
+                    product, result = batch * p * r, DENSE
                 elif left == CONSTANT and right == CONSTANT:
-                    product, made = 2 * p * q * r, CONSTANT
+                    product, result = 2 * p * q * r, CONSTANT
                 else:
-                    product, made = 2 * p * q * r * batch, DENSE
+                    product, result = 2 * p * q * r * batch, DENSE
                 c = cost[k + 1, j] + cost[i, k] + product
                 if c < best:
-                    best, how[i, j], split[i, j], kind[i, j] = c, MULTIPLY, k, made
+                    best, how[i, j], split[i, j], kind[i, j] = c, MULTIPLY, k, result
                 if limit >= 0:
                     c = cost[i, k] + r * (tangents[j + 1] - tangents[k + 1])
                     if c < best:

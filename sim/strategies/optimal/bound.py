@@ -9,20 +9,21 @@ are chosen by a dynamic program. Costs of windows add up, because windows do not
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
+from sim.graphs.graph import Ints
 from sim.strategies.optimal.stages import COST, FREE, GRADIENTS, READS_INPUT, READS_OUTPUT, RESIDUAL, VJP_PEAK, Stages
+
+Floats = NDArray[np.float64]
 
 PRICES = 32
 MOST_CUTS = 128
 
 
-def lower_bound(stages: Stages, memory: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Flops of forwards that any schedule of a chain takes within each of the working bytes given.
+def lower_bound(stages: Stages, memory: Ints) -> Ints:
+    """The flops of forwards below which no schedule of a chain comes, for each number of working bytes.
 
     On graphs that are no chains it is one evaluation of each node; `sim.strategies.general.bound` has more.
     """
@@ -39,20 +40,20 @@ def lower_bound(stages: Stages, memory: NDArray[np.int64]) -> NDArray[np.int64]:
     return once + recomputed(_windows(table, sizes, taped, prices, cuts), prices, cuts, stages, memory)
 
 
-def price_grid(costs: NDArray[np.int64], sizes: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """Prices of a byte, 0 and `count` more: up to four times what the dearest byte costs to make again."""
+def price_grid(costs: Ints, sizes: Ints, count: int) -> Floats:
+    """The prices of a byte: 0 and `count` more: up to four times what the dearest byte costs to make again."""
     high = float((costs / np.maximum(1, sizes)).max()) * 4 + 1e-300
     return np.concatenate([[0.0], np.geomspace(high * 1e-6, high, count)])
 
 
 def recomputed(
-    windows: NDArray[np.float64],
-    prices: NDArray[np.float64],
-    cuts: NDArray[np.int64],
+    windows: Floats,
+    prices: Floats,
+    cuts: Ints,
     stages: Stages,
-    memory: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """Flops beyond one evaluation of each node that the windows add up to, for each of the working bytes.
+    memory: Ints,
+) -> Ints:
+    """The flops beyond one evaluation of each node that windows add up to, for each number of working bytes.
 
     `windows[p, b, a]` is the least cost at prices[p] from the start of VJP cuts[b] to that of VJP cuts[a].
     """
@@ -67,7 +68,7 @@ def recomputed(
 
 
 @compiled
-def _windows(table: Any, sizes: Any, taped: Any, prices: Any, cuts: Any) -> Any:
+def _windows(table: Ints, sizes: Ints, taped: NDArray[np.bool_], prices: Floats, cuts: Ints) -> Floats:
     """For each price and two cuts b > a: the least cost, with the price of bytes in memory at the start of VJP
     cuts[b], of all evaluations from there to the start of VJP cuts[a]."""
     count = len(cuts)
@@ -96,7 +97,7 @@ def _windows(table: Any, sizes: Any, taped: Any, prices: Any, cuts: Any) -> Any:
 
 
 @compiled
-def _best(windows: Any, prices: Any, cuts: Any, beside: Any, memory: Any, error: Any) -> Any:
+def _best(windows: Floats, prices: Floats, cuts: Ints, beside: Ints, memory: int, error: float) -> float:
     """The most that windows from the last VJP to the first add up to."""
     count = len(cuts)
     most = np.zeros(count)
@@ -108,4 +109,4 @@ def _best(windows: Any, prices: Any, cuts: Any, beside: Any, memory: Any, error:
                 dual, paid = windows[b, a, p], prices[p] * room
                 least = max(least, dual - paid - error * (dual + abs(paid)))
             most[b] = max(most[b], most[a] + least)
-    return most[count - 1]
+    return float(most[count - 1])

@@ -107,33 +107,33 @@ def envelopes(problem: Problem, states: States, cells: Cells, *, most_breakpoint
     )
     # usually enough; pages are committed when they are first written to
     capacity = min(most_breakpoints, 4096 + 16 * n**3)
-    found = Envelopes(
+    tables = Envelopes(
         starts=np.zeros(count + 1, dtype=np.int64),
         sizes=np.zeros(count + 1, dtype=np.int32),
         memory=np.empty(capacity, dtype=np.int64),
         cost=np.empty(capacity, dtype=np.int64),
     )
-    found.memory[0] = found.cost[0] = 0
-    found.sizes[count] = ends.upto[0] = 1
+    tables.memory[0] = tables.cost[0] = 0
+    tables.sizes[count] = ends.upto[0] = 1
     size = 1 << 16
     buffers = _buffers(problem, cells, size)
     used = points = 1
     for t in range(n):
         status = -1
         while status != DONE:
-            status, used_after, points_after = _column(problem, states, cells, found, ends, buffers, t, used, points)
+            status, used_after, points_after = _column(problem, states, cells, tables, ends, buffers, t, used, points)
             if status == MORE_ROOM:
-                if len(found.memory) == most_breakpoints:
+                if len(tables.memory) == most_breakpoints:
                     return None
-                for steps in (found.memory, found.cost):
+                for steps in (tables.memory, tables.cost):
                     steps.resize(min(most_breakpoints, 2 * len(steps)), refcheck=False)
             elif status == MORE_BUFFERS:
                 size *= 2
                 buffers = _buffers(problem, cells, size)
         used, points = used_after, points_after
-    for steps in (found.memory, found.cost):
+    for steps in (tables.memory, tables.cost):
         steps.resize(used, refcheck=False)
-    return found
+    return tables
 
 
 def _buffers(problem: Problem, cells: Cells, size: int) -> Buffers:
@@ -192,15 +192,15 @@ def every_cell(problem: Problem, states: States, shift: int) -> tuple[Ints, Ints
 
 @compiled
 def _column(
-    problem: Problem, states: States, cells: Cells, found: Envelopes, ends: Ends, buffers: Buffers, t: int,
+    problem: Problem, states: States, cells: Cells, tables: Envelopes, ends: Ends, buffers: Buffers, t: int,
     used: int, points: int,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """(status, breakpoints, points at ends so far) with the envelopes of all states (·, t) among `found`.
+    """(status, breakpoints, points at ends so far) with the envelopes of all states (·, t) added to the `tables`.
 
     Columns of smaller t come before. Where room or buffers do not suffice, nothing of the column counts.
     """
     ids, same, shift, ceilings = states.ids, states.same, cells.shift, cells.ceilings
-    starts, sizes, memory, cost = found
+    starts, sizes, memory, cost = tables
     options, number, bound, result = buffers.options, buffers.number, buffers.bound, buffers.result
     nothing = states.number  # stands in where a transition has fewer than two states: no bytes, no cost
     for s in range(t, -1, -1):
@@ -231,7 +231,7 @@ def _column(
                     bound[c] = min(bound[c] + (bound[c] >= within), ceiling)
                     within = ceiling
                 _which_matter(buffers, ends, shift, count, begin, end)
-                size = _envelope(found, ends, cells, buffers, cells.starts[here], begin, end)
+                size = _envelope(tables, ends, cells, buffers, cells.starts[here], begin, end)
                 if size < 0:
                     return MORE_BUFFERS, used, points
             if size == 0:
@@ -342,7 +342,7 @@ def _which_matter(buffers: Buffers, ends: Ends, shift: int, count: int, begin: i
 
 @compiled
 def _envelope(
-    found: Envelopes, ends: Ends, cells: Cells, buffers: Buffers, ceiling_start: int, begin: int, end: int
+    tables: Envelopes, ends: Ends, cells: Cells, buffers: Buffers, ceiling_start: int, begin: int, end: int
 ) -> int:
     """Write the lower envelope of the transitions to `result` and return its size; -1 if a buffer is too small.
 
@@ -352,7 +352,7 @@ def _envelope(
     before the cell and the one at its end. Calls, tuples and views are avoided because each of them
     would count references to arrays, which took half of the time.
     """
-    starts, sizes, memory, cost = found
+    starts, sizes, memory, cost = tables
     at, firsts, lasts, upto = ends.at, ends.first, ends.last, ends.upto
     shift, ceilings = cells.shift, cells.ceilings
     options, number, matters, at_best, mattering = (

@@ -136,7 +136,7 @@ def _spread(
     `out` is where the state's first point is written; what comes out above its last point counts at the
     last one. Return whether the transition and both states are within the slack at some point.
     """
-    found = 0
+    within = 0
     end = since + len(source) - 1
     stop = min(end, state.last - state.move, other.last - other.move)
     at = since
@@ -148,7 +148,7 @@ def _spread(
         for i in range(len(here)):
             value = source[i] + cost + least[i]
             here[i] = min(here[i], value)
-            found |= value + own[i] <= slack
+            within |= value + own[i] <= slack
         at = stop + 1
     stop = min(end, state.last - state.move)
     if at <= stop:
@@ -158,7 +158,7 @@ def _spread(
         for i in range(len(here)):
             value = rest[i] + constant
             here[i] = min(here[i], value)
-            found |= value + own[i] <= slack
+            within |= value + own[i] <= slack
         at = stop + 1
     if at <= end:
         last = state.start + state.last - state.first
@@ -166,9 +166,9 @@ def _spread(
         for c in range(at, end + 1):
             value = source[c - since] + cost + lower[other.start + min(c + other.move, other.last) - other.first]
             best = min(best, value)
-            found |= value + own_least <= slack
+            within |= value + own_least <= slack
         beyond[last] = best
-    return found
+    return within
 
 
 @compiled

@@ -91,22 +91,22 @@ def best_plans(
     root = int(states.ids[0, n - 1]) * variants(problem.reach)
 
     def searched(cells: Cells) -> tuple[Steps, Envelopes]:
-        found = envelopes(problem, states, cells, most_breakpoints=policy.most_breakpoints)
-        if found is None:
+        tables = envelopes(problem, states, cells, most_breakpoints=policy.most_breakpoints)
+        if tables is None:
             raise CountOverflow(
                 f"the exact front of {n} stages has more than {policy.most_breakpoints:,} breakpoints in its parts; "
                 "give a tolerance (or a larger one)"
             )
-        at = slice(int(found.starts[root]), int(found.starts[root]) + int(found.sizes[root]))
-        return Steps(found.memory[at].copy(), found.cost[at].copy()), found
+        at = slice(int(tables.starts[root]), int(tables.starts[root]) + int(tables.sizes[root]))
+        return Steps(tables.memory[at].copy(), tables.cost[at].copy()), tables
 
     def everywhere(shift: int) -> Plans:
         nothing = np.zeros(0, dtype=np.int64)
         begins, ends = every_cell(problem, states, shift)
         return exact(*searched(Cells(shift, begins, ends, np.zeros(states.number, dtype=np.int64), nothing)))
 
-    def exact(best: Steps, found: Envelopes) -> Plans:
-        traces = [partial(trace, problem, states, found, limit) for limit in best.memory.tolist()]
+    def exact(best: Steps, tables: Envelopes) -> Plans:
+        traces = [partial(trace, problem, states, tables, limit) for limit in best.memory.tolist()]
         steps = Steps(best.memory * unit, best.cost)
         return Plans(stages, problem.reach, *steps, exact=True, lower=steps, _transitions=traces)
 
@@ -120,11 +120,11 @@ def best_plans(
             if not tolerance:
                 raise
     left = refine(problem, states, most, tolerance=tolerance, search=search, policy=policy)
-    best, found = searched(left.cells)
+    best, tables = searched(left.cells)
     if search and not tolerance:
-        return exact(best, found)
+        return exact(best, tables)
     traces: dict[tuple[int, int], Callable[[], Ints]] = {plan[:2]: partial(_kept, plan) for plan in left.plans}
-    traces |= {(m, c): partial(trace, problem, states, found, m) for m, c in best.pairs()}
+    traces |= {(m, c): partial(trace, problem, states, tables, m) for m, c in best.pairs()}
     lower = _lower(left, best)
     steps = lowest(list(traces))
     if search:

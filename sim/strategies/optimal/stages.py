@@ -41,7 +41,7 @@ enough below 2^63 that `sim.strategies.optimal.recurrence.INFINITE` lies between
 
 @dataclass(frozen=True, eq=False)
 class Stages:
-    """What the planner knows of a graph; `crossing[s, t]` is the bytes made before s that stages s … t read."""
+    """A graph as the planner sees it; `crossing[s, t]` is the bytes made before s that stages s … t read."""
 
     table: Ints  # (n, FIELDS)
     crossing: Ints  # (n, n)
@@ -130,7 +130,7 @@ def _reads_inputs(graph: Graph) -> NDArray[np.bool_]:
 
 
 def _cotangents(graph: Graph, effects: Table, width: int, table: Ints) -> None:
-    """Fills COTANGENTS, GRADIENTS and VJP_PEAK by walking over the VJPs once."""
+    """Fill COTANGENTS, GRADIENTS and VJP_PEAK by walking over the VJPs once."""
     n, numbers = len(graph), effects.numbers
     kind, size = effects.columns.value_kind, effects.columns.value_bytes
     live: dict[int, int] = {}

@@ -42,10 +42,10 @@ from sim.strategies.optimal.stages import VJP_PEAK
 
 
 @compiled
-def trace(problem: Problem, states: States, found: Envelopes, limit: int) -> Ints:
+def trace(problem: Problem, states: States, tables: Envelopes, limit: int) -> Ints:
     """The transitions of the best plan that fits into `limit` bytes, first state first, by its envelopes."""
     n = len(problem.table)
-    starts, sizes, memory, cost = found
+    starts, sizes, memory, cost = tables
     chosen = np.empty((4 * n + 16, TRANSITION_FIELDS), dtype=np.int64)
     done = 0
     stack = np.empty((4 * n + 16, 4), dtype=np.int64)

@@ -37,7 +37,7 @@ class ChainMemory:
 
 
 class Point(NamedTuple):
-    """One way to have a part of the chain; `kind` is the structure of its Jacobian."""
+    """The cost of one order for a part of the chain; `kind` is the structure of its Jacobian."""
 
     peak: int
     flops: int
@@ -49,9 +49,9 @@ class Point(NamedTuple):
     left_first: bool
 
 
-class Held(NamedTuple):
-    """What the rest of the chain has to do with a part: whether it still reads the activations at the
-    part's ends, and whether the part's elements have been evaluated already."""
+class Context(NamedTuple):
+    """The rest of the chain as a part sees it: whether it still reads the activations at the part's ends,
+    and whether the part's elements have been evaluated already."""
 
     start: bool
     stop: bool
@@ -76,7 +76,7 @@ class Search:
     """The dynamic program over parts i … j of a chain, each with its front.
 
     With `tolerance` ε, points whose flops another with no higher peak meets within a factor
-    (1 + ε)^(1/L) are left out, so that the flops found are at most (1 + ε) times the least. With `only`,
+    (1 + ε)^(1/L) are left out, so that its flops are at most (1 + ε) times the least. With `only`,
     this bracketing alone is searched: which parts come first, and when elements are evaluated.
     """
 
@@ -85,25 +85,25 @@ class Search:
     tape: int | None = None
     tolerance: float = 0.0
     only: Bracketing | None = None
-    _known: dict[tuple[int, int, Held], tuple[Point, ...]] = field(default_factory=dict)
+    _fronts: dict[tuple[int, int, Context], tuple[Point, ...]] = field(default_factory=dict)
 
     def front(self) -> list[FrontPoint]:
         """The points that no other beats, by rising peak."""
         last = len(self.elements) - 1
         for part in self.only.parts() if self.only else ():  # from the leaves up, so that nothing recurses deep
-            for held in product((False, True), repeat=3):
-                self._part(part.first, part.last, Held(*held))
-        primal = self._advance(0, last, held=False)
-        points = [(p.peak, p.flops, p, True) for p in self._part(0, last, Held(False, False, False))]
-        points += [(max(p.peak, primal), p.flops, p, False) for p in self._part(0, last, Held(False, False, True))]
-        found: list[FrontPoint] = []
+            for context in product((False, True), repeat=3):
+                self._part(part.first, part.last, Context(*context))
+        primal = self._advance(0, last, keep=False)
+        points = [(p.peak, p.flops, p, True) for p in self._part(0, last, Context(False, False, False))]
+        points += [(max(p.peak, primal), p.flops, p, False) for p in self._part(0, last, Context(False, False, True))]
+        front: list[FrontPoint] = []
         for peak, flops, point, interleaved in sorted(points, key=lambda x: (x[0], x[1], not x[3])):
-            if not found or flops < found[-1].flops:
-                found.append(FrontPoint(peak, flops, _tree(point, 0, last), interleaved))
-        return found
+            if not front or flops < front[-1].flops:
+                front.append(FrontPoint(peak, flops, _tree(point, 0, last), interleaved))
+        return front
 
     @cached_property
-    def _chosen(self) -> dict[tuple[int, int], tuple[How, int]]:
+    def _only_splits(self) -> dict[tuple[int, int], tuple[How, int]]:
         """How `only` has each of its parts, and where it splits them."""
         return {
             (p.first, p.last): (p.how, p.right.last if p.right else p.left.first - 1 if p.left else p.first)
@@ -123,15 +123,15 @@ class Search:
             *(list(accumulate(c.tolist(), initial=0)) for c in (m.residual, _inner(m), e.tangent, e.adjoint, e.tape)),
         )  # fmt: skip
 
-    def _part(self, i: int, j: int, held: Held) -> tuple[Point, ...]:
+    def _part(self, i: int, j: int, context: Context) -> tuple[Point, ...]:
         if i == 0:
-            held = held._replace(start=False)  # the input is the caller's
+            context = context._replace(start=False)  # the input is the caller's
         if j == len(self.elements) - 1:
-            held = held._replace(stop=False)
-        key = (i, j, held)
-        if key not in self._known:
-            self._known[key] = self._thinned(self._leaves(i, held) if i == j else self._splits(i, j, held))
-        return self._known[key]
+            context = context._replace(stop=False)
+        key = (i, j, context)
+        if key not in self._fronts:
+            self._fronts[key] = self._thinned(self._leaves(i, context) if i == j else self._splits(i, j, context))
+        return self._fronts[key]
 
     def _thinned(self, points: Iterable[Point]) -> tuple[Point, ...]:
         kept: list[Point] = []
@@ -152,19 +152,19 @@ class Search:
         scalars = {"dense": batch * p * q, "diagonal": batch * p, "constant": p * q}[STRUCTURES[kind]]
         return scalars * x.itemsize[cut]
 
-    def _waiting(self, i: int, j: int, held: Held, *, inner_start: bool) -> int:
+    def _waiting(self, i: int, j: int, context: Context, *, inner_start: bool) -> int:
         """Bytes that elements i … j, evaluated, hold for their derivatives; the cut at the other part left out."""
         x = self._lists
         inner = x.inner[j + 1] - x.inner[i + 1]  # cuts i + 1 … j
         total = x.residuals[j + 1] - x.residuals[i] + inner
         if inner_start:  # the other part lies before: its cut i is counted there
-            return total + x.activation[j + 1] * (x.reads_output[j] or held.stop)
-        return total + x.activation[i] * (x.reads_input[i] or held.start)
+            return total + x.activation[j + 1] * (x.reads_output[j] or context.stop)
+        return total + x.activation[i] * (x.reads_input[i] or context.start)
 
-    def _advance(self, i: int, j: int, *, held: bool) -> int:
-        """The peak of evaluating i … j with all that their derivatives will read kept."""
+    def _advance(self, i: int, j: int, *, keep: bool) -> int:
+        """The peak of evaluating i … j and keeping what their derivatives will read, and the activation before them."""
         x = self._lists
-        start = x.activation[i] * (x.reads_input[i] or held)
+        start = x.activation[i] * (x.reads_input[i] or keep)
         peak = 0
         for e in range(i, j + 1):
             kept = x.residuals[e + 1] - x.residuals[i] + x.activation[e] + x.activation[e + 1] + x.workspace[e]
@@ -173,50 +173,50 @@ class Search:
             peak = max(peak, kept)
         return peak
 
-    def _leaves(self, e: int, held: Held) -> Iterator[Point]:
+    def _leaves(self, e: int, context: Context) -> Iterator[Point]:
         x, own = self._lists, self.elements
         ends = x.residual[e] + x.workspace[e]
-        during = ends + x.activation[e] * (x.reads_input[e] or held.start)
-        during += x.activation[e + 1] * (x.reads_output[e] or held.stop)
-        before = 0 if held.evaluated else ends + x.activation[e] + x.activation[e + 1]
-        ways: list[tuple[How, int, int]] = [("form", int(own.form[e]), int(own.structure[e]))]
-        ways.append(("tangent", x.sizes[e] * int(own.tangent[e]), DENSE))
+        during = ends + x.activation[e] * (x.reads_input[e] or context.start)
+        during += x.activation[e + 1] * (x.reads_output[e] or context.stop)
+        before = 0 if context.evaluated else ends + x.activation[e] + x.activation[e + 1]
+        modes: list[tuple[How, int, int]] = [("form", int(own.form[e]), int(own.structure[e]))]
+        modes.append(("tangent", x.sizes[e] * int(own.tangent[e]), DENSE))
         if self.tape is None or own.tape[e] <= self.tape:
-            ways.append(("adjoint", x.sizes[e + 1] * int(own.adjoint[e]), DENSE))
-        for how, flops, kind in ways:
-            if self.only is None or how == self._chosen[e, e][0]:
+            modes.append(("adjoint", x.sizes[e + 1] * int(own.adjoint[e]), DENSE))
+        for how, flops, kind in modes:
+            if self.only is None or how == self._only_splits[e, e][0]:
                 peak = max(before, during + self.jacobian_bytes(e, e + 1, kind))
                 yield Point(peak, flops, kind, how, e, None, None, False)
 
-    def _splits(self, i: int, j: int, held: Held) -> Iterator[Point]:
-        ways = {"multiply": self._products, "tangent": self._tangents, "adjoint": self._adjoints}
+    def _splits(self, i: int, j: int, context: Context) -> Iterator[Point]:
+        steps = {"multiply": self._products, "tangent": self._tangents, "adjoint": self._adjoints}
         if self.only is not None:
-            how, k = self._chosen[i, j]
-            yield from ways[how](i, k, j, held)
+            how, k = self._only_splits[i, j]
+            yield from steps[how](i, k, j, context)
             return
         for k in range(i, j):
-            for way in ways.values():
-                yield from way(i, k, j, held)
+            for step in steps.values():
+                yield from step(i, k, j, context)
 
-    def _products(self, i: int, k: int, j: int, held: Held) -> Iterator[Point]:
+    def _products(self, i: int, k: int, j: int, context: Context) -> Iterator[Point]:
         x = self._lists
-        ends = x.activation[i] * held.start + x.activation[j + 1] * held.stop
+        ends = x.activation[i] * context.start + x.activation[j + 1] * context.stop
         p, q, r = x.sizes[j + 1], x.sizes[k + 1], x.sizes[i]
         for left_first in (False, True):
             if left_first:
-                before = 0 if held.evaluated else self._advance(i, k, held=held.start)
-                waiting = self._waiting(i, k, held, inner_start=False)
-                first = self._part(k + 1, j, Held(x.reads_output[k], held.stop, held.evaluated))
-                second = self._part(i, k, Held(held.start, False, True))
-                kept = x.activation[j + 1] * held.stop
+                before = 0 if context.evaluated else self._advance(i, k, keep=context.start)
+                waiting = self._waiting(i, k, context, inner_start=False)
+                first = self._part(k + 1, j, Context(x.reads_output[k], context.stop, context.evaluated))
+                second = self._part(i, k, Context(context.start, False, True))
+                kept = x.activation[j + 1] * context.stop
                 cuts = (k + 1, j + 1)
             else:
                 before = 0
-                waiting = self._waiting(k + 1, j, held, inner_start=True) if held.evaluated else 0
-                reads = x.reads_input[k + 1] or not held.evaluated
-                first = self._part(i, k, Held(held.start, reads, held.evaluated))
-                second = self._part(k + 1, j, Held(False, held.stop, held.evaluated))
-                kept = x.activation[i] * held.start
+                waiting = self._waiting(k + 1, j, context, inner_start=True) if context.evaluated else 0
+                reads = x.reads_input[k + 1] or not context.evaluated
+                first = self._part(i, k, Context(context.start, reads, context.evaluated))
+                second = self._part(k + 1, j, Context(False, context.stop, context.evaluated))
+                kept = x.activation[i] * context.start
                 cuts = (i, k + 1)
             for a in first:
                 begun = max(before, a.peak + waiting)
@@ -224,59 +224,59 @@ class Search:
                 for b in second:
                     left, right = (a, b) if left_first else (b, a)
                     flops, kind = _product(p, q, r, left.kind, right.kind, self.elements.batch)
-                    made = self.jacobian_bytes(k + 1, j + 1, left.kind) + self.jacobian_bytes(i, k + 1, right.kind)
-                    made += self.jacobian_bytes(i, j + 1, kind) + ends
-                    peak = max(begun, between + b.peak, made)
+                    product = self.jacobian_bytes(k + 1, j + 1, left.kind) + self.jacobian_bytes(i, k + 1, right.kind)
+                    product += self.jacobian_bytes(i, j + 1, kind) + ends
+                    peak = max(begun, between + b.peak, product)
                     yield Point(peak, a.flops + b.flops + flops, kind, "multiply", k, left, right, left_first)
 
-    def _tangents(self, i: int, k: int, j: int, held: Held) -> Iterator[Point]:
+    def _tangents(self, i: int, k: int, j: int, context: Context) -> Iterator[Point]:
         x = self._lists
-        entering, pushing = self._push(i, k + 1, j, held), 0
+        entering, pushing = self._push(i, k + 1, j, context), 0
         for e in range(k + 2, j + 1):
-            pushing = max(pushing, self._push(i, e, j, held) + self.jacobian_bytes(i, e))
-        waiting = self._waiting(k + 1, j, held, inner_start=True) if held.evaluated else 0
+            pushing = max(pushing, self._push(i, e, j, context) + self.jacobian_bytes(i, e))
+        waiting = self._waiting(k + 1, j, context, inner_start=True) if context.evaluated else 0
         flops = x.sizes[i] * (x.tangents[j + 1] - x.tangents[k + 1])
-        reads = x.reads_input[k + 1] or not held.evaluated
-        for a in self._part(i, k, Held(held.start, reads, held.evaluated)):
+        reads = x.reads_input[k + 1] or not context.evaluated
+        for a in self._part(i, k, Context(context.start, reads, context.evaluated)):
             peak = max(a.peak + waiting, entering + self.jacobian_bytes(i, k + 1, a.kind), pushing)
             yield Point(peak, a.flops + flops, DENSE, "tangent", k, None, a, False)
 
-    def _push(self, i: int, e: int, j: int, held: Held) -> int:
+    def _push(self, i: int, e: int, j: int, context: Context) -> int:
         """The peak of (evaluating and) pushing tangents of cut i through e ≤ j, without the Jacobian that comes in."""
         x = self._lists
-        read_later = held.stop if e == j else x.reads_input[e + 1] or not held.evaluated
-        own = x.activation[i] * held.start + x.residual[e] + x.workspace[e]
+        read_later = context.stop if e == j else x.reads_input[e + 1] or not context.evaluated
+        own = x.activation[i] * context.start + x.residual[e] + x.workspace[e]
         peak = own + x.activation[e] * x.reads_input[e] + x.activation[e + 1] * (x.reads_output[e] or read_later)
         peak += self.jacobian_bytes(i, e + 1)
-        if not held.evaluated:
+        if not context.evaluated:
             return max(peak, own + x.activation[e] + x.activation[e + 1])
         if e < j:  # residuals of e + 1 … j, cuts e + 2 … j + 1
             peak += x.residuals[j + 1] - x.residuals[e + 1] + x.inner[j + 1] - x.inner[e + 2]
-            peak += x.activation[j + 1] * (x.reads_output[j] or held.stop)
+            peak += x.activation[j + 1] * (x.reads_output[j] or context.stop)
         return peak
 
-    def _adjoints(self, i: int, k: int, j: int, held: Held) -> Iterator[Point]:
+    def _adjoints(self, i: int, k: int, j: int, context: Context) -> Iterator[Point]:
         x = self._lists
         if self.tape is not None and x.tapes[k + 1] - x.tapes[i] > self.tape:
             return
-        stop = x.activation[j + 1] * held.stop
+        stop = x.activation[j + 1] * context.stop
         pulling, entering = 0, 0
         for e in range(k, i - 1, -1):
-            before = x.reads_input[e] or (held.start if e == i else x.reads_output[e - 1])
+            before = x.reads_input[e] or (context.start if e == i else x.reads_output[e - 1])
             around = stop + x.residuals[e + 1] - x.residuals[i] + x.workspace[e]
             around += x.activation[e + 1] * x.reads_output[e] + x.activation[e] * before
             if e > i:
                 around += x.inner[e] - x.inner[i + 1]  # cuts i + 1 … e - 1
-                around += x.activation[i] * (x.reads_input[i] or held.start)
+                around += x.activation[i] * (x.reads_input[i] or context.start)
             around += self.jacobian_bytes(e, j + 1)
             if e == k:
                 entering = around
             else:
                 pulling = max(pulling, around + self.jacobian_bytes(e + 1, j + 1))
-        first = 0 if held.evaluated else self._advance(i, k, held=held.start)
-        waiting = self._waiting(i, k, held, inner_start=False)
+        first = 0 if context.evaluated else self._advance(i, k, keep=context.start)
+        waiting = self._waiting(i, k, context, inner_start=False)
         flops = x.sizes[j + 1] * (x.adjoints[k + 1] - x.adjoints[i])
-        for b in self._part(k + 1, j, Held(x.reads_output[k], held.stop, held.evaluated)):
+        for b in self._part(k + 1, j, Context(x.reads_output[k], context.stop, context.evaluated)):
             came = self.jacobian_bytes(k + 1, j + 1, b.kind)
             peak = max(first, b.peak + waiting, came + entering, pulling)
             yield Point(peak, b.flops + flops, DENSE, "adjoint", k, b, None, True)

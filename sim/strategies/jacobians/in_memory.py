@@ -14,9 +14,9 @@ from sim.graphs.graph import Graph
 from sim.schedules.schedule import Schedule
 from sim.strategies.front import Front, Recipe, replayed, unbeaten
 from sim.strategies.jacobians.chaining import Chain, orders
-from sim.strategies.jacobians.front import Search
 from sim.strategies.jacobians.interleave import Move, best_order
 from sim.strategies.jacobians.orders import Bracketing, best_matrix_free, best_product, in_order
+from sim.strategies.jacobians.search import Search
 
 EXACT_ELEMENTS = 24
 """Up to this many elements the front is searched without tolerance unless one is given: about a second."""
@@ -30,10 +30,10 @@ def chaining_front(graph: Graph, *, tape: int | None = None, tolerance: float | 
     """The orders that no other beats in both peak bytes and flops, by rising peak.
 
     On a chain of single nodes of up to 24 elements the front is exact, in the class of
-    `sim.strategies.jacobians.front`; with `tolerance` ε (0.05 from 25 to 40 elements unless given) the flops
-    are at most (1 + ε) times the least for the peak. Longer chains get the best of a few known orders,
+    `sim.strategies.jacobians.search`; with `tolerance` ε (0.05 from 25 to 40 elements unless given) the flops
+    are at most (1 + ε) times the least for the peak. Longer chains get the best of a few common orders,
     without a guarantee. Where elements are blocks of several nodes, the search estimates their memory,
-    and the known orders compete with it. Up to 10 elements the steps of each bracketing found are then
+    and the common orders compete with it. Up to 10 elements the steps of each of these bracketings are then
     put into the order of least peak, parts interleaved at will. What is reported is what replay says.
 
     Raises
@@ -75,7 +75,7 @@ def _candidates(chain: Chain, tape: int | None, tolerance: float | None) -> Iter
             searches += [Search(elements, memory, only=tree) for tree in trees]
         yield from ((tree, interleaved) for tree in trees for interleaved in (False, True))
     for search in searches:
-        yield from ((found.tree, found.interleaved) for found in search.front())
+        yield from ((point.tree, point.interleaved) for point in search.front())
 
 
 def _tolerance(chain: Chain, asked: float | None) -> float:
