@@ -21,29 +21,30 @@ Level = Literal["none", "fast", "proof"]
 class Effort(NamedTuple):
     """How far the relaxation is taken; no clock, so that a bound is the same on every machine."""
 
-    moments: int
-    budgets: int  # memories for which a line is sought
+    columns: int  # of the relaxation, about: the fewer rows there are, the more moments
+    budgets: int  # memories for which lines are sought
     rounds: int  # of cuts for each of them
     cuts: int  # in a round
     iterations: int  # of the simplex method, in all
 
+    def moments(self, rows: Rows) -> int:
+        """How many moments of a problem to look at."""
+        return min(60, max(12, self.columns // int(rows.again.sum() + 1)))
+
 
 EFFORTS = {
-    "fast": Effort(moments=16, budgets=8, rounds=8, cuts=1000, iterations=30_000),
-    "proof": Effort(moments=40, budgets=16, rounds=30, cuts=1500, iterations=400_000),
+    "fast": Effort(columns=3_000, budgets=12, rounds=5, cuts=1000, iterations=30_000),
+    "proof": Effort(columns=6_000, budgets=24, rounds=15, cuts=1000, iterations=400_000),
 }
 
 
-WORD_MOMENTS = 20
-"""Moments for branch and bound: few, because its columns are their number times that of values and rows."""
-
-
 class Line(NamedTuple):
-    """(`intercept` - `slope` · working bytes) / 2^`bits`, which no plan's recomputation is below."""
+    """(`intercept` - `slope` · working bytes) / 2^`bits`, which no plan within `until` bytes recomputes less than."""
 
     intercept: int
     slope: int
     bits: int
+    until: int | None = None  # any, if not given
 
     def at(self, working_bytes: int) -> int:
         return -((self.slope * working_bytes - self.intercept) >> self.bits)
@@ -66,7 +67,8 @@ class Bound:
 
     def recomputed(self, working_bytes: int) -> int:
         """The least cost beyond one run of each row, with at most these working bytes."""
-        return max([0, *(line.at(working_bytes) for line in self.lines)])
+        lines = (line for line in self.lines if line.until is None or working_bytes <= line.until)
+        return max([0, *(line.at(working_bytes) for line in lines)])
 
     def at(self, working_bytes: Ints) -> Ints:
         """The least cost for each of the working bytes."""
@@ -105,10 +107,11 @@ def certificate(
     from sim.strategies.general.program import Program
 
     effort = EFFORTS[level]
-    program = Program(_relaxation(rows, effort.moments))
-    lines, left = [], effort.iterations
+    program = Program(_relaxation(rows, effort.moments(rows)))
+    lines: list[Line] = []
+    left = effort.iterations
     for budget in _budgets(working_bytes[working_bytes >= bound.smallest_peak], effort.budgets):
-        lines.append(program.line(budget, rounds=effort.rounds, cuts=effort.cuts, iterations=left))
+        lines += program.lines(budget, rounds=effort.rounds, cuts=effort.cuts, iterations=left)
         left = effort.iterations - program.iterations
         if left <= 0:
             break
@@ -121,10 +124,10 @@ def with_word(problem: Problem, bound: Bound, working_bytes: int, *, seconds: fl
 
     rows = rows_of(problem, bound.order, forwards_first=bound.forwards_first)
     effort = EFFORTS["fast"]
-    program = Program(_relaxation(rows, WORD_MOMENTS))
-    line = program.line(working_bytes, rounds=30, cuts=effort.cuts, iterations=effort.iterations)
+    program = Program(_relaxation(rows, effort.moments(rows)))
+    lines = program.lines(working_bytes, rounds=30, cuts=effort.cuts, iterations=EFFORTS["proof"].iterations)
     cost = max(0, math.ceil(program.branch_and_bound(seconds=seconds) * (1 - 1e-6)))
-    return replace(bound, lines=(*bound.lines, line), word=(*bound.word, (working_bytes, cost)))
+    return replace(bound, lines=(*bound.lines, *lines), word=(*bound.word, (working_bytes, cost)))
 
 
 def _relaxation(rows: Rows, most: int) -> Relaxation:
@@ -133,10 +136,12 @@ def _relaxation(rows: Rows, most: int) -> Relaxation:
 
 
 def _budgets(working_bytes: Ints, most: int) -> list[int]:
-    """At most `most` memories to find a line for, falling: all given, or closer together the smaller they are."""
+    """At most `most` of the memories to find a line for, falling, closer together the smaller they are."""
     given = np.unique(working_bytes)
     if len(given) <= most:
-        return [int(m) for m in given[::-1].tolist()]
-    low, high = int(given[0]), int(given[-1])
-    shares = np.append(np.geomspace(0.75, 0.02, most - 1), 0.0)
-    return [low + int((high - low) * share) for share in shares.tolist()]
+        chosen = given
+    else:
+        shares = np.append(np.geomspace(0.02, 1.0, most - 1), 0.0)
+        wanted = given[0] + (given[-1] - given[0]) * shares
+        chosen = given[np.unique(np.searchsorted(given, wanted).clip(0, len(given) - 1))]
+    return [int(m) for m in chosen[::-1].tolist()]
