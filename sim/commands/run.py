@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim.base import files
+from sim.base.companion import companion
 from sim.commands.command import Exit, Quiet, ScenarioPath, app, colours, emit, note
 
 if TYPE_CHECKING:
@@ -136,15 +137,17 @@ def _progress(total: int, quiet: bool) -> Iterator[Callable[[int, int], object] 
 
 @contextmanager
 def _told_of_compilation(quiet: bool) -> Iterator[None]:
-    """A note when numba starts to compile, which takes some seconds and happens once on a machine."""
+    """Tell when numba starts to compile, once on a machine; another process then compiles kernels of strategies."""
     events: Any = importlib.import_module("numba.core.event")
     told: list[object] = []
+    beside = ExitStack()
 
     class Listener(events.Listener):  # type: ignore[misc]
         def on_start(self, event: Any) -> None:
             if not told:
                 told.append(event)
                 note("compiling kernels, once per machine: this takes some seconds", quiet=quiet)
+                beside.enter_context(companion("sim.strategies.compile_some"))
 
         def on_end(self, event: Any) -> None:
             pass
@@ -152,6 +155,7 @@ def _told_of_compilation(quiet: bool) -> Iterator[None]:
     listener = Listener()
     events.register("numba:compile", listener)
     try:
-        yield
+        with beside:
+            yield
     finally:
         events.unregister("numba:compile", listener)

@@ -29,6 +29,15 @@ def load() -> Registry[Schedule]:
     return strategies
 
 
+def compile_some() -> None:
+    """Compile the kernels of a few strategies, which are kept on disk: what a first run comes to last."""
+    from sim.models.families.chain import chain
+
+    graph = chain(sizes=[2, 2, 2])
+    load().call("jacobian_chain", graph, order="optimal")
+    load().call("reverse_checkpointed", graph, schedule="binomial", slots=1)
+
+
 def chunks(total: int, size: int) -> list[tuple[int, int]]:
     """(turns, width) of the sweeps that carry `total` in chunks of `size`: the full ones, then the rest.
 

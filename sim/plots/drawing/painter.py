@@ -1,8 +1,6 @@
 """A process that draws: it imports matplotlib while results are still computed, and shares the figures out.
 
-To import matplotlib and draw the figures takes longer than to compute a small scenario. The process is a
-new interpreter rather than a fork, so that it inherits no threads, handlers or open pipes; it ends when
-the pipe to it is closed, however this process ends.
+To import matplotlib and draw the figures takes longer than to compute a small scenario.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sim.base.companion import companion
 from sim.plots import FIGURES, draw, draw_all
 
 Draw = Callable[[Mapping[str, Any], Path], list[Path]]
@@ -35,22 +33,8 @@ def painter() -> Iterator[Draw]:
     if "matplotlib" in sys.modules or (os.cpu_count() or 1) < 2:
         yield draw_all
         return
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", f"from {__name__} import paint; paint()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        # the same modules, and no threads of NumPy, so that it may fork
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "OPENBLAS_NUM_THREADS": "1"},
-        start_new_session=True,  # Ctrl-C is for this process alone
-    )
-    try:
+    with companion(f"{__name__}.paint") as process:
         yield partial(_ask, process)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # with the two that share the figures
-        process.communicate()
 
 
 def _ask(process: subprocess.Popen[bytes], results: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -71,4 +55,5 @@ def paint() -> None:
             drawn = pool.map(each, FIGURES, chunksize=1)
     else:
         drawn = [each(name) for name in FIGURES]
-    print(json.dumps([str(path) for paths in drawn for path in paths]))
+    print(json.dumps([str(path) for paths in drawn for path in paths]), flush=True)
+    os._exit(0)  # taking matplotlib down takes a tenth of a second

@@ -1,4 +1,4 @@
-"""Figures drawn by another process: the same files, the same errors, and nothing left behind."""
+"""Work done beside a run by other processes: the same figures, the same errors, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -63,6 +63,14 @@ def test_what_it_cannot_draw_is_drawn_here_with_the_error_that_there_is(tmp_path
         print(type(error).__name__)"""
     out, _ = started(then).communicate(json.dumps(DATA))
     assert out.splitlines()[-1] == "OutputError"
+
+
+@pytest.mark.slow
+def test_some_kernels_are_compiled_beside(tmp_path: Path) -> None:
+    code = "from sim.strategies import compile_some; compile_some()"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, check=True)
+    kept = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
+    assert {"binomial.emit", "orders._order"} <= kept
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes in /proc")
