@@ -2,8 +2,20 @@
 
 `errors` that callers tell apart, `units` of what people write and read, the `registry` of entries whose
 parameters are checked, `document`, `yaml` and `json` (data with the places of its values), `files`
-written whole or not at all, `pareto` (what no point beats), the decorator of `compiled` kernels, and
-caches of what follows from an object (`memo`).
+written whole or not at all, `pareto` (what no point beats), the decorator of `compiled` kernels,
+caches of what follows from an object (`memo`), and a `companion` that works beside this process.
 """
 
-__all__ = ["compiled", "document", "errors", "files", "json", "memo", "pareto", "registry", "units", "yaml"]
+__all__ = [
+    "companion",
+    "compiled",
+    "document",
+    "errors",
+    "files",
+    "json",
+    "memo",
+    "pareto",
+    "registry",
+    "units",
+    "yaml",
+]
