@@ -81,6 +81,8 @@ def read_text(path: Path, name: str, *, kind: str, largest: int) -> str:
         raise DocumentError([Finding(name, None, "", why)]) from None
     except ValueError:
         raise DocumentError([Finding(repr(name), None, "", "this is no file name")]) from None
+    if not content and path.is_fifo():
+        raise DocumentError([Finding(name, None, "", f"this is a pipe that nobody writes to, expected {kind}")])
     if len(content) > largest:
         raise DocumentError([Finding(name, None, "", f"the file has over {largest} bytes, expected at most that")])
     try:

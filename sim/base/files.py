@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 
 from sim.base.errors import SimError
+
+_unfinished: set[Path] = set()
+"""Temporary files of writes that are under way."""
 
 
 class OutputError(SimError):
@@ -33,30 +35,36 @@ def write(path: Path, content: str | bytes) -> Path:
     """
     data = content.encode() if isinstance(content, str) else content
     make_folder(path.parent)
-    temporary = ""
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    _unfinished.add(temporary)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
+        with temporary.open("xb") as file:
             file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
         raise _cannot_write(path, error) from None
     finally:
-        with contextlib.suppress(OSError):
-            if temporary:
-                os.unlink(temporary)
+        _discard(temporary)
     return path
 
 
-def remove_others(folder: Path, written: Collection[Path], *, among: Collection[str]) -> None:
-    """Take away the files named `among` that an earlier run left in a folder and this one did not write."""
-    for name in among:
-        if folder / name not in written:
-            with contextlib.suppress(OSError):
-                (folder / name).unlink(missing_ok=True)
+def discard_unfinished() -> None:
+    """Take away what writes have left that this process, about to end, will not finish."""
+    for temporary in tuple(_unfinished):
+        _discard(temporary)
+
+
+def _discard(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+    _unfinished.discard(temporary)
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Take away those of the named files that are in a folder."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> Path:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from sim.base import files
-from sim.commands.command import Exit, Quiet, app, emit, note
+from sim.commands.command import Quiet, app, emit, note
+from sim.commands.exit import Exit
 
 
 class Precision(StrEnum):

@@ -17,7 +17,9 @@ from typing import Annotated, Any
 import typer
 
 from sim import commands
-from sim.commands.command import Exit, app
+from sim.commands import process
+from sim.commands.command import app
+from sim.commands.exit import Exit
 
 
 def _version(wanted: bool) -> None:
@@ -47,29 +49,23 @@ them took a tenth of a run."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line, every error told in one message on stderr."""
     gc.set_threshold(SELDOM)
+    process.on_interruption(process.NOTHING)
     try:
         for module in pkgutil.iter_modules(commands.__path__):
             importlib.import_module(f"{commands.__name__}.{module.name}")
         command: Any = typer.main.get_command(app)
-        return command.main(arguments, prog_name="sim", standalone_mode=False) or Exit.FINE
+        code = command.main(arguments, prog_name="sim", standalone_mode=False) or Exit.FINE
+        # typer takes a KeyboardInterrupt for its exit code
+        return _fail(process.interrupted(), code) if code == Exit.INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", Exit.INTERRUPTED)
+        return _fail(process.interrupted(), Exit.INTERRUPTED)
     except MemoryError:
         return _fail("error: this machine has too little memory for that", Exit.OURS)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's usage errors, whichever click it has
             error.show()
             return int(error.exit_code)
-        return _fail("interrupted", Exit.INTERRUPTED) if _was_interrupted(error) else _failure(error)
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error, such as that of an import or a callback which it broke off."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        return _failure(error)
 
 
 def _failure(error: Exception) -> int:

@@ -1,10 +1,10 @@
-"""What every command stands on: where it registers, its exit codes, and data on stdout with all else on stderr."""
+"""What every command stands on: where it registers, and data on stdout with all else on stderr."""
 
 from __future__ import annotations
 
 import os
 import sys
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,20 +20,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Exit(IntEnum):
-    """What a command returns to the shell."""
-
-    FINE = 0
-    OURS = 1
-    """Our fault, the machine's (a full disk), or a prediction that `sim verify` finds off."""
-    USAGE = 2
-    """Wrong usage, or an invalid scenario."""
-    NOTHING_FITS = 3
-    """The budget of `sim plan`, or that of a scenario under `sim run --strict`."""
-    INTERRUPTED = 130
-    PIPE_CLOSED = 141
 
 
 class TableOrJson(StrEnum):

@@ -10,7 +10,8 @@ import typer
 
 from sim.base import files
 from sim.base.errors import ParameterError
-from sim.commands.command import Exit, app, note
+from sim.commands.command import app, note
+from sim.commands.exit import Exit
 
 TEMPLATE = """\
 {schema_line}

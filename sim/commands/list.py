@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.commands.command import Exit, app, emit
+from sim.commands.command import app, emit
+from sim.commands.exit import Exit
 
 if TYPE_CHECKING:
     from sim.base.registry import Entry

@@ -11,7 +11,9 @@ import typer
 
 from sim.base import files
 from sim.base.errors import ParameterError
-from sim.commands.command import Exit, Quiet, ScenarioPath, Shown, TableOrJson, app, emit, note
+from sim.commands.command import Quiet, ScenarioPath, Shown, TableOrJson, app, emit, note
+from sim.commands.exit import Exit
+from sim.commands.process import on_interruption
 
 
 @app.command()
@@ -63,6 +65,7 @@ def plan(
         "seconds": choice.chosen.point.seconds,
     }
     path = write(plan, output)
+    on_interruption(f"{path} is written")
     json = format is TableOrJson.json
     emit(to_json(plan) if json else text(choice, plan, graph, name=scenario.name))
     note(f"wrote {path}", quiet=quiet)

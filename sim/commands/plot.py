@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from sim.base import files
-from sim.commands.command import Exit, Quiet, app, note
+from sim.commands.command import Quiet, app, note
+from sim.commands.exit import Exit
 
 
 @app.command()

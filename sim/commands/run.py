@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +15,12 @@ import typer
 
 from sim.base import files
 from sim.base.companion import companion
-from sim.commands.command import Exit, Quiet, ScenarioPath, app, colours, emit, note
+from sim.commands.command import PipeClosed, Quiet, ScenarioPath, app, colours, emit, note
+from sim.commands.exit import Exit
+from sim.commands.process import on_interruption
 
 if TYPE_CHECKING:
+    from sim.experiment.measurements import Measurements
     from sim.experiment.results import Results
 
 _MOST_NOTES = 5
@@ -47,6 +50,7 @@ def run(
     from sim.plots.drawing.painter import painter
 
     with nullcontext(plots.draw_all) if no_plots else painter() as draw_all, _told_of_compilation(quiet):
+        from sim.commands.tables.run import table
         from sim.experiment import run as experiment
         from sim.scenario import scenario
 
@@ -55,45 +59,54 @@ def run(
         files.check_writable(folder)
         if wanted.repeated_points:
             note(f"{wanted.repeated_points} points are written twice and computed once", quiet=quiet)
-        code = Exit.FINE
-        try:
-            with _progress(wanted.steps, quiet) as step:
-                finished = experiment.compute(wanted, progress=step)
-                results = experiment.results_of(finished)
-        except experiment.Interrupted as interrupted:
-            results, code = interrupted.results, Exit.INTERRUPTED
-            if not results.points:
-                note("interrupted: no point was finished")
-                return code
-        written = results.write(folder)
-        _print(results, format)
+        derived = ("trace.json", *(f"{figure}.{kind}" for figure in plots.FIGURES for kind in ("png", "svg")))
+
+        def write(results: Results) -> list[Path]:
+            written = results.write(folder)
+            files.remove(folder, derived)  # an earlier run's would contradict these results
+            return written
+
+        def text(results: Results) -> str:
+            if format is Format.table:
+                return table(results, colour=colours())
+            return results.to_json() if format is Format.json else results.to_csv()
+
+        def kept(results: Results, total: int, written: Iterable[Path]) -> str:
+            _tell_of(written, quiet=quiet)
+            return f"{len(results.points)} of {total} points are finished and kept"
+
+        def finish(results: Results, total: int) -> str:
+            written = write(results)
+            with suppress(PipeClosed, files.OutputError):
+                emit(text(results))
+            return kept(results, total, written)
+
+        with _progress(wanted.steps, quiet) as show:
+
+            def done(so_far: Measurements) -> None:
+                points = so_far.steps - wanted.steps + len(wanted.points)  # without the cells of the map
+                on_interruption(lambda: finish(experiment.results_so_far(so_far), points))
+                show(so_far.steps_done, so_far.steps)
+
+            measurements = experiment.compute(wanted, progress=done)
+            results = experiment.results_of(measurements)
+        on_interruption(lambda: kept(results, len(results.points), write(results)))
+        written = write(results)
+        on_interruption(lambda: kept(results, len(results.points), written))
+        emit(text(results))
         _warn_of_many_gradients(results, quiet=quiet)
-        if code is Exit.FINE:
-            chrome = experiment.traces(finished)
-            if chrome is not None:
-                written.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
-            if not no_plots:
-                written += draw_all(results.to_dict(), folder)
-    # what is made of results: an earlier run's would contradict the new results beside it
-    derived = ("trace.json", *(f"{figure}.{kind}" for figure in plots.FIGURES for kind in ("png", "svg")))
-    files.remove_others(folder, written, among=derived)
-    for path in written:
-        note(f"wrote {path}", quiet=quiet)
-    if code is Exit.INTERRUPTED:
-        note(f"interrupted: {len(results.points)} of {len(wanted.points)} points are finished and kept")
-        return code
+        chrome = experiment.traces(measurements)
+        if chrome is not None:
+            written.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
+        if not no_plots:
+            written += draw_all(results.to_dict(), folder)
+    _tell_of(written, quiet=quiet)
     return _fits(results, strict=strict, quiet=quiet)
 
 
-def _print(results: Results, format: Format) -> None:
-    from sim.commands.tables.run import table
-
-    if format is Format.json:
-        emit(results.to_json())
-    elif format is Format.csv:
-        emit(results.to_csv())
-    else:
-        emit(table(results, colour=colours()))
+def _tell_of(written: Iterable[Path], *, quiet: bool) -> None:
+    for path in written:
+        note(f"wrote {path}", quiet=quiet)
 
 
 def _warn_of_many_gradients(results: Results, *, quiet: bool) -> None:
@@ -126,13 +139,18 @@ def _fits(results: Results, *, strict: bool, quiet: bool) -> Exit:
 
 
 @contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Callable[[int, int], object] | None]:
-    """What to call after each point; a bar only on a terminal and for more than a few points."""
+def _progress(total: int, quiet: bool) -> Iterator[Callable[[int, int], object]]:
+    """What shows how many points of how many are done: a bar, on a terminal and for more than a few points."""
     if quiet or total < 3 or not sys.stderr.isatty():
-        yield None
+        yield lambda done, total: None
         return
     with typer.progressbar(length=total, label="computing", file=sys.stderr) as bar:
-        yield lambda done, _: bar.update(done - bar.pos)
+
+        def show(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield show
 
 
 @contextmanager

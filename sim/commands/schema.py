@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sim.commands.command import Exit, app, emit
+from sim.commands.command import app, emit
+from sim.commands.exit import Exit
 
 
 @app.command()

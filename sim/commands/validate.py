@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.command import Exit, app, emit, note
+from sim.commands.command import app, emit, note
+from sim.commands.exit import Exit
+from sim.commands.process import on_interruption
 
 
 @app.command()
@@ -20,7 +22,8 @@ def validate(
     from sim.scenario import scenario
 
     code = Exit.FINE
-    for path in files:
+    for number, path in enumerate(files):
+        on_interruption(f"{number} of {len(files)} files are checked")
         try:
             wanted = scenario.load(path)
             graph = wanted.check()

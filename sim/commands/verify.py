@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.base.errors import GraphError, NotApplicable, ParameterError
-from sim.commands.command import Exit, Shown, TableOrJson, app, emit, note
+from sim.commands.command import Shown, TableOrJson, app, emit, note
+from sim.commands.exit import Exit
+from sim.commands.process import on_interruption
 
 if TYPE_CHECKING:
+    from sim.base.registry import Problem
     from sim.commands.tables.verify import AnyVerifier
     from sim.experiment.verify import Check, Verified
     from sim.graphs.graph import Graph
@@ -52,16 +55,25 @@ def verify(
     if verifier.impossible:
         advice = _advice(verifier.graph, scenario)
         raise NotApplicable(f"{file}: too large to be run here: {verifier.impossible}{advice}")
-    points, problems = [], []
+    points: list[Verified] = []
+    problems: list[Problem] = []
+    count = len(scenario.points)
+
+    def tell() -> str:
+        _tell(points, quiet=quiet)
+        emit(as_json(scenario, verifier, points) if format is TableOrJson.json else table(scenario, verifier, points))
+        return f"{len(points)} of {count} points are verified"
+
     for wanted in scenario.points:
         try:
             points.append(verifier.verify(wanted))
+            on_interruption(tell)
         except REFUSALS as error:
             problems.append(wanted.problem(error))
     if problems:
         raise scenario.document.error(problems)
-    _tell(points, quiet=quiet)
-    emit(as_json(scenario, verifier, points) if format is TableOrJson.json else table(scenario, verifier, points))
+    on_interruption(f"{count} of {count} points are verified")
+    tell()
     return Exit.FINE if all(p.ok for p in points) else Exit.OURS
 
 

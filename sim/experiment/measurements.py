@@ -25,7 +25,7 @@ class Measurements:
     step: a point, or a cell of the map.
     """
 
-    def __init__(self, scenario: Scenario, *, tell: Callable[[Measurements], object]) -> None:
+    def __init__(self, scenario: Scenario, *, tell: Callable[[Measurements], object] | None) -> None:
         self.scenario = scenario
         self.graph: Graph = scenario.build_graph()
         self.device = within(scenario.device, scenario.budget_bytes) if scenario.device else None
@@ -51,7 +51,8 @@ class Measurements:
     def step(self) -> None:
         """Note that one more step is done."""
         self.steps_done += 1
-        self._tell(self)
+        if self._tell is not None:
+            self._tell(self)
 
     def schedule(self, i: int) -> Schedule:
         """The schedule of a point."""

@@ -31,27 +31,26 @@ class Interrupted(KeyboardInterrupt):
         self.results = results
 
 
-def run(scenario: Scenario, *, progress: Callable[[int, int], object] | None = None) -> Results:
-    """The results of every point of a scenario and of its map; `progress` is told how many of how many are done.
+Progress = Callable[[Measurements], object]
+"""Called after each point, and each cell of the map."""
+
+
+def run(scenario: Scenario, *, progress: Progress | None = None) -> Results:
+    """The results of every point of a scenario and of its map.
 
     Raises
     ------
     DocumentError
         If the graph cannot be built, or strategies do not work on it: at their places in the file.
     Interrupted
-        On Ctrl-C, with what is finished.
+        On Ctrl-C, with what is finished; a compiled kernel that runs is not broken off.
     """
     return results_of(compute(scenario, progress=progress))
 
 
-def compute(scenario: Scenario, *, progress: Callable[[int, int], object] | None = None) -> Measurements:
+def compute(scenario: Scenario, *, progress: Progress | None = None) -> Measurements:
     """Measure every point of a scenario; raises as `run` does."""
-
-    def tell(done: Measurements) -> None:
-        if progress is not None:
-            progress(done.steps_done, done.steps)
-
-    measurements = Measurements(scenario, tell=tell)
+    measurements = Measurements(scenario, tell=progress)
     problems: list[Problem] = []
     with _kept(measurements):
         for request in scenario.points:
@@ -82,7 +81,12 @@ def _kept(measurements: Measurements) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(_results(measurements, views.nothing(), complete=False)) from None
+        raise Interrupted(results_so_far(measurements)) from None
+
+
+def results_so_far(measurements: Measurements) -> Results:
+    """The results of the points that are finished, without views."""
+    return _results(measurements, views.nothing(), complete=False)
 
 
 def traces(measurements: Measurements) -> dict[str, Any] | None:

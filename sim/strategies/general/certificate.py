@@ -33,7 +33,7 @@ class Effort(NamedTuple):
 
 
 EFFORTS = {
-    "fast": Effort(columns=3_000, budgets=12, rounds=10, cuts=1000, iterations=30_000),
+    "fast": Effort(columns=3_000, budgets=12, rounds=5, cuts=1000, iterations=30_000),
     "proof": Effort(columns=6_000, budgets=24, rounds=15, cuts=1000, iterations=400_000),
 }
 
