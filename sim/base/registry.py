@@ -65,7 +65,8 @@ class Entry(Generic[R]):
 
     An entry whose parameters pick one point of a whole front (a budget) has the function that plans the
     `front`; one that pays for copies has the function that takes its `prices` from the links of a device.
-    Both take some of the entry's parameters: those that they name as keywords.
+    Both take some of the entry's parameters: those that they name as keywords. With `user_code` the function
+    runs what a person wrote (a module that the parameters name).
     """
 
     name: str
@@ -73,6 +74,7 @@ class Entry(Generic[R]):
     variants: tuple[str, Registry[Any]] | None = None
     front: Callable[..., Any] | None = None
     prices: Callable[..., Mapping[str, float]] | None = None
+    user_code: bool = False
 
     @cached_property
     def model(self) -> type[BaseModel]:
@@ -151,11 +153,12 @@ class Registry(Mapping[str, Entry[R]]):
         variants: tuple[str, Registry[Any]] | None = None,
         front: Callable[..., Any] | None = None,
         prices: Callable[..., Mapping[str, float]] | None = None,
+        user_code: bool = False,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Decorator: register a function whose keyword-only parameters are the entry's parameters."""
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
-            self._entries[name] = Entry(name, function, variants, front, prices)
+            self._entries[name] = Entry(name, function, variants, front, prices, user_code)
             return function
 
         return decorate

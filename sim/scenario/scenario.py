@@ -90,10 +90,8 @@ class Scenario:
         DocumentError
             If the graph cannot be; at the layer at fault where that is known.
         """
-        kind = graph_kind(self.graph_kind)
-        assert kind is not None, "checked when the scenario was read"
         try:
-            graph = kind.function(**self.graph_parameters)
+            graph = self._kind.function(**self.graph_parameters)
         except (GraphError, ParameterError, CountOverflow) as error:
             raise self.error(self._graph_place(error), str(error)) from None
         try:
@@ -104,6 +102,12 @@ class Scenario:
             raise self.error(("wrt",) if self.wrt else ("graph",), str(error)) from None
         by_time = any(p.parameters.get("minimize") == "seconds" for p in self.points)
         return timed(graph, self.device) if by_time and self.device else graph
+
+    @property
+    def _kind(self) -> Entry[Graph]:
+        kind = graph_kind(self.graph_kind)
+        assert kind is not None, "checked when the scenario was read"
+        return kind
 
     @property
     def steps(self) -> int:
@@ -131,7 +135,7 @@ class Scenario:
         DocumentError
             If the graph cannot be built, or strategies do not work on it: at their places in the file.
         """
-        if self.graph_kind in USER_CODE:
+        if self._kind.user_code:
             return None
         graph = self.build_graph()
         problems = []
@@ -163,10 +167,6 @@ class Scenario:
             case GraphError(key=str(key)) | CountOverflow(key=str(key)) if key in graph:
                 return ("graph", key)
         return ("graph",)
-
-
-USER_CODE = frozenset({"torch", "jax"})
-"""Kinds of graphs whose making imports a module that the scenario names."""
 
 
 def graph_kinds() -> Mapping[str, Entry[Graph]]:

@@ -39,7 +39,7 @@ class Input(BaseModel):
     constant: Annotated[bool, Field(description="A float that nothing is differentiated by.")] = False
 
 
-@importers.register("jax")
+@importers.register("jax", user_code=True)
 def jax(
     *,
     factory: Annotated[

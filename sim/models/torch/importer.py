@@ -41,7 +41,7 @@ Inputs = Annotated[
 ]
 
 
-@importers.register("torch")
+@importers.register("torch", user_code=True)
 def torch(
     *,
     factory: Annotated[
