@@ -1,4 +1,4 @@
-"""The front of a graph that is no chain: plans node by node, the fixed schedules and selective ones, all replayed."""
+"""The front of a graph that is no chain: the plans that the search finds, replayed, and a bound from below."""
 
 from __future__ import annotations
 
@@ -13,33 +13,41 @@ from sim.graphs.graph import Graph, Ints
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies.checkpointing.binomial import binomial
 from sim.strategies.checkpointing.segments import periodic, uniform
-from sim.strategies.front import BoundClass, Front, Recipe, replayed, spread, unbeaten
-from sim.strategies.general.blocks import planned
+from sim.strategies.front import BoundClass, Front, Recipe, replayed, unbeaten
 from sim.strategies.general.bound import block_lower_bound
 from sim.strategies.general.certificate import Level, available, certificate
-from sim.strategies.general.problem import graph_problem
-from sim.strategies.optimal.planner import Plans
+from sim.strategies.general.planner import Order, plan
+from sim.strategies.general.problem import Rows, graph_problem
 from sim.strategies.optimal.stages import stages_of
 from sim.strategies.optimal.strategy import adjoint_cost, below_next, in_chunks
 from sim.strategies.reverse import reverse_full
 from sim.strategies.selective import selective, worth_keeping
 
-MOST_REPLAYS = 4000
 
+def general_front(
+    graph: Graph,
+    *,
+    tolerance: float = 0.0,
+    costs: tuple[Ints, Ints] | None = None,
+    order: Order = "free",
+    rounds: int | None = None,
+    effort: float | None = None,
+    seed: int = 0,
+) -> Front:
+    """The best schedules found for each peak, by replay; the fixed and the selective ones are where the search starts.
 
-def general_front(graph: Graph, *, tolerance: float, costs: tuple[Ints, Ints] | None) -> Front:
-    """The best schedules found for each peak, by replay.
-
-    `costs` of forwards and of VJPs (of all cotangents) stand in for flops.
+    `costs` of forwards and of VJPs (of all cotangents) stand in for flops; for `order`, `rounds`, `effort` and
+    `seed` see `sim.strategies.general.planner.plan`.
     """
-    width, forward = graph.output_scalars, None if costs is None else costs[0]
-    plans = planned(graph, width=width, tolerance=tolerance, costs=forward)
-    recipes: list[Recipe] = [
-        partial(_schedule, plans=plans, index=i, width=width) for i in spread(plans.cost, MOST_REPLAYS)
+    problem, width = graph_problem(graph, costs=costs, outputs_first=True), graph.output_scalars
+    evaluations = graph.columns.forward_flops if costs is None else costs[0]
+    known: list[Recipe] = [
+        *_fixed(graph),
+        *(partial(selective, kept=kept) for kept in worth_keeping(graph, evaluations)),
     ]
-    recipes += _fixed(graph)
-    evaluations = graph.columns.forward_flops if forward is None else forward
-    recipes += [partial(selective, kept=kept) for kept in worth_keeping(graph, evaluations)]
+    starts = [recipe(graph).rows for recipe in known]
+    plans = plan(problem, order=order, rounds=rounds, effort=effort, seed=seed, starts=starts)
+    recipes: list[Recipe] = [partial(_schedule, rows=p.rows, width=width) for p in plans]
     if costs is None:
         recipes += in_chunks(width)
     kept = unbeaten(replayed(graph, recipes, costs))
@@ -47,7 +55,7 @@ def general_front(graph: Graph, *, tolerance: float, costs: tuple[Ints, Ints] | 
         peak_bytes=tuple(c.peak_bytes for c in kept),
         cost=tuple(c.cost for c in kept),
         recipes=tuple(c.recipe for c in kept),
-        label="best found by the block planner",
+        label="best plan found",
         schedules="schedule",
         exact=False,
         tolerance=tolerance,
@@ -84,10 +92,10 @@ def bound_class(graph: Graph) -> BoundClass:
     return "any order" if forced else "listed order"
 
 
-def _schedule(graph: Graph, *, plans: Plans, index: int, width: int) -> Schedule:
+def _schedule(graph: Graph, *, rows: Rows, width: int) -> Schedule:
     builder = Builder(graph)
-    builder.rows(plans.plan(index), width=width)
-    return builder.build(prune=True)
+    builder.rows(rows, width=width)
+    return builder.build()
 
 
 def _fixed(graph: Graph) -> Iterator[Recipe]:

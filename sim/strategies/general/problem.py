@@ -107,9 +107,13 @@ class Problem:
         return out
 
 
-def graph_problem(graph: Graph, *, costs: tuple[Ints, Ints] | None = None, width: int | None = None) -> Problem:
+def graph_problem(
+    graph: Graph, *, costs: tuple[Ints, Ints] | None = None, width: int | None = None, outputs_first: bool = False
+) -> Problem:
     """The problem of one gradient: every forward at least once, every VJP exactly once, gradients remain.
 
+    With `outputs_first` all outputs are computed before the first VJP, as a training step asks for: each output's
+    forward writes a value of no bytes, which the VJPs of outputs read.
     `costs` of each forward and each VJP stand in for flops (seconds as whole picoseconds, say). `width` is
     the number of cotangents carried at once, all of them if not given.
     """
@@ -121,17 +125,24 @@ def graph_problem(graph: Graph, *, costs: tuple[Ints, Ints] | None = None, width
     of_width = np.where(np.isin(kind, (COTANGENT, TANGENT)), width, 1)
     forward, vjp = (table.own_flops(FORWARD), table.own_flops(VJP) * width) if costs is None else costs
     must = np.concatenate([np.ones(n, dtype=np.bool_), np.diff(ptr)[n:] > 0])
+    sinks = graph.sinks if outputs_first else graph.sinks[:0]
+    made = np.arange(len(sinks)) + len(c.value_bytes)
+    seeded = sinks[must[n + sinks]] + n
+    rows = np.concatenate([sinks, np.repeat(seeded, len(sinks))])
+    at = ptr[rows + 1]
     return Problem(
-        ptr=ptr,
-        value=c.value[: ptr[-1]],
-        access=c.access[: ptr[-1]],
+        ptr=ptr + np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=count))]).astype(np.int32),
+        value=np.insert(c.value[: ptr[-1]], at, np.concatenate([made, np.tile(made, len(seeded))])),
+        access=np.insert(
+            c.access[: ptr[-1]], at, np.array([WRITE] * len(sinks) + [READ] * (len(rows) - len(sinks)), dtype=np.uint8)
+        ),
         cost=np.concatenate([forward, vjp]).astype(np.int64),
         workspace=c.workspace,
         saving_workspace=np.concatenate([c.saving_workspace, c.workspace[n:]]),
-        value_bytes=c.value_bytes * of_width,
+        value_bytes=np.concatenate([c.value_bytes * of_width, np.zeros(len(sinks), dtype=np.int64)]),
         must=must,
         once=np.arange(count) >= n,
-        remains=c.remains,
+        remains=np.concatenate([c.remains, np.zeros(len(sinks), dtype=np.bool_)]),
         order=np.concatenate([np.arange(n), np.flatnonzero(must[n:])[::-1] + n]).astype(np.int32),
         width=width,
     )
