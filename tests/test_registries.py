@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from graphs import graphs
-from hypothesis import HealthCheck, Phase, find, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from simulations import STRATEGIES, calls
 
+import sim
 from sim.base.errors import NotApplicable
 from sim.graphs.graph import Graph
+from sim.scenario.points import REFUSALS, StrategyPoint
 from sim.schedules.replay import replay
 from sim.schedules.schedule import Builder, Schedule
 
@@ -33,6 +37,44 @@ def works_on_some_graph(call: tuple[str, dict[str, Any]]) -> None:
 @pytest.mark.parametrize("call", calls(), ids=lambda call: " ".join(map(str, [call[0], *call[1].values()])))
 def test_a_strategy_works_on_some_graph(call: tuple[str, dict[str, Any]]) -> None:
     works_on_some_graph(call)
+
+
+@given(graph=graphs(), call=st.sampled_from(calls()))
+def test_a_strategy_refuses_a_graph_where_its_requirements_do(graph: Graph, call: tuple[str, dict[str, Any]]) -> None:
+    point = StrategyPoint(*call)
+
+    def refusal(of: Callable[[Graph], object]) -> str | None:
+        try:
+            of(graph)
+        except REFUSALS as error:
+            return str(error)
+        return None
+
+    assert refusal(point.check) == refusal(point.schedule)
+
+
+@pytest.mark.parametrize(
+    ("graph", "call"),
+    [
+        (sim.chain(length=10**6), ("reverse_checkpointed", {"schedule": "optimal"})),
+        (sim.chain(length=10**6), ("reverse_checkpointed", {"schedule": "mixed", "slots": 1000})),
+        (sim.chain(length=10**6), ("reverse_checkpointed", {"schedule": "mixed", "slots": 1})),
+        (sim.chain(length=10**6), ("reverse_checkpointed", {"schedule": "binomial", "slots": 1})),
+        (sim.chain(length=10**6), ("reverse_checkpointed", {"schedule": "disk", "slots": 3})),
+        (sim.chain(length=10**6), ("reverse_checkpointed", {"schedule": "multilevel", "slots": 3, "host_slots": 9})),
+        (sim.chain(length=20), ("vertex_elimination", {"order": "optimal"})),
+        (sim.mlp(widths=[3, 2], batch=2, loss="mse"), ("jacobian_chain", {"order": "optimal_in_memory"})),
+        (sim.chain(length=3), ("reverse_checkpointed", {"schedule": "optimal", "minimize": "seconds"})),
+    ],
+    ids=lambda x: str(x)[:40],
+)
+def test_what_is_refused_is_refused_before_any_planning(graph: Graph, call: tuple[str, dict[str, Any]]) -> None:
+    point = StrategyPoint(*call)
+    with pytest.raises(REFUSALS) as early:
+        point.check(graph)
+    with pytest.raises(REFUSALS) as late:
+        point.schedule(graph)
+    assert str(early.value) == str(late.value)
 
 
 def test_a_strategy_that_refuses_everything_is_found() -> None:

@@ -65,8 +65,9 @@ class Entry(Generic[R]):
 
     An entry whose parameters pick one point of a whole front (a budget) has the function that plans the
     `front`; one that pays for copies has the function that takes its `prices` from the links of a device.
-    Both take some of the entry's parameters: those that they name as keywords. With `user_code` the function
-    runs what a person wrote (a module that the parameters name).
+    What an entry `requires` is a function that raises, without planning, what its own would on a graph on
+    which it cannot work. All take some of the entry's parameters: those that they name as keywords. With
+    `user_code` the function runs what a person wrote (a module that the parameters name).
     """
 
     name: str
@@ -74,6 +75,7 @@ class Entry(Generic[R]):
     variants: tuple[str, Registry[Any]] | None = None
     front: Callable[..., Any] | None = None
     prices: Callable[..., Mapping[str, float]] | None = None
+    requires: Callable[..., object] | None = None
     user_code: bool = False
 
     @cached_property
@@ -153,12 +155,13 @@ class Registry(Mapping[str, Entry[R]]):
         variants: tuple[str, Registry[Any]] | None = None,
         front: Callable[..., Any] | None = None,
         prices: Callable[..., Mapping[str, float]] | None = None,
+        requires: Callable[..., object] | None = None,
         user_code: bool = False,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Decorator: register a function whose keyword-only parameters are the entry's parameters."""
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
-            self._entries[name] = Entry(name, function, variants, front, prices, user_code)
+            self._entries[name] = Entry(name, function, variants, front, prices, requires, user_code)
             return function
 
         return decorate

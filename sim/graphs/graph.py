@@ -304,6 +304,12 @@ class Graph:
             raise CountOverflow(f"resident memory would be {total} bytes, more than 4 EiB")
         return total
 
+    def check_counts(self) -> None:
+        """Raise CountOverflow where what every schedule holds is more than the ledger can count."""
+        assert self.resident_bytes >= 0
+        if self.wrt == "parameters":
+            assert (self.gradient_bytes >= 0).all()
+
     @cached_property
     def forward_flops(self) -> int:
         """F: flops of evaluating every node once."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from sim.base.document import KeyPath
 from sim.base.errors import CountOverflow, GraphError, NotApplicable, ParameterError, SimError, suggest
-from sim.base.registry import Entry, Problem
+from sim.base.registry import Entry, Problem, keywords
 from sim.base.units import format_bytes, parse_bytes
 from sim.graphs.graph import Graph
 from sim.schedules.schedule import Schedule
@@ -64,6 +64,12 @@ class StrategyPoint:
         from sim import strategies
 
         return strategies.load()[self.strategy].function(graph, **self.parameters)
+
+    def check(self, graph: Graph) -> None:
+        """Raise what `schedule` would for a strategy that cannot work on a graph; nothing is planned."""
+        entry = self.entry
+        if entry.requires is not None:
+            entry.requires(graph, **keywords(entry.requires, self.parameters))
 
     def problem(self, error: SimError) -> Problem:
         """One of the `REFUSALS` of this point, at the place that asks for it."""

@@ -126,7 +126,7 @@ class Scenario:
         return replace(self, graph_parameters=parameters, budget_bytes=budget, regimes=None)
 
     def check(self) -> Graph | None:
-        """The graph, once the strategy of each line has been tried on it with its first values.
+        """The graph, once it is known that each strategy can work on it; nothing is planned.
 
         `None` for a graph that only the user's own code can make, which is not run here.
 
@@ -138,10 +138,14 @@ class Scenario:
         if self._kind.user_code:
             return None
         graph = self.build_graph()
+        try:
+            graph.check_counts()
+        except CountOverflow as error:
+            raise self.error(("graph",), str(error)) from None
         problems = []
-        for point in {p.path: p for p in reversed(self.points)}.values():
+        for point in self.points:
             try:
-                point.schedule(graph)
+                point.check(graph)
             except REFUSALS as error:
                 problems.append(point.problem(error))
         if problems:

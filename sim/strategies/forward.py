@@ -27,7 +27,17 @@ MOST_ACTIONS = 50_000_000
 Sweep = NDArray[np.int32]
 
 
-@strategies.register("forward_recompute")
+def check_sweeps(graph: Graph) -> None:
+    """Raise NotApplicable for more sweeps, one for each parameter, than have room in a schedule."""
+    layers = int(np.count_nonzero(graph.columns.param_size)) if graph.wrt == "parameters" else 0
+    if 2 * len(graph) * layers > MOST_ACTIONS:
+        raise NotApplicable(
+            f"forward mode with respect to parameters has a sweep of its own for each of the {layers} layers with "
+            f"parameters; with {len(graph)} nodes that is more than {MOST_ACTIONS:,} actions"
+        )
+
+
+@strategies.register("forward_recompute", requires=check_sweeps)
 def forward_recompute(graph: Graph, *, chunk: Chunk = 1) -> Schedule:
     """Forward mode that evaluates the primal again in every sweep and keeps only the current layer.
 
@@ -48,7 +58,7 @@ def forward_recompute(graph: Graph, *, chunk: Chunk = 1) -> Schedule:
     return builder.build()
 
 
-@strategies.register("forward_cached")
+@strategies.register("forward_cached", requires=check_sweeps)
 def forward_cached(graph: Graph, *, chunk: Chunk = 1) -> Schedule:
     """Forward mode that evaluates the primal once and keeps all that JVPs read.
 
@@ -73,15 +83,11 @@ def _tangent_sweeps(builder: Builder) -> Iterator[tuple[int, Sweep]]:
     """(number of tangents, rows of the JVPs that carry them) for each place where tangents enter."""
     graph, n, m = builder.graph, len(builder.graph), len(builder.graph.inputs)
     numbers = Numbers(n, m)
+    check_sweeps(graph)
     if graph.wrt == "input":
         yield graph.input_scalars, numbers.row(JVP, np.flatnonzero(graph.active[m:])).astype(np.int32)
         return
     with_parameters = np.flatnonzero(graph.columns.param_size)
-    if 2 * n * len(with_parameters) > MOST_ACTIONS:
-        raise NotApplicable(
-            f"forward mode with respect to parameters has a sweep of its own for each of the {len(with_parameters)} "
-            f"layers with parameters; with {n} nodes that is more than {MOST_ACTIONS:,} actions"
-        )
     names = Scope(graph).names
     ptr, index, owner = graph.columns.input_ptr.tolist(), graph.columns.input_index.tolist(), graph.gradient_of
     for k in with_parameters.tolist():

@@ -22,7 +22,12 @@ from sim.strategies.checkpointing.segments import Cotangents, from_plan, schedul
 MOST_ACTIONS = 2**31 - 1
 
 
-@schedules.register("binomial")
+def check_count(graph: Graph, *, slots: int) -> None:
+    """Raise CountOverflow for more actions than a schedule has room for."""
+    _check_actions(len(graph.step_starts) - 1, slots)
+
+
+@schedules.register("binomial", requires=check_count)
 def binomial(
     graph: Graph,
     *,
@@ -70,16 +75,23 @@ def binomial_plan(length: int, slots: int) -> NDArray[np.int32]:
         If the plan would have more than 2^31 - 1 actions.
     """
     slots = min(slots, length)
+    actions = _check_actions(length, slots)
     r = repetitions(length, slots)
+    # C(a + b, a) for a ≤ slots and b ≤ r, cut off at length, where its exact value no longer matters
+    table = np.array([[min(comb(a + b, a), length) for b in range(r + 1)] for a in range(slots + 1)], dtype=np.int64)
+    plan: NDArray[np.int32] = emit(length, slots, r, table, actions)
+    return plan
+
+
+def _check_actions(length: int, slots: int) -> int:
+    """The actions of a plan, if a schedule has room for so many."""
+    slots = min(slots, length)
     actions = forward_count(length, slots) + length
     if actions > MOST_ACTIONS:
         raise CountOverflow(
             f"{length} steps with {slots} checkpoints take {actions:,} actions, more than 2^31 - 1; use more slots"
         )
-    # C(a + b, a) for a ≤ slots and b ≤ r, cut off at length, where its exact value no longer matters
-    table = np.array([[min(comb(a + b, a), length) for b in range(r + 1)] for a in range(slots + 1)], dtype=np.int64)
-    plan: NDArray[np.int32] = emit(length, slots, r, table, actions)
-    return plan
+    return actions
 
 
 @compiled

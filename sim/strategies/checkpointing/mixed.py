@@ -23,7 +23,12 @@ MOST_WORK = 2 * 10**11
 """Transitions that a dynamic program over equal steps may take: about two minutes."""
 
 
-@schedules.register("mixed")
+def check_steps(graph: Graph, *, slots: int) -> None:
+    """Raise a refusal for a dynamic program that would run for minutes, or a plan too long."""
+    _check_plan(len(graph.step_starts) - 1, slots)
+
+
+@schedules.register("mixed", requires=check_steps)
 def mixed(
     graph: Graph,
     *,
@@ -53,6 +58,14 @@ def check_work(steps: int, slots: int, schedule: str) -> None:
         )
 
 
+def _check_plan(length: int, slots: int) -> None:
+    if slots >= length - 1:  # every residual is kept
+        return
+    check_work(length, slots, "mixed")
+    if slots <= 1 and length * (length + 1) // 2 > MOST_ACTIONS:
+        raise CountOverflow(f"{length} steps with one unit take more than 2^31 - 1 actions; use more slots")
+
+
 def forward_count(length: int, slots: int) -> int:
     """Evaluations of a step in all, the taping ones included.
 
@@ -80,9 +93,7 @@ def mixed_plan(length: int, slots: int) -> NDArray[np.int32]:
     if slots == length - 1:  # every residual is kept
         steps = np.arange(length, dtype=np.int32)
         return np.concatenate([steps, ~steps[::-1]])
-    check_work(length, slots, "mixed")
-    if slots <= 1 and length * (length + 1) // 2 > MOST_ACTIONS:
-        raise CountOverflow(f"{length} steps with one unit take more than 2^31 - 1 actions; use more slots")
+    _check_plan(length, slots)
     cost, advance = _solve(length, slots)
     actions = int(cost[slots, length]) + length
     if actions > MOST_ACTIONS:

@@ -33,7 +33,7 @@ from sim.schedules.schedule import Builder, Schedule
 from sim.schedules.values import TIERS, Numbers, Value
 from sim.simulation.device import Device
 from sim.strategies import chunks
-from sim.strategies.checkpointing.binomial import binomial, binomial_plan, emit, repetitions
+from sim.strategies.checkpointing.binomial import binomial, binomial_plan, check_count, emit, repetitions
 from sim.strategies.checkpointing.mixed import MOST_ACTIONS, check_work
 from sim.strategies.checkpointing.segments import Cotangents, schedules
 
@@ -87,7 +87,21 @@ def tier_costs(graph: Graph, device: Device, *, tier: str = "disk") -> dict[str,
     return {key: prices[f"disk_{key}" if tier == "disk" else key] for key in ("write_cost", "read_cost")}
 
 
-@schedules.register("multilevel", prices=link_costs)
+def check_levels(graph: Graph, *, slots: int, host_slots: int | None = None, disk_slots: int | None = None) -> None:
+    """Raise a refusal for a dynamic program that would run for minutes."""
+    rooms = [room for room in (host_slots, disk_slots) if room is not None]
+    if rooms:
+        _check_tables(len(graph.step_starts) - 1, rooms)
+    else:
+        check_count(graph, slots=slots)
+
+
+def check_disk(graph: Graph) -> None:
+    """Raise a refusal for a dynamic program that would run for minutes."""
+    _check_tables(len(graph.step_starts) - 1, [None])
+
+
+@schedules.register("multilevel", prices=link_costs, requires=check_levels)
 def multilevel(
     graph: Graph,
     *,
@@ -125,7 +139,7 @@ def multilevel(
     return _planned(graph, slots, levels, resident_input, chunk)
 
 
-@schedules.register("disk", prices=tier_costs)
+@schedules.register("disk", prices=tier_costs, requires=check_disk)
 def disk(
     graph: Graph,
     *,
@@ -307,8 +321,8 @@ def multilevel_plan(length: int, slots: int, levels: Sequence[Level]) -> LevelPl
         If the plan would have more than 2^31 - 1 actions.
     """
     free, best, stored, split = _tables(length, slots, levels)
-    limited = np.array([_limited(length, level) for level in levels], dtype=np.bool_)
-    room = np.array([_rows(length, level) for level in levels], dtype=np.int64)
+    limited = np.array([_limited(length, level.slots) for level in levels], dtype=np.bool_)
+    room = np.array([_rows(length, level.slots) for level in levels], dtype=np.int64)
     write = np.array([level.write_cost for level in levels])
     r = repetitions(length, min(slots, length))
     reach = np.array(
@@ -356,28 +370,32 @@ def _on_device(first: int, length: int, slots: int) -> tuple[NDArray[Any], NDArr
     return plan < 0, first + np.where(plan < 0, ~plan, plan)
 
 
-def _limited(length: int, level: Level) -> bool:
+def _limited(length: int, slots: int | None) -> bool:
     """Whether a level may run out of slots; no plan stores more than a checkpoint for each step."""
-    return level.slots is not None and level.slots < length
+    return slots is not None and slots < length
 
 
-def _rows(length: int, level: Level) -> int:
-    return level.slots if level.slots is not None and level.slots < length else 1
+def _rows(length: int, slots: int | None) -> int:
+    return slots if slots is not None and slots < length else 1
+
+
+def _check_tables(length: int, rooms: Sequence[int | None]) -> None:
+    check_work(length, sum(_rows(length, slots) for slots in rooms), "multilevel")
 
 
 def _tables(length: int, slots: int, levels: Sequence[Level]) -> tuple[Floats, Floats, Floats, NDArray[np.int32]]:
     """The device's costs, and by (level, slots, steps): D, P and the split of P (0: the level below)."""
-    check_work(length, sum(_rows(length, level) for level in levels), "multilevel")
+    _check_tables(length, [level.slots for level in levels])
     free = device_costs(length, min(slots, length))
-    shape = (len(levels), max(_rows(length, level) for level in levels) + 1, length + 1)
+    shape = (len(levels), max(_rows(length, level.slots) for level in levels) + 1, length + 1)
     best, stored, split = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int32)
     below = free
     for i, level in enumerate(levels):
         _solve(
-            below, _rows(length, level), _limited(length, level), float(level.write_cost), float(level.read_cost),
-            best[i], stored[i], split[i],
+            below, _rows(length, level.slots), _limited(length, level.slots), float(level.write_cost),
+            float(level.read_cost), best[i], stored[i], split[i],
         )  # fmt: skip
-        rows = _rows(length, level)
+        rows = _rows(length, level.slots)
         best[i, rows:] = best[i, rows]
         below = best[i, rows]
     return free, best, stored, split

@@ -7,6 +7,7 @@ a graph. A block of several nodes is taken by JVPs or VJPs, whichever is cheaper
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -34,7 +35,12 @@ def jacobian_chain(graph: Graph, *, order: str, **parameters: Any) -> Schedule:
     return orders[order].function(graph, **parameters)
 
 
-@orders.register("forward")
+def check_chain(graph: Graph) -> None:
+    """Raise NotApplicable for a graph that is no chain of Jacobians from one input to one output."""
+    Chain(graph)
+
+
+@orders.register("forward", requires=check_chain)
 def forward(graph: Graph) -> Schedule:
     """Products from the first element on, each local Jacobian formed when it is needed.
 
@@ -44,21 +50,21 @@ def forward(graph: Graph) -> Schedule:
     return chain.schedule(in_order(len(chain), forward=True), interleaved=True)
 
 
-@orders.register("reverse")
+@orders.register("reverse", requires=check_chain)
 def reverse(graph: Graph) -> Schedule:
     """Products from the last element back. Sizes x→a→b→y cost y·a·(b+x) multiply-adds."""
     chain = Chain(graph)
     return chain.schedule(in_order(len(chain), forward=False))
 
 
-@orders.register("optimal")
+@orders.register("optimal", requires=check_chain)
 def optimal(graph: Graph) -> Schedule:
     """The order of products with the fewest flops, by dynamic programming."""
     chain = Chain(graph)
     return chain.schedule(best_product(chain.elements())[1])
 
 
-@orders.register("optimal_matrix_free")
+@orders.register("optimal_matrix_free", requires=check_chain)
 def optimal_matrix_free(
     graph: Graph,
     *,
@@ -95,12 +101,16 @@ class Chain:
                 f"{len(outputs)}"
             )
         self.graph = graph
-        self._input, self._names = inputs[0], Scope(graph).names
+        self._input = inputs[0]
         c = graph.columns
         readers = np.repeat(np.arange(len(graph)), np.diff(c.input_ptr))[c.input_index == inputs[0]]
         cuts = graph.articulation_points
         start = int(readers.max()) if len(readers) else 0
         self.cuts: Ints = cuts[(cuts == 0) | ((cuts > start) & (cuts <= outputs[0])) | (cuts == len(graph))]
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return Scope(self.graph).names
 
     def __len__(self) -> int:
         return len(self.cuts) - 1

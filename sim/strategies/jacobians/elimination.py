@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from sim.base.errors import NotApplicable
@@ -35,18 +36,30 @@ MOST_VERTICES = 14
 Order = Annotated[Rule, Field(description="topological, reverse, cheapest next, or the best of all (14 intermediates)")]
 
 
-@strategies.register("vertex_elimination")
+def check_blocks(graph: Graph, *, order: Rule = "markowitz") -> None:
+    """Raise NotApplicable where parameters are differentiated, or there are too many intermediates to search."""
+    if graph.wrt != "input":
+        raise NotApplicable(
+            "vertex_elimination accumulates the Jacobian between inputs and outputs; it does not apply to "
+            "wrt: parameters, whose gradients branch off at every layer. Set wrt: input"
+        )
+    m = len(graph.inputs)
+    intermediates = int(np.count_nonzero(graph.active[m:] & (graph.consumer_counts[m:] > 0)))
+    if order == "optimal" and intermediates > MOST_VERTICES:
+        raise NotApplicable(
+            f"order: optimal searches the subsets of at most {MOST_VERTICES} intermediates; the graph has "
+            f"{intermediates}. Use order: markowitz"
+        )
+
+
+@strategies.register("vertex_elimination", requires=check_blocks)
 def vertex_elimination(graph: Graph, *, order: Order = "markowitz") -> Schedule:
     """The Jacobian of the outputs by the inputs, intermediates eliminated in a chosen order.
 
     Each node is evaluated, and its local Jacobians by each of its inputs formed, when an elimination
     first needs them. Prefer it over `jacobian_chain` where blocks are not in a row.
     """
-    if graph.wrt != "input":
-        raise NotApplicable(
-            "vertex_elimination accumulates the Jacobian between inputs and outputs; it does not apply to "
-            "wrt: parameters, whose gradients branch off at every layer. Set wrt: input"
-        )
+    check_blocks(graph, order=order)
     blocks = blocks_of(graph)
     return _schedule(graph, blocks, elimination_by(blocks, order))
 
@@ -231,11 +244,6 @@ def _optimal(blocks: Blocks) -> list[int]:
     Which edges there are depends on the set alone, not on the order in which it was eliminated.
     """
     vertices = blocks.intermediates
-    if len(vertices) > MOST_VERTICES:
-        raise NotApplicable(
-            f"order: optimal searches the subsets of at most {MOST_VERTICES} intermediates; the graph has "
-            f"{len(vertices)}. Use order: markowitz"
-        )
     before, after = _neighbours(blocks)
     best = {0: (0, -1)}  # set of eliminated vertices: least flops, and the vertex that went last
     for gone in range(1 << len(vertices)):

@@ -13,7 +13,7 @@ from sim.base.units import Bytes
 from sim.graphs.graph import Graph
 from sim.schedules.schedule import Schedule
 from sim.strategies.front import Front, Recipe, replayed, unbeaten
-from sim.strategies.jacobians.chaining import Chain, orders
+from sim.strategies.jacobians.chaining import Chain, check_chain, orders
 from sim.strategies.jacobians.interleave import Move, best_order
 from sim.strategies.jacobians.orders import Bracketing, best_matrix_free, best_product, in_order
 from sim.strategies.jacobians.search import Search
@@ -90,7 +90,7 @@ def _ordered(graph: Graph, *, tree: Bracketing, moves: list[Move]) -> Schedule:
     return Chain(graph).ordered(tree, moves)
 
 
-@orders.register("optimal_in_memory", front=chaining_front)
+@orders.register("optimal_in_memory", front=chaining_front, requires=check_chain)
 def optimal_in_memory(
     graph: Graph,
     *,

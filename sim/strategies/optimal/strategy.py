@@ -57,17 +57,24 @@ def optimal_front(
     CountOverflow
         If the exact front has too many breakpoints (a tolerance helps), or counts are too large to plan with.
     """
-    if len(graph) > MOST_NODES:
-        raise NotApplicable(
-            f"optimal plans at most {MOST_NODES:,} nodes, the graph has {len(graph):,}; schedule: binomial has no limit"
-        )
+    check_planned(graph)
     if costs is None and minimize == "seconds":
         costs = _measured(graph)
     ticks = None if costs is None else (tuple(costs[0].tolist()), tuple(costs[1].tolist()))
     return _bounded_front(graph, tolerance, ticks, bound)
 
 
-@schedules.register("optimal", front=optimal_front)
+def check_planned(graph: Graph, *, minimize: Minimize = "flops") -> None:
+    """Raise a refusal for a graph with too many nodes, or without the times that are to be minimised."""
+    if len(graph) > MOST_NODES:
+        raise NotApplicable(
+            f"optimal plans at most {MOST_NODES:,} nodes, the graph has {len(graph):,}; schedule: binomial has no limit"
+        )
+    if minimize == "seconds":
+        _measured(graph)
+
+
+@schedules.register("optimal", front=optimal_front, requires=check_planned)
 def optimal(
     graph: Graph,
     *,
