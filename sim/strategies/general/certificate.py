@@ -33,8 +33,8 @@ class Effort(NamedTuple):
 
 
 EFFORTS = {
-    "fast": Effort(columns=3_000, budgets=12, rounds=5, cuts=1000, iterations=30_000),
-    "proof": Effort(columns=6_000, budgets=24, rounds=15, cuts=1000, iterations=400_000),
+    "fast": Effort(columns=3_000, budgets=24, rounds=10, cuts=1000, iterations=15_000),
+    "proof": Effort(columns=6_000, budgets=96, rounds=15, cuts=1000, iterations=200_000),
 }
 
 
@@ -136,12 +136,11 @@ def _relaxation(rows: Rows, most: int) -> Relaxation:
 
 
 def _budgets(working_bytes: Ints, most: int) -> list[int]:
-    """At most `most` of the memories to find a line for, falling, closer together the smaller they are."""
+    """At most `most` of the memories to find lines for, closer together the smaller they are; every eighth first."""
     given = np.unique(working_bytes)
-    if len(given) <= most:
-        chosen = given
-    else:
+    if len(given) > most:
         shares = np.append(np.geomspace(0.02, 1.0, most - 1), 0.0)
         wanted = given[0] + (given[-1] - given[0]) * shares
-        chosen = given[np.unique(np.searchsorted(given, wanted).clip(0, len(given) - 1))]
-    return [int(m) for m in chosen[::-1].tolist()]
+        given = given[np.unique(np.searchsorted(given, wanted).clip(0, len(given) - 1))]
+    falling = [int(m) for m in given[::-1].tolist()]
+    return list(dict.fromkeys([*falling[::8], *falling[-1:], *falling[::4], *falling[::2], *falling]))
