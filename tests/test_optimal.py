@@ -322,3 +322,14 @@ def test_seconds_need_measured_times() -> None:
 def test_graphs_beyond_the_planner_are_refused() -> None:
     with pytest.raises(NotApplicable, match="binomial has no limit"):
         schedules.call("optimal", chain(length=5000))
+
+
+def test_a_budget_below_the_smallest_proven_peak_is_told_from_one_that_is_merely_not_met() -> None:
+    front = optimal_front(listed("a b c out"))
+    assert front.smallest_proven is not None
+    assert front.smallest_proven <= front.peak_bytes[0]
+    smaller = dataclasses.replace(front, smallest_proven=front.peak_bytes[0] - 1)
+    with pytest.raises(ParameterError, match=rf"^no schedule fits .*none exists below .*\({front.peak_bytes[0] - 1} b"):
+        smaller.within(front.peak_bytes[0] - 2)
+    with pytest.raises(ParameterError, match=r"^no schedule that was found fits"):
+        smaller.within(front.peak_bytes[0] - 1)

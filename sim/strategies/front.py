@@ -58,6 +58,8 @@ class Front:
     unit: Literal["flops", "picoseconds"] = "flops"
     lower_bound: tuple[int, ...] = ()
     bound_class: BoundClass | None = None
+    smallest_proven: int | None = None
+    """Peak bytes, resident ones included, below which no order of any schedule fits."""
 
     def __len__(self) -> int:
         return len(self.peak_bytes)
@@ -72,13 +74,18 @@ class Front:
         Raises
         ------
         ParameterError
-            If there is none; the message has the smallest peak, and the class of schedules where none was left out.
+            If there is none; the message has the smallest peak found, and the class of schedules where none was left
+            out, or else the smallest peak proven.
         """
         at = bisect_right(self.peak_bytes, budget) - 1
         if at < 0:
             smallest = self.peak_bytes[0]
             size = f"{format_bytes(smallest)} ({smallest} bytes, resident ones included)"
             which = f"no {self.schedules}" if self.exact else "no schedule that was found"
+            proven = self.smallest_proven
+            if proven is not None:
+                which = "no schedule" if budget < proven else which
+                size += f", and none exists below {format_bytes(proven)} ({proven} bytes)"
             raise ParameterError(
                 f"{which} fits {format_bytes(budget)}: the smallest peak found is {size}", parameter=("budget",)
             )

@@ -68,19 +68,21 @@ def with_bound(front: Front, graph: Graph, *, costs: tuple[Ints, Ints] | None, l
 
     It holds for any number of cotangents at once: a plan of several sweeps contains one of a single cotangent.
     """
-    if level == "none":
-        return front
     forward = graph.columns.forward_flops if costs is None else costs[0]
     adjoint = adjoint_cost(graph, graph.output_scalars, costs)
     working = below_next(graph, front.peak_bytes)
+    problem = graph_problem(graph, costs=costs, width=1)
+    proven = certificate(problem, working, level=level)
+    front = replace(front, smallest_proven=graph.resident_bytes + proven.smallest_peak)
+    if level == "none":
+        return front
     bounds = [np.array(front.lower_bound)] if front.lower_bound else []
     holds_for = front.bound_class or bound_class(graph)
     if not bounds and (holds_for == "any order" or not available()):
         bounds.append(adjoint + block_lower_bound(graph, stages_of(graph, costs=forward), working))
     if available():
-        problem, holds_for = graph_problem(graph, costs=costs, width=1), "any order"
-        once = adjoint + sum(forward.tolist())
-        bounds.append(once - problem.base_cost + certificate(problem, working, level=level).at(working))
+        holds_for = "any order"
+        bounds.append(adjoint + sum(forward.tolist()) - problem.base_cost + proven.at(working))
     return replace(front, lower_bound=tuple(np.max(bounds, axis=0).tolist()), bound_class=holds_for)
 
 

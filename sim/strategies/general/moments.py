@@ -8,7 +8,6 @@ or may not. `sim.strategies.general.relaxation` puts its memory rows at these mo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -145,7 +144,7 @@ def all_moments(rows: Rows) -> Moments:
 
 
 def moments_of(rows: Rows, most: int) -> Moments:
-    """At most `most` moments: those with the most bytes in memory in every order, spread over all."""
+    """At most `most` moments, with many bytes in memory in every order, and far from one another."""
     found = all_moments(rows)
     if len(found) <= most:
         return found
@@ -165,10 +164,13 @@ def fixed_bytes(rows: Rows, moments: Moments) -> Ints:
 
 
 def _thinned(weight: Ints, most: int) -> Ints:
-    """The heaviest of each of `most` equal stretches, the last always."""
-    ends = np.linspace(0, len(weight) - 1, most).astype(np.int64)
-    best = [a + int(np.argmax(weight[a:b])) for a, b in pairwise(ends.tolist())]
-    return np.array([*best, len(weight) - 1])
+    """The last, and one after the other that of the most bytes times how far it is from all before."""
+    chosen = [len(weight) - 1]
+    far = (len(weight) - 1 - np.arange(len(weight))).astype(np.float64)
+    while len(chosen) < most:
+        chosen.append(int(np.argmax(weight * far)))
+        far = np.minimum(far, abs(np.arange(len(weight)) - chosen[-1]))
+    return np.unique(chosen)
 
 
 @compiled

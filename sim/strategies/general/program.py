@@ -24,6 +24,8 @@ from sim.strategies.general.rounding import rounding_cuts
 Floats = NDArray[np.float64]
 TOLERANCE = 2e-3
 """Cuts violated by less are not worth a round."""
+PATIENCE, STALLED = 3, 2e-3
+"""Rounds end when so many have raised the bound by less than this share of it."""
 FINE = 40
 """Bits of a byte's price beyond those of other duals."""
 
@@ -78,12 +80,15 @@ class Program:
         return found
 
     def _rounds(self, rounds: int, cuts: int, stop: int, whole_within: int | None = None) -> Line:
+        heights: list[float] = []
         for k in range(rounds):
             if k or whole_within is None:
                 self._solver.setOptionValue("simplex_iteration_limit", max(1, stop - self.iterations))
                 self._solver.run()
                 self.iterations += max(0, self._solver.getInfo().simplex_iteration_count)
-            if self._solver.getModelStatus() != highspy.HighsModelStatus.kOptimal or k == rounds - 1:
+            heights.append(self._solver.getObjectiveValue())
+            stalls = k >= PATIENCE and heights[k] - heights[k - PATIENCE] < STALLED * heights[k]
+            if self._solver.getModelStatus() != highspy.HighsModelStatus.kOptimal or k == rounds - 1 or stalls:
                 break
             x = np.array(self._solver.getSolution().col_value)
             paths = violated_cuts(self.relaxation, x, tolerance=TOLERANCE, most=cuts)
