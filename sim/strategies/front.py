@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,8 +19,11 @@ from sim.base import pareto
 from sim.base.errors import ParameterError
 from sim.base.units import format_bytes
 from sim.graphs.graph import Graph, Ints
+from sim.schedules.effects import VJP
 from sim.schedules.replay import dot, replay
 from sim.schedules.schedule import Schedule
+from sim.schedules.table import base_table
+from sim.strategies.reverse import reverse_full
 
 BoundClass = Literal["any order", "listed order"]
 """The schedules that a lower bound holds for: all on one device, or those whose VJPs run from the last node to the
@@ -154,3 +158,20 @@ def unbeaten(candidates: Sequence[Candidate]) -> list[Candidate]:
         if not kept or candidates[i][:2] != kept[-1][:2]:
             kept.append(candidates[i])
     return kept
+
+
+def adjoint_cost(graph: Graph, width: int, costs: tuple[Ints, Ints] | None) -> int:
+    """What all VJPs of `width` cotangents cost; `costs` are of all cotangents."""
+    each = base_table(graph).own_flops(VJP) if costs is None else costs[1]
+    total: int = sum(each[graph.active[len(graph.inputs) :]].tolist())
+    return total * width if costs is None else total
+
+
+def in_chunks(width: int) -> list[partial[Schedule]]:
+    """Full store with fewer cotangents at once: 1, 2, 4, …"""
+    return [partial(reverse_full, chunk=2**k) for k in range(width.bit_length()) if 2**k < width]
+
+
+def below_next(graph: Graph, peaks: Sequence[int]) -> Ints:
+    """The most working bytes that are fewer than those of the next peak; of the last, its own."""
+    return np.array([*(p - 1 for p in peaks[1:]), peaks[-1]], dtype=np.int64) - graph.resident_bytes

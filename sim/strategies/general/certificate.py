@@ -13,7 +13,7 @@ from sim.graphs.graph import Ints
 from sim.strategies.general.moments import Order, Rows, contracted, moments_of, rows_of
 from sim.strategies.general.peaks import smallest_peak
 from sim.strategies.general.problem import Problem
-from sim.strategies.general.relaxation import Relaxation, relaxation_of
+from sim.strategies.general.relaxation import Line, Relaxation, relaxation_of
 
 Level = Literal["none", "fast", "proof"]
 
@@ -36,18 +36,6 @@ EFFORTS = {
     "fast": Effort(columns=3_000, budgets=24, rounds=10, cuts=1000, iterations=15_000),
     "proof": Effort(columns=6_000, budgets=96, rounds=15, cuts=1000, iterations=200_000),
 }
-
-
-class Line(NamedTuple):
-    """(`intercept` - `slope` · working bytes) / 2^`bits`, which no plan within `until` bytes recomputes less than."""
-
-    intercept: int
-    slope: int
-    bits: int
-    until: int | None = None  # any, if not given
-
-    def at(self, working_bytes: int) -> int:
-        return -((self.slope * working_bytes - self.intercept) >> self.bits)
 
 
 @dataclass(frozen=True)

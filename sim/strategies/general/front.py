@@ -13,13 +13,12 @@ from sim.graphs.graph import Graph, Ints
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies.checkpointing.binomial import binomial
 from sim.strategies.checkpointing.segments import periodic, uniform
-from sim.strategies.front import BoundClass, Front, Recipe, replayed, unbeaten
+from sim.strategies.front import BoundClass, Front, Recipe, adjoint_cost, below_next, in_chunks, replayed, unbeaten
 from sim.strategies.general.bound import block_lower_bound
 from sim.strategies.general.certificate import Level, available, certificate
 from sim.strategies.general.planner import Order, plan
 from sim.strategies.general.problem import Rows, graph_problem
 from sim.strategies.optimal.stages import stages_of
-from sim.strategies.optimal.strategy import adjoint_cost, below_next, in_chunks
 from sim.strategies.reverse import reverse_full
 from sim.strategies.selective import selective, worth_keeping
 

@@ -16,9 +16,8 @@ import highspy
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.strategies.general.certificate import Line
 from sim.strategies.general.cuts import violated_cuts
-from sim.strategies.general.relaxation import Relaxation, Terms
+from sim.strategies.general.relaxation import Line, Relaxation, Terms
 from sim.strategies.general.rounding import rounding_cuts
 
 Floats = NDArray[np.float64]

@@ -19,6 +19,7 @@ The sum of cost · again is what the plan costs beyond one run of each row. A va
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,18 @@ from numpy.typing import NDArray
 from sim.graphs.graph import Ints
 from sim.strategies.general.moments import Moments, Rows, fixed_bytes
 from sim.strategies.general.problem import Flags
+
+
+class Line(NamedTuple):
+    """(`intercept` - `slope` · working bytes) / 2^`bits`, which no plan within `until` bytes recomputes less than."""
+
+    intercept: int
+    slope: int
+    bits: int
+    until: int | None = None  # any, if not given
+
+    def at(self, working_bytes: int) -> int:
+        return -((self.slope * working_bytes - self.intercept) >> self.bits)
 
 
 @dataclass(frozen=True, eq=False)

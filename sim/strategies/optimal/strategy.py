@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -14,16 +13,14 @@ from sim.base.memo import remembered
 from sim.base.registry import Count
 from sim.base.units import Bytes
 from sim.graphs.graph import LARGEST, Graph, Ints
-from sim.schedules.effects import VJP
 from sim.schedules.schedule import Builder, Schedule
-from sim.schedules.table import base_table
 from sim.strategies.checkpointing.segments import schedules
-from sim.strategies.front import Candidate, Front, replayed, unbeaten
+from sim.strategies.front import Candidate, Front, adjoint_cost, below_next, in_chunks, replayed, unbeaten
 from sim.strategies.general.certificate import Level
+from sim.strategies.general.front import general_front, with_bound
 from sim.strategies.optimal.bound import lower_bound
 from sim.strategies.optimal.planner import Plans, best_plans
 from sim.strategies.optimal.stages import is_path, stages_of
-from sim.strategies.reverse import reverse_full
 
 MOST_NODES = 4000
 PICOSECONDS = 1e12
@@ -113,8 +110,6 @@ def optimal(
 
 @remembered
 def _bounded_front(graph: Graph, tolerance: float, costs: Costs | None, level: Level) -> Front:
-    from sim.strategies.general.front import with_bound
-
     front = _front(graph, tolerance, costs)
     return front if is_path(graph) and level != "proof" else with_bound(front, graph, costs=_arrays(costs), level=level)
 
@@ -125,8 +120,6 @@ def _arrays(costs: Costs | None) -> tuple[Ints, Ints] | None:
 
 @remembered
 def _front(graph: Graph, tolerance: float, costs: Costs | None) -> Front:
-    from sim.strategies.general.front import general_front
-
     ticks = _arrays(costs)
     if not is_path(graph):
         return general_front(graph, tolerance=tolerance, costs=ticks)
@@ -163,23 +156,6 @@ def _front(graph: Graph, tolerance: float, costs: Costs | None) -> Front:
 def reach_for(length: int) -> int:
     """How wide a class is searched for a chain of that length without asking."""
     return next((reach for longest, reach in REACHES if length <= longest), 0)
-
-
-def adjoint_cost(graph: Graph, width: int, costs: tuple[Ints, Ints] | None) -> int:
-    """What all VJPs of `width` cotangents cost; `costs` are of all cotangents."""
-    each = base_table(graph).own_flops(VJP) if costs is None else costs[1]
-    total: int = sum(each[graph.active[len(graph.inputs) :]].tolist())
-    return total * width if costs is None else total
-
-
-def in_chunks(width: int) -> list[partial[Schedule]]:
-    """Full store with fewer cotangents at once: 1, 2, 4, …"""
-    return [partial(reverse_full, chunk=2**k) for k in range(width.bit_length()) if 2**k < width]
-
-
-def below_next(graph: Graph, peaks: Sequence[int]) -> Ints:
-    """The most working bytes that are fewer than those of the next peak; of the last, its own."""
-    return np.array([*(p - 1 for p in peaks[1:]), peaks[-1]], dtype=np.int64) - graph.resident_bytes
 
 
 def _schedule(graph: Graph, *, plans: Plans, index: int, width: int) -> Schedule:
