@@ -23,6 +23,7 @@ from sim.experiment.choose import choose
 from sim.graphs.graph import Graph
 from sim.models.families.chain import chain
 from sim.models.families.mlp import mlp
+from sim.scenario import scenario as scenarios
 from sim.scenario.scenario import from_document
 from sim.schedules import compact
 from sim.schedules.plan import kept, plan_of, read, recomputed, schedule_of, to_json, write
@@ -269,7 +270,7 @@ def test_plan_prints_what_it_keeps_and_writes_the_file(scenario: Path, capfd: py
     assert err == "wrote plan.json\n"
     heads = [line.split("  ")[0] for line in out.splitlines()[2:]]
     assert [h for h in heads if h] == [
-        "peak", "price", "full store", "kept", "recomputed", "next cheaper", "next smaller",
+        "peak", "price", "proven", "full store", "kept", "recomputed", "next cheaper", "next smaller",
     ]  # fmt: skip
     plan = json.loads(Path("plan.json").read_text())
     assert plan["peak_bytes"] <= 700 == plan["budget_bytes"]
@@ -317,3 +318,18 @@ def test_the_budget_of_the_scenario_or_the_memory_of_its_device_stand_in(
     assert json.loads(Path("plan.json").read_text())["budget_bytes"] == 650
     run("plan", scenario, "--device", "v100", capfd=capfd)
     assert json.loads(Path("plan.json").read_text())["budget_bytes"] == parse_bytes("32 GB")
+
+
+def test_a_plan_is_told_with_what_no_reverse_sweep_takes_less_than(
+    scenario: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loaded = scenarios.load(scenario)
+    graph = loaded.build_graph()
+    for level in ("fast", "proof"):
+        choice = choose(loaded, graph, budget_bytes=700, bound=level)
+        assert choice.proof is not None
+        assert graph.forward_flops < choice.proof.flops <= choice.chosen.flops
+        assert (choice.proof.word is None) == (level == "fast")
+        assert choice.proof.word is None or choice.proof.flops <= choice.proof.word <= choice.chosen.flops
+    assert "proven" not in run("plan", scenario, "--budget", "700", "--bound", "none", capfd=capfd)[1]
+    assert "the solver's word" in run("plan", scenario, "--budget", "700", "--bound", "proof", capfd=capfd)[1]

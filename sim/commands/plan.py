@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import Enum
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,14 @@ from sim.base.errors import ParameterError
 from sim.commands.command import Quiet, ScenarioPath, Shown, TableOrJson, app, emit, note
 from sim.commands.exit import Exit
 from sim.commands.process import on_interruption
+
+
+class BoundLevel(Enum):
+    """The levels of `sim.strategies.general.certificate`, as typer wants them."""
+
+    none = "none"
+    fast = "fast"
+    proof = "proof"
 
 
 @app.command()
@@ -28,6 +37,9 @@ def plan(
         typer.Option("--device", "-d", help="A preset or YAML file; its memory is the budget if none is given."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("plan.json"),
+    bound: Annotated[
+        BoundLevel, typer.Option("--bound", help="How much is spent on proving what no plan takes less than.")
+    ] = BoundLevel.fast,
     format: Shown = TableOrJson.table,
     quiet: Quiet = False,
 ) -> Exit:
@@ -53,7 +65,9 @@ def plan(
         )
     graph = scenario.build_graph()
     try:
-        choice = choose(scenario, graph, budget_bytes=budget_bytes, max_overhead=overhead, device=machine)
+        choice = choose(
+            scenario, graph, budget_bytes=budget_bytes, max_overhead=overhead, device=machine, bound=bound.value
+        )
     except NothingFits as error:
         note(f"error: {file}: {error}")
         return Exit.NOTHING_FITS

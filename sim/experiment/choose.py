@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from sim.base.errors import SimError
 from sim.base.registry import Problem
@@ -21,9 +22,14 @@ from sim.graphs.graph import Graph
 from sim.scenario.points import REFUSALS, StrategyPoint
 from sim.scenario.scenario import Scenario
 from sim.simulation.device import Device
+from sim.strategies.front import BoundClass
+from sim.strategies.general.certificate import Level
+from sim.strategies.general.front import proven_flops
 from sim.strategies.optimal.strategy import optimal_front
 
 FULL_STORE = StrategyPoint("reverse_full", {})
+PROOF_SECONDS = 30.0
+"""What branch and bound may take."""
 SPREAD = 24
 """Points of the optimal front that are measured, beside those next to the budget."""
 
@@ -56,12 +62,25 @@ class Candidate:
         return sum(self.point.copied_bytes.values())
 
 
+class Proof(NamedTuple):
+    """Flops that no reverse sweep on the device, without copies, takes less than within `bytes` at the peak.
+
+    `word` is what the solver's branch and bound says beyond that, in floating point.
+    """
+
+    bytes: int
+    flops: int
+    holds_for: BoundClass
+    word: int | None
+
+
 @dataclass(frozen=True)
 class Choice:
     """The plan chosen, full store to compare with, and its neighbours.
 
     `cheaper` is the one with the least peak of those that cost less, `smaller` the cheapest of those
-    with a smaller peak; `None` where there is none. `considered` counts them all.
+    with a smaller peak; `None` where there is none. `considered` counts them all. `proof` is there for
+    plans of one reverse sweep without copies.
     """
 
     chosen: Candidate
@@ -71,6 +90,7 @@ class Choice:
     budget_bytes: int | None
     device: Device | None
     considered: int
+    proof: Proof | None = None
 
 
 def choose(
@@ -80,6 +100,7 @@ def choose(
     budget_bytes: int | None = None,
     max_overhead: Fraction | None = None,
     device: Device | None = None,
+    bound: Level = "fast",
     progress: Callable[[int, int], object] | None = None,
 ) -> Choice:
     """The cheapest plan within a budget, the smallest within an overhead over full store, or the former of both.
@@ -111,7 +132,25 @@ def choose(
         budget_bytes=budget_bytes,
         device=device,
         considered=len(candidates),
+        proof=_proof(graph, chosen, budget_bytes, bound),
     )
+
+
+def _proof(graph: Graph, chosen: Candidate, budget_bytes: int | None, level: Level) -> Proof | None:
+    if not chosen.request.strategy.startswith("reverse") or chosen.copied_bytes or level == "none":
+        return None
+    try:
+        front = optimal_front(graph)
+    except REFUSALS:
+        return None
+    most = chosen.peak_bytes if budget_bytes is None else budget_bytes
+    at = max(0, bisect_right(front.peak_bytes, most) - 1)
+    if front.bound_class is None:
+        return None
+    flops, word = proven_flops(graph, most - graph.resident_bytes, level=level, seconds=PROOF_SECONDS)
+    if flops > front.lower_bound[at]:
+        return Proof(most, flops, "any order", word)
+    return Proof(most, front.lower_bound[at], front.bound_class, word)
 
 
 def _flops(c: Candidate) -> tuple[float, float]:

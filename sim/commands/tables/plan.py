@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from sim.base.units import format_bytes, format_flops, format_seconds
-from sim.experiment.choose import Candidate, Choice
+from sim.experiment.choose import Candidate, Choice, Proof
 from sim.graphs.graph import Graph
 from sim.schedules.plan import Plan
 
@@ -21,6 +21,8 @@ def text(choice: Choice, made: Plan, graph: Graph, *, name: str) -> str:
     lines = [f"{name}: {chosen.request.label}, the best of {choice.considered} plans", ""]
     lines += _line("peak", f"{format_bytes(point.peak_bytes)} ({point.peak_bytes} bytes)" + _headroom(choice))
     lines += _line("price", _price(chosen, choice.full_store))
+    if choice.proof is not None:
+        lines += _line("proven", _proven(choice.proof, chosen))
     lines += _line("full store", _full(choice.full_store))
     head = "kept"
     for tier, kinds in made["kept"].items():
@@ -54,6 +56,16 @@ def _price(one: Candidate, full: Candidate) -> str:
     if seconds is None or most is None:
         return flops
     return f"{flops}; {format_seconds(seconds)}, {_times(seconds, most)} full store"
+
+
+def _proven(proof: Proof, one: Candidate) -> str:
+    order = "in any order of VJPs" if proof.holds_for == "any order" else "with VJPs in the listed order"
+    text = f"no reverse sweep within {format_bytes(proof.bytes)} takes less than {_least(proof.flops, one)} {order}"
+    return text if proof.word is None else f"{text}; the solver's word: {_least(proof.word, one)}"
+
+
+def _least(flops: int, one: Candidate) -> str:
+    return f"{format_flops(flops)} ({1 - flops / one.flops if one.flops else 0:.2%} below)"
 
 
 def _full(full: Candidate) -> str:

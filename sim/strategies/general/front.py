@@ -15,7 +15,7 @@ from sim.strategies.checkpointing.binomial import binomial
 from sim.strategies.checkpointing.segments import periodic, uniform
 from sim.strategies.front import BoundClass, Front, Recipe, adjoint_cost, below_next, in_chunks, replayed, unbeaten
 from sim.strategies.general.bound import block_lower_bound
-from sim.strategies.general.certificate import Level, available, certificate
+from sim.strategies.general.certificate import Level, available, certificate, with_word
 from sim.strategies.general.planner import Order, plan
 from sim.strategies.general.problem import Rows, graph_problem
 from sim.strategies.optimal.stages import stages_of
@@ -83,6 +83,20 @@ def with_bound(front: Front, graph: Graph, *, costs: tuple[Ints, Ints] | None, l
         holds_for = "any order"
         bounds.append(adjoint + sum(forward.tolist()) - problem.base_cost + proven.at(working))
     return replace(front, lower_bound=tuple(np.max(bounds, axis=0).tolist()), bound_class=holds_for)
+
+
+def proven_flops(graph: Graph, working_bytes: int, *, level: Level, seconds: float) -> tuple[int, int | None]:
+    """Flops that no schedule of any order takes less than, and with `proof` the solver's word in about so many seconds.
+
+    Without the solver it is one evaluation of each node.
+    """
+    problem = graph_problem(graph, width=1)
+    bound = certificate(problem, np.array([working_bytes]), level=level)
+    other = adjoint_cost(graph, graph.output_scalars, None) + graph.forward_flops - problem.base_cost
+    proven = problem.base_cost + bound.recomputed(working_bytes) + other
+    if level != "proof" or not available():
+        return proven, None
+    return proven, with_word(problem, bound, working_bytes, seconds=seconds).word_at(working_bytes) + other
 
 
 def bound_class(graph: Graph) -> BoundClass:
