@@ -56,11 +56,6 @@ def sim(capfd: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-def process(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sim", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
-
-
 def test_run_prints_a_table_and_writes_every_file(scenario: Path, sim: Run) -> None:
     code, out, err = sim("run", scenario)
     assert code == 0
@@ -200,24 +195,6 @@ def test_a_full_disk_exits_with_1_and_leaves_no_half_written_file(
     assert (code, out) == (1, "")
     assert err == "error: outputs/demo/results.json: cannot be written: no space left on device\n"
     assert not list(Path("outputs/demo").iterdir())
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_standard_output_is_one_message(scenario: Path) -> None:
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "sim", "schema"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == "error: standard output: cannot be written: no space left on device\n"
-
-
-def test_a_reader_that_leaves_is_no_error(scenario: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [sys.executable, "-m", "sim", "schema"]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writer)
-    assert done.stderr == ""
 
 
 def interrupt_after(points: int, monkeypatch: pytest.MonkeyPatch) -> None:

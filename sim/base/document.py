@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -74,10 +75,11 @@ def read_text(path: Path, name: str, *, kind: str, largest: int) -> str:
             content = file.read(largest + 1)
     except OSError as error:
         why = {
-            "FileNotFoundError": "there is no such file",
-            "IsADirectoryError": f"this is a folder, expected {kind}",
-            "PermissionError": "this file may not be read",
-        }.get(type(error).__name__, (error.strerror or str(error)).lower())
+            errno.ENOENT: "there is no such file",
+            errno.EISDIR: f"this is a folder, expected {kind}",
+            errno.EACCES: "this file may not be read",
+            errno.ENXIO: f"this is a socket, expected {kind}",
+        }.get(error.errno or 0, (error.strerror or str(error)).lower())
         raise DocumentError([Finding(name, None, "", why)]) from None
     except ValueError:
         raise DocumentError([Finding(repr(name), None, "", "this is no file name")]) from None

@@ -6,11 +6,11 @@ Nothing heavy is imported here, so that `sim --help` answers at once; each comma
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
 import pkgutil
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ import typer
 
 from sim import commands
 from sim.commands import process
-from sim.commands.command import app
+from sim.commands.command import PipeClosed, app, note, unprinted
 from sim.commands.exit import Exit
 
 
@@ -46,6 +46,10 @@ SELDOM = 100_000
 them took a tenth of a run."""
 
 
+UNPRINTED = (errno.EBADF, errno.ENOSPC, errno.EIO)
+"""What typer raises that cannot print help or the version; our own errors of files are no `OSError`."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line, every error told in one message on stderr."""
     gc.set_threshold(SELDOM)
@@ -59,11 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(process.interrupted(), code) if code == Exit.INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
         return _fail(process.interrupted(), Exit.INTERRUPTED)
+    except SystemExit:  # what typer makes of a pipe that nobody reads help from
+        return Exit.PIPE_CLOSED
     except MemoryError:
         return _fail("error: this machine has too little memory for that", Exit.OURS)
+    except OSError as error:
+        return _failure(unprinted(error) if error.errno in UNPRINTED else error)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's usage errors, whichever click it has
-            error.show()
+            with contextlib.suppress(OSError):
+                error.show()
             return int(error.exit_code)
         return _failure(error)
 
@@ -72,7 +81,6 @@ def _failure(error: Exception) -> int:
     from sim.base.document import DocumentError
     from sim.base.errors import InvalidSchedule, SimError
     from sim.base.files import OutputError
-    from sim.commands.command import PipeClosed
 
     if isinstance(error, PipeClosed):
         return Exit.PIPE_CLOSED
@@ -91,6 +99,5 @@ def _failure(error: Exception) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    with contextlib.suppress(OSError):
-        print(message, file=sys.stderr)
+    note(message)
     return code

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -58,18 +60,24 @@ def emit(text: str) -> None:
             binary.write(text.encode())
         sys.stdout.flush()
     except OSError as error:
-        # what is still buffered would fail again when the interpreter exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise PipeClosed from None
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"standard output: cannot be written: {reason}", out_of_space=True) from None
+        raise unprinted(error) from None
+
+
+def unprinted(error: OSError) -> PipeClosed | OutputError:
+    """What became of data that standard output does not take; from here on all is thrown away that is printed."""
+    # what is still buffered would fail again when the interpreter exits
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return PipeClosed()
+    reason = "it is closed" if error.errno == errno.EBADF else (error.strerror or str(error)).lower()
+    return OutputError(f"standard output: cannot be written: {reason}", out_of_space=True)
 
 
 def note(text: str, *, quiet: bool = False) -> None:
-    """A line for the person at the terminal."""
+    """A line for the person at the terminal, or for nobody where standard error cannot be written."""
     if not quiet:
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def colours() -> bool:
