@@ -26,18 +26,13 @@ from sim.strategies.optimal.inside import Grid, rows_of, set_points
 from sim.strategies.optimal.planner import Plans, best_plans, full_store_bytes
 from sim.strategies.optimal.policy import Policy
 from sim.strategies.optimal.recurrence import (
-    HELD1,
-    HELD2,
+    HELD,
     KIND,
+    ONE,
     OWN_COST,
     PEAK,
-    S1,
-    S2,
-    T1,
-    T2,
     TRANSITION_FIELDS,
-    V1,
-    V2,
+    TWO,
     decode,
     encode,
     most_transitions,
@@ -281,9 +276,8 @@ def listed(graph: Graph, state: tuple[int, int, int]) -> list[list[str]]:
     out = np.zeros((most_transitions(len(graph), 1), TRANSITION_FIELDS), dtype=np.int64)
     rows = []
     for w in out[: transitions_of(problem, *state, out)].tolist():
-        first = ["", ""] if w[S1] < 0 else [spoken(w[S1], w[T1], w[V1]), str(w[HELD1])]
-        second = ["", ""] if w[S2] < 0 else [spoken(w[S2], w[T2], w[V2]), str(w[HELD2])]
-        rows.append([spoken(*state), KINDS[w[KIND]], str(w[PEAK]), str(w[OWN_COST]), *first, *second])
+        parts = [[spoken(*w[i : i + HELD]), str(w[i + HELD])] if w[i] >= 0 else ["", ""] for i in (ONE, TWO)]
+        rows.append([spoken(*state), KINDS[w[KIND]], str(w[PEAK]), str(w[OWN_COST]), *parts[0], *parts[1]])
     return rows
 
 

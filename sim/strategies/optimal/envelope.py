@@ -18,23 +18,20 @@ from sim.base.compiled import compiled
 from sim.graphs.graph import Ints
 from sim.strategies.optimal.inside import FAR
 from sim.strategies.optimal.recurrence import (
-    HELD1,
-    HELD2,
+    HELD,
     INFINITE,
+    ONE,
     OWN_COST,
     PEAK,
-    S1,
-    S2,
-    T1,
-    T2,
+    STATE_FIELDS,
     TRANSITION_FIELDS,
-    V1,
-    V2,
+    TWO,
     Ints32,
     Problem,
     States,
     exists,
     most_transitions,
+    number_of,
     transitions_of,
     variants,
 )
@@ -175,11 +172,11 @@ def every_cell(problem: Problem, states: States, shift: int) -> tuple[Ints, Ints
                 least[here] = most[here] = cheapest[here] = INFINITE
                 for j in range(transitions_of(problem, s, t, v, options)):
                     w = options[j]
-                    a = ids[w[S1], w[T1]] * variants(reach) + w[V1] if w[S1] >= 0 else count
-                    b = ids[w[S2], w[T2]] * variants(reach) + w[V2] if w[S2] >= 0 else count
-                    least[here] = min(least[here], max(w[PEAK], w[HELD1] + least[a], w[HELD2] + least[b]))
+                    a = number_of(ids, reach, w, ONE, count)
+                    b = number_of(ids, reach, w, TWO, count)
+                    least[here] = min(least[here], max(w[PEAK], w[ONE + HELD] + least[a], w[TWO + HELD] + least[b]))
                     cost = w[OWN_COST] + cheapest[a] + cheapest[b]
-                    need = max(w[PEAK], w[HELD1] + most[a], w[HELD2] + most[b])
+                    need = max(w[PEAK], w[ONE + HELD] + most[a], w[TWO + HELD] + most[b])
                     if cost < cheapest[here] or (cost == cheapest[here] and need < most[here]):
                         cheapest[here], most[here] = cost, need
                 if shift:
@@ -212,8 +209,8 @@ def _column(
             count = 0
             for j in range(transitions_of(problem, s, t, v, options)):
                 w = options[j]
-                a = ids[w[S1], w[T1]] * variants(problem.reach) + w[V1] if w[S1] >= 0 else nothing
-                b = ids[w[S2], w[T2]] * variants(problem.reach) + w[V2] if w[S2] >= 0 else nothing
+                a = number_of(ids, problem.reach, w, ONE, nothing)
+                b = number_of(ids, problem.reach, w, TWO, nothing)
                 if sizes[a] == 0 or sizes[b] == 0:
                     continue
                 number[count, 0], number[count, 1] = a, b
@@ -296,7 +293,7 @@ def _lowest(buffers: Buffers, ends: Ends, shift: int, count: int, begin: int, en
     for c in range(begin, end):
         lowest[c] = INFINITE
     for j in range(count):
-        move1, move2 = -options[j, HELD1] >> shift, -options[j, HELD2] >> shift
+        move1, move2 = -options[j, ONE + HELD] >> shift, -options[j, TWO + HELD] >> shift
         since = max(begin, -(-options[j, PEAK] >> shift))
         since = _total(options[j, OWN_COST], ends, number[j, 0], move1, number[j, 1], move2, since, end, total)
         here, costs = lowest[since:end], total[since:end]
@@ -325,7 +322,7 @@ def _which_matter(buffers: Buffers, ends: Ends, shift: int, count: int, begin: i
         mattering[c] = 0
     eights = flags[: len(flags) // 8 * 8].view(np.int64)
     for j in range(count):
-        move1, move2 = 1 - (options[j, HELD1] >> shift), 1 - (options[j, HELD2] >> shift)
+        move1, move2 = 1 - (options[j, ONE + HELD] >> shift), 1 - (options[j, TWO + HELD] >> shift)
         since = max(begin, -(-options[j, PEAK] >> shift) - 1)
         since = _total(options[j, OWN_COST], ends, number[j, 0], move1, number[j, 1], move2, since, end, total)
         here, costs, below = flags[since:end], total[since:end], bound[since:end]
@@ -373,7 +370,7 @@ def _envelope(
             value = options[j, OWN_COST]
             for side in range(2):
                 state = number[j, side]
-                limit = high - options[j, HELD1 + side]
+                limit = high - options[j, ONE + HELD + STATE_FIELDS * side]
                 i = starts[state] - 1
                 p = limit >> shift
                 if p >= lasts[state]:
@@ -392,7 +389,7 @@ def _envelope(
             before = max(low, options[j, PEAK] - 1)
             for side in range(2):
                 start = starts[number[j, side]]
-                limit = before - options[j, HELD1 + side]
+                limit = before - options[j, ONE + HELD + STATE_FIELDS * side]
                 i = todo[stop, 2 + 2 * side]
                 while i >= start and memory[i] > limit:
                     i -= 1
@@ -421,7 +418,7 @@ def _envelope(
                     begun = options[j, PEAK] <= halfway
                     todo[left, 0] = j
                     for side in range(2):
-                        limit = halfway - options[j, HELD1 + side]
+                        limit = halfway - options[j, ONE + HELD + STATE_FIELDS * side]
                         i, k = todo[r, 1 + 2 * side] + 1, todo[r, 2 + 2 * side] + 1
                         while i < k:
                             middle = (i + k) >> 1
@@ -448,7 +445,7 @@ def _envelope(
             for r in range(first, kept):  # walk over the breakpoints of each transition, sorting in those below `best`
                 j = todo[r, 0]
                 p1, e1, p2, e2 = todo[r, 1], todo[r, 2], todo[r, 3], todo[r, 4]
-                o1, o2, own = options[j, HELD1], options[j, HELD2], options[j, OWN_COST]
+                o1, o2, own = options[j, ONE + HELD], options[j, TWO + HELD], options[j, OWN_COST]
                 since = max(low + 1, options[j, PEAK])
                 start1, start2 = starts[number[j, 0]], starts[number[j, 1]]
                 place, bound = since, best

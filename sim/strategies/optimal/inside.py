@@ -22,23 +22,20 @@ from numpy.typing import NDArray
 from sim.base.compiled import compiled
 from sim.graphs.graph import Ints
 from sim.strategies.optimal.recurrence import (
-    HELD1,
-    HELD2,
+    HELD,
     INFINITE,
+    ONE,
     OWN_COST,
     PEAK,
-    S1,
-    S2,
-    T1,
-    T2,
     TRANSITION_FIELDS,
-    V1,
-    V2,
+    TWO,
     Ints32,
     Problem,
+    T,
     exists,
     most_transitions,
     place,
+    row_of,
     transitions_of,
     variants,
 )
@@ -130,13 +127,13 @@ def set_points(problem: Problem, grid: Grid) -> int:
                     small = most[r] = cheapest[r] = INFINITE
                     for j in range(transitions_of(problem, s, t, v, options)):
                         w = options[j]
-                        a = row[place(n, reach, w[S1], w[T1], w[V1])] if w[S1] >= 0 else 0
-                        b = row[place(n, reach, w[S2], w[T2], w[V2])] if w[S2] >= 0 else 0
+                        a = row_of(row, n, reach, w, ONE)
+                        b = row_of(row, n, reach, w, TWO)
                         if a < 0 or b < 0:
                             continue
-                        small = min(small, max(w[PEAK], w[HELD1] + smallest[a], w[HELD2] + smallest[b]))
+                        small = min(small, max(w[PEAK], w[ONE + HELD] + smallest[a], w[TWO + HELD] + smallest[b]))
                         cost = w[OWN_COST] + cheapest[a] + cheapest[b]
-                        need = max(w[PEAK], w[HELD1] + most[a], w[HELD2] + most[b])
+                        need = max(w[PEAK], w[ONE + HELD] + most[a], w[TWO + HELD] + most[b])
                         if cost < cheapest[r] or (cost == cheapest[r] and need < most[r]):
                             cheapest[r], most[r] = cost, need
                     smallest[r] = small
@@ -180,12 +177,12 @@ def inside(problem: Problem, grid: Grid, lower: Floats, first_t: int, end_t: int
                         since = max(begin, -(-(w[PEAK] + phase) >> shift))
                         if since > end:
                             continue
-                        a = row[place(n, reach, w[S1], w[T1], w[V1])] if w[S1] >= 0 else 0
-                        b = row[place(n, reach, w[S2], w[T2], w[V2])] if w[S2] >= 0 else 0
+                        a = row_of(row, n, reach, w, ONE)
+                        b = row_of(row, n, reach, w, TWO)
                         if a < 0 or b < 0:
                             continue
-                        move1 = phase_of(anchor, gradients_before, w[S1], w[T1], shift) - phase - w[HELD1]
-                        move2 = phase_of(anchor, gradients_before, w[S2], w[T2], shift) - phase - w[HELD2]
+                        move1 = phase_of(anchor, gradients_before, w[ONE], w[ONE + T], shift) - phase - w[ONE + HELD]
+                        move2 = phase_of(anchor, gradients_before, w[TWO], w[TWO + T], shift) - phase - w[TWO + HELD]
                         one = Span(places[a, START], places[a, FIRST], places[a, LAST], -(-move1 >> shift))
                         two = Span(places[b, START], places[b, FIRST], places[b, LAST], -(-move2 >> shift))
                         _lower(lower, start - begin, since, end, np.float32(w[OWN_COST] * scale), one, two)

@@ -14,21 +14,18 @@ from sim.base.compiled import compiled
 from sim.graphs.graph import Ints
 from sim.strategies.optimal.inside import BLOCK, FAR, FIRST, LAST, START, Floats, Grid, Span, phase_of
 from sim.strategies.optimal.recurrence import (
-    HELD1,
-    HELD2,
+    HELD,
+    ONE,
     OWN_COST,
     PEAK,
-    S1,
-    S2,
-    T1,
-    T2,
     TRANSITION_FIELDS,
-    V1,
-    V2,
+    TWO,
     Ints32,
     Problem,
+    T,
     most_transitions,
     place,
+    row_of,
     transitions_of,
     variants,
 )
@@ -90,14 +87,14 @@ def outside(problem: Problem, grid: Grid, lower: Floats, to_beat: Floats, slack:
                         windows[r, 1] = min(windows[r, 1], (end << shift) - phase)
                     for j in range(transitions_of(problem, s, t, v, options)):
                         w = options[j]
-                        if w[S1] < 0:
+                        if w[ONE] < 0:
                             continue
-                        a = row[place(n, reach, w[S1], w[T1], w[V1])]
-                        b = row[place(n, reach, w[S2], w[T2], w[V2])] if w[S2] >= 0 else 0
+                        a = row_of(row, n, reach, w, ONE)
+                        b = row_of(row, n, reach, w, TWO)
                         if a < 0 or b < 0:
                             continue
-                        move1 = phase_of(anchor, gradients_before, w[S1], w[T1], shift) - phase - w[HELD1]
-                        move2 = phase_of(anchor, gradients_before, w[S2], w[T2], shift) - phase - w[HELD2]
+                        move1 = phase_of(anchor, gradients_before, w[ONE], w[ONE + T], shift) - phase - w[ONE + HELD]
+                        move2 = phase_of(anchor, gradients_before, w[TWO], w[TWO + T], shift) - phase - w[TWO + HELD]
                         aligned = move1 & ((1 << shift) - 1) == 0  # the second state of a transition always is
                         one = Span(places[a, START], places[a, FIRST], places[a, LAST], -(-move1 >> shift))
                         two = Span(places[b, START], places[b, FIRST], places[b, LAST], -(-move2 >> shift))

@@ -50,10 +50,11 @@ Ints32 = NDArray[np.int32]
 
 INFINITE = 2**60
 BASE, KEEP, DROP, NOW, SPLIT, SPLIT_HELD = range(6)
-TRANSITION_FIELDS = 12
-PEAK, OWN_COST, KIND, CUT, HELD1, HELD2, S1, T1, V1, S2, T2, V2 = range(TRANSITION_FIELDS)
-"""A transition: its own actions take PEAK bytes and cost OWN_COST; HELD1 and HELD2 bytes are held beside the states
-(S1, T1, V1) and (S2, T2, V2), where S1 or S2 is -1 if there is none; KIND and CUT say which forwards are done."""
+TRANSITION_FIELDS, STATE_FIELDS = 12, 4
+PEAK, OWN_COST, KIND, CUT, ONE, TWO = 0, 1, 2, 3, 4, 8
+S, T, V, HELD = range(STATE_FIELDS)
+"""A transition is a row of numbers: its own actions take PEAK bytes and cost OWN_COST; KIND and CUT say which forwards
+are done. At ONE and TWO begin its states (S, T, V), S below 0 where there is none, and the bytes HELD beside each."""
 
 
 class Problem(NamedTuple):
@@ -139,23 +140,31 @@ def exists(table: Ints, s: int, t: int, variant: int) -> bool:
 
 
 @compiled
+def row_of(row: Ints32, n: int, reach: int, transition: Ints, state: int) -> int:
+    """The row of the state at ONE or TWO of a transition; 0, that of no stages, where there is none."""
+    w = transition
+    return row[place(n, reach, w[state], w[state + T], w[state + V])] if w[state] >= 0 else 0
+
+
+@compiled
+def number_of(ids: Ints32, reach: int, transition: Ints, state: int, nothing: int) -> int:
+    """The number of the state at ONE or TWO of a transition; `nothing` where there is none."""
+    w = transition
+    return ids[w[state], w[state + T]] * variants(reach) + w[state + V] if w[state] >= 0 else nothing
+
+
+@compiled
 def _add(out: Ints, count: int, kind: int, cut: int, peak: int, cost: int) -> None:
     """Write the next transition, without a second state."""
     w = out[count]
     w[PEAK], w[OWN_COST], w[KIND], w[CUT] = peak, cost, kind, cut
-    w[S2], w[HELD2] = -1, 0
+    w[TWO], w[TWO + HELD] = -1, 0
 
 
 @compiled
-def _first(out: Ints, count: int, held: int, s: int, t: int, variant: int) -> None:
+def _state(out: Ints, count: int, state: int, held: int, s: int, t: int, variant: int) -> None:
     w = out[count]
-    w[HELD1], w[S1], w[T1], w[V1] = held, s, t, variant
-
-
-@compiled
-def _second(out: Ints, count: int, held: int, s: int, t: int, variant: int) -> None:
-    w = out[count]
-    w[HELD2], w[S2], w[T2], w[V2] = held, s, t, variant
+    w[state], w[state + T], w[state + V], w[state + HELD] = s, t, variant, held
 
 
 @compiled
@@ -179,22 +188,22 @@ def transitions_of(problem: Problem, s: int, t: int, variant: int, out: Ints) ->
         forward = crossing[s, t] + table[s, SAVING] + beside
         if s == t:
             _add(out, 0, BASE, s, vjp if held else max(forward, vjp), 0 if held else table[s, COST])
-            _first(out, 0, 0, -1, -1, 0)
+            _state(out, 0, ONE, 0, -1, -1, 0)
             return 1
         _add(out, n, KEEP, s, max(forward, vjp), table[s, COST])
         stays = table[s, RESIDUAL] + (crossing[s, t] if outlives else table[s, READS])
-        _first(out, n, stays, s + 1, t, encode(0, table[s, READS_OUTPUT], held, 0))
+        _state(out, n, ONE, stays, s + 1, t, encode(0, table[s, READS_OUTPUT], held, 0))
     elif back == 1 and holds:
         _add(out, n, DROP, u, crossing[u, t] + table[u, SAVING] + beside, table[u, COST])
-        _first(out, n, table[u, RESIDUAL], s, t, encode(0, table[u, READS_OUTPUT], held, 0))
+        _state(out, n, ONE, table[u, RESIDUAL], s, t, encode(0, table[u, READS_OUTPUT], held, 0))
     else:
         _add(out, n, DROP, u, crossing[u, t] + table[u, PASSING] + beside, table[u, COST])
-        _first(out, n, 0, s, t, encode(back - 1, 0, held, holds))
+        _state(out, n, ONE, 0, s, t, encode(back - 1, 0, held, holds))
     n += 1
     if held and s < t and not table[t, READS_INPUT]:
         _add(out, n, NOW, t, crossing[u, t - 1] + table[t, VJP_PEAK] if table[t, VJP_PEAK] >= 0 else 0, 0)
         left = gradients_before[t + 1] - gradients_before[t]
-        _first(out, n, left, s, t - 1, encode(back, outlives, normal(table, t - 1, 0), holds))
+        _state(out, n, ONE, left, s, t - 1, encode(back, outlives, normal(table, t - 1, 0), holds))
         n += 1
     first = crossing[u, t] + table[u, PASSING] + beside
     before = running = 0  # the most that the forwards after u take, without the source: but the last, and all
@@ -212,8 +221,8 @@ def transitions_of(problem: Problem, s: int, t: int, variant: int, out: Ints) ->
             left = gradients_before[t + 1] - gradients_before[k2]
             free = table[k2 - 1, FREE]
             _add(out, n, SPLIT, k, advance, cost)
-            _first(out, n, source, k2, t, encode(d, 0, held, 0))
-            _second(out, n, left, s, k2 - 1, encode(back, outlives, 1 if free else 0, holds))
+            _state(out, n, ONE, source, k2, t, encode(d, 0, held, 0))
+            _state(out, n, TWO, left, s, k2 - 1, encode(back, outlives, 1 if free else 0, holds))
             n += 1
             if free:
                 continue
@@ -222,11 +231,11 @@ def transitions_of(problem: Problem, s: int, t: int, variant: int, out: Ints) ->
                 if i > u:
                     peak = max(first, source + max(before, peak))
                 _add(out, n, SPLIT_HELD, k, peak, cost)
-                _first(out, n, source + table[i, RESIDUAL], k, t, encode(0, table[i, READS_OUTPUT], held, 0))
+                _state(out, n, ONE, source + table[i, RESIDUAL], k, t, encode(0, table[i, READS_OUTPUT], held, 0))
             else:
                 _add(out, n, SPLIT_HELD, k, advance, cost)
-                _first(out, n, source, k2, t, encode(d, 0, held, 1))
-            _second(out, n, left, s, k2 - 1, encode(back, outlives, 1, holds))
+                _state(out, n, ONE, source, k2, t, encode(d, 0, held, 1))
+            _state(out, n, TWO, left, s, k2 - 1, encode(back, outlives, 1, holds))
             n += 1
     return n
 

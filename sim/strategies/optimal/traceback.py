@@ -12,31 +12,28 @@ from sim.strategies.optimal.recurrence import (
     BASE,
     CUT,
     DROP,
-    HELD1,
-    HELD2,
+    HELD,
     INFINITE,
     KEEP,
     KIND,
     NOW,
+    ONE,
     OWN_COST,
     PEAK,
-    S1,
-    S2,
     SPLIT,
     SPLIT_HELD,
-    T1,
-    T2,
     TRANSITION_FIELDS,
-    V1,
-    V2,
+    TWO,
     Ints32,
     Problem,
     States,
+    T,
+    V,
     decode,
     most_transitions,
-    place,
+    number_of,
+    row_of,
     transitions_of,
-    variants,
 )
 from sim.strategies.optimal.stages import VJP_PEAK
 
@@ -59,10 +56,10 @@ def trace(problem: Problem, states: States, tables: Envelopes, limit: int) -> In
         for j in range(transitions_of(problem, s, t, v, options)):
             w = options[j]
             total = w[OWN_COST] if w[PEAK] <= limit else INFINITE
-            for state in range(S1, S2 + 1, S2 - S1):
+            for state in (ONE, TWO):
                 if w[state] >= 0 and total < least:
-                    i = states.ids[w[state], w[state + 1]] * variants(problem.reach) + w[state + 2]
-                    there = limit - (w[HELD1] if state == S1 else w[HELD2])
+                    i = number_of(states.ids, problem.reach, w, state, -1)
+                    there = limit - w[state + HELD]
                     p = last_at_most(memory, starts[i], sizes[i], there)
                     total += cost[p] if p >= starts[i] else INFINITE
             if total < least:
@@ -104,12 +101,10 @@ def _taken(chosen: Ints, done: int, transition: Ints) -> Ints:
 def _pushed(stack: Ints, top: int, transition: Ints, limit: int) -> int:
     """The top of the stack when the states of a transition are on it, with the bytes that each may take."""
     w = transition
-    if w[S2] >= 0:
-        put(stack, top, w[S2], w[T2], w[V2], limit - w[HELD2])
-        top += 1
-    if w[S1] >= 0:
-        put(stack, top, w[S1], w[T1], w[V1], limit - w[HELD1])
-        top += 1
+    for state in (TWO, ONE):
+        if w[state] >= 0:
+            put(stack, top, w[state], w[state + T], w[state + V], limit - w[state + HELD])
+            top += 1
     return top
 
 
@@ -132,15 +127,15 @@ def trace_bounds(problem: Problem, grid: Grid, lower: Floats, limit: int) -> Int
         for j in range(transitions_of(problem, s, t, v, options)):
             w = options[j]
             value = w[OWN_COST] * scale if w[PEAK] <= limit else np.inf
-            for state in range(S1, S2 + 1, S2 - S1):
+            for state in (ONE, TWO):
                 if w[state] < 0 or value >= least:
                     continue
-                r = grid.row[place(n, problem.reach, w[state], w[state + 1], w[state + 2])]
-                there = limit - (w[HELD1] if state == S1 else w[HELD2])
+                r = row_of(grid.row, n, problem.reach, w, state)
+                there = limit - w[state + HELD]
                 if r < 0 or grid.smallest[r] > there:
                     value = np.inf
                     continue
-                there += phase_of(grid.anchor, problem.gradients_before, w[state], w[state + 1], shift)
+                there += phase_of(grid.anchor, problem.gradients_before, w[state], w[state + T], shift)
                 start, first = places[r, START], places[r, FIRST]
                 c = max(first, min(places[r, LAST], -(-there >> shift)))
                 value += lower[start + c - first]
@@ -167,12 +162,10 @@ def cost_and_peak(chosen: Ints, n: int) -> tuple[int, int]:
         beside = held[top]
         cost += w[OWN_COST]
         peak = max(peak, beside + w[PEAK])
-        if w[S2] >= 0:
-            held[top] = beside + w[HELD2]
-            top += 1
-        if w[S1] >= 0:
-            held[top] = beside + w[HELD1]
-            top += 1
+        for state in (TWO, ONE):
+            if w[state] >= 0:
+                held[top] = beside + w[state + HELD]
+                top += 1
     return cost, peak
 
 
