@@ -61,8 +61,9 @@ def _is_read_later(problem: Problem, sequence: list[int], k: int, v: int) -> boo
 def least_cost(problem: Problem, memory: int, *, order: str = "free", forwards_first: bool = False) -> int | None:
     """The least cost of any plan within so many bytes, by a shortest path over (what has run, what is in memory).
 
-    Every row that can run may run, with or without saving, and everything may be dropped at any time. Listed:
-    rows that may not run again, or else the first runs of all, are in the order given. For up to about 14 rows.
+    Every row that can run may run, with or without saving, and everything may be dropped at any time; a run that
+    does not save drops what an earlier one saved. Listed: rows that may not run again, or else the first runs of
+    all, are in the order given. For up to about 14 rows.
     """
     rows = problem.order.tolist()
     again = [v for v in range(len(problem.value_bytes)) if problem.remaker[v] >= 0]
@@ -130,7 +131,7 @@ def _cheapest_path(
                 if touched[r, v] or (made[v] & done and read[v] & ~done):
                     held += once_bytes[v]
             for saving in range(2 if saves[r] else 1):
-                now = there | writes[r] | (saves[r] if saving else 0)
+                now = (there & ~saves[r]) | writes[r] | (saves[r] if saving else 0)  # what is written again is new
                 level = held + (saving_workspace[r] if saving else workspace[r])
                 for v in range(len(again_bytes)):
                     if now >> v & 1:

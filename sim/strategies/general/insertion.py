@@ -14,9 +14,9 @@ from sim.base.compiled import compiled
 from sim.schedules.values import READ, SAVE, WRITE
 from sim.strategies.general.sequence import ALIVE, SAVES, WRITES, State, last_touch, measure, overflow_change
 
-REACH = 8
-"""How far before a reader a place is looked for first; then that squared."""
 DEPTHS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 1 << 30)
+TOGETHER = 2000
+"""Candidates in the list for each one that is inserted between two passes, beyond the first."""
 END = -1  # the reader of what remains
 
 
@@ -38,6 +38,7 @@ def repair(s: State, budget: int, taste: Taste) -> float:
     """
     overflow = measure(s, budget)
     listed_at, priced = 0, 0  # the pass at which the list was made; how many of it have a score
+    taken, fall, top = 0, 0.0, 0.0  # how many candidates wait to be inserted together, their fall, the best score
     while overflow > 0 and s.now[0].cost <= taste.most_cost:
         best = priced
         if priced == s.now[0].candidates or listed_at == 0:
@@ -46,7 +47,7 @@ def repair(s: State, budget: int, taste: Taste) -> float:
                 if s.candidates[c].score > score:
                     best, score = c, s.candidates[c].score
             late = s.now[0].passes - listed_at > 3 + taste.patience * priced
-            if best < 0 or late:
+            if taken == 0 and (best < 0 or late):
                 if listed_at == s.now[0].passes:
                     break
                 s.now[0].candidates = priced = 0
@@ -54,26 +55,59 @@ def repair(s: State, budget: int, taste: Taste) -> float:
                     _offer(s, k)
                 listed_at = s.now[0].passes
                 continue
-        reader = s.candidates[best].reader
-        place = s.now[0].end if reader == END else s.occurrence[reader]
-        if place < 0:
-            s.candidates[best].score = 0.0
-        elif s.candidates[best].priced != s.now[0].passes:
-            _price(s, budget, taste, place, best)
-        else:
-            at = s.candidates[best].at
-            place = s.now[0].end if at == END else s.occurrence[at]
-            _choose(s, place, s.candidates[best].value, s.candidates[best].depth)
-            s.candidates[best].score = 0.0
+        if best >= 0:
+            place = _place_of(s, best)
+            if place < 0:
+                s.candidates[best].score = 0.0
+            elif s.candidates[best].priced != s.now[0].passes:
+                _price(s, budget, taste, place, best)
+            else:
+                top = s.candidates[best].score if taken == 0 else top
+                fall += s.candidates[best].fall
+                s.places[taken].trial = best
+                taken += 1
+            if best == priced:
+                priced += 1
+            elif taken and s.places[taken - 1].trial == best:
+                s.candidates[best].score = 0.0
+        together = 1 + priced // TOGETHER
+        if taken and (best < 0 or taken == together or fall > 0.2 * overflow or score < 0.3 * top):
             ident = s.now[0].next_ident
-            if _insert(s, place):
-                overflow = measure(s, budget)
-                for i in range(ident, s.now[0].next_ident):
-                    if s.occurrence[i] >= 0:
-                        _offer(s, s.occurrence[i])
-        if best == priced:
-            priced += 1
+            if not _insert_taken(s, taken):
+                break
+            overflow = measure(s, budget)
+            for i in range(ident, s.now[0].next_ident):
+                if s.occurrence[i] >= 0:
+                    _offer(s, s.occurrence[i])
+            taken, fall = 0, 0.0
     return overflow
+
+
+@compiled
+def _insert_taken(s: State, taken: int) -> bool:
+    """Inserts the first `taken` candidates of `trial`, from left to right; returns whether there was room.
+
+    Positions to the right of an insertion do not change, so that what the last pass found holds for the next one.
+    """
+    for i in range(1, taken):
+        c, j = s.places[i].trial, i
+        while j > 0 and _place_of(s, s.places[j - 1].trial) > _place_of(s, c):
+            s.places[j].trial = s.places[j - 1].trial
+            j -= 1
+        s.places[j].trial = c
+    for i in range(taken):
+        c = s.places[i].trial
+        place = _place_of(s, c)
+        _choose(s, place, s.candidates[c].value, s.candidates[c].depth)
+        if not _insert(s, place):
+            return False
+    return True
+
+
+@compiled
+def _place_of(s: State, c: int) -> int:
+    reader = s.candidates[c].reader
+    return int(s.now[0].end if reader == END else s.occurrence[reader])
 
 
 @compiled
@@ -100,39 +134,19 @@ def _list(s: State, reader: int, v: int) -> None:
 
 @compiled
 def _price(s: State, budget: int, taste: Taste, place: int, c: int) -> None:
-    """Writes the best depth and place of a candidate and its score, 0 where the overflow does not fall.
-
-    The place is right before the reader, or, if the rows to insert would not fit there, one shortly before
-    at which little is in memory.
-    """
+    """Writes the best depth of a candidate and its score, 0 where the overflow does not fall."""
+    v = s.candidates[c].value
     s.candidates[c].score, s.candidates[c].priced = 0.0, s.now[0].passes
-    e = last_touch(s, s.candidates[c].value, place)
-    begin = s.touches[e].place + (0 if s.touches[e].flags & SAVES else 1)
+    e = last_touch(s, v, place)
     crowded = False
-    for k in range(begin, place):
+    for k in range(s.touches[e].place + (0 if s.touches[e].flags & SAVES else 1), place):
         if s.places[k].during > budget:
             crowded = True
             break
     if not crowded:
         return
-    at, reach = place, REACH
-    while at >= 0:
-        spills = _price_at(s, budget, taste, at, c)
-        best = at
-        at = -1
-        if spills and reach <= REACH * REACH:
-            for k in range(max(begin + 1, place - reach), place):
-                if s.places[k].before < s.places[best].before:
-                    best = at = k
-            reach *= REACH
-
-
-@compiled
-def _price_at(s: State, budget: int, taste: Taste, place: int, c: int) -> bool:
-    """Prices the depths of a candidate at one place; returns whether rows that it inserts do not fit there."""
-    v = s.candidates[c].value
     _start(s, v)
-    begin, depth, spills = 0, 0, False
+    begin, depth = 0, 0
     for wanted in DEPTHS:
         known = s.now[0].chosen
         while depth < wanted and begin < s.now[0].chosen:
@@ -140,14 +154,11 @@ def _price_at(s: State, budget: int, taste: Taste, place: int, c: int) -> bool:
             depth += 1
         if wanted and s.now[0].chosen == known:
             break
-        fall, cost, added = _effect(s, budget, place)
-        spills |= added > 0
+        fall, cost = _effect(s, budget, place)
         if fall > 0:
             score = fall**taste.power / (cost + taste.floor) * s.values[v].noise
             if score > s.candidates[c].score:
-                s.candidates[c].score, s.candidates[c].depth = score, wanted
-                s.candidates[c].at = s.places[place].ident if place < s.now[0].end else END
-    return spills
+                s.candidates[c].score, s.candidates[c].fall, s.candidates[c].depth = score, fall, wanted
 
 
 @compiled
@@ -215,11 +226,8 @@ def _is_needed(s: State, v: int, place: int, concerned: int) -> int:
 
 
 @compiled
-def _effect(s: State, budget: int, place: int) -> tuple[float, int, float]:
-    """What happens if the chosen rows run right before a position.
-
-    (fall of the overflow, rise of the cost, overflow during the rows themselves)
-    """
+def _effect(s: State, budget: int, place: int) -> tuple[float, int]:
+    """(fall of the overflow, rise of the cost) if the chosen rows run right before a position."""
     s.now[0].stamp += 1
     concerned, level, added, cost = 0, s.places[place].before, 0.0, 0
     for i in range(s.now[0].chosen - 1, -1, -1):
@@ -265,7 +273,7 @@ def _effect(s: State, budget: int, place: int) -> tuple[float, int, float]:
             s.places[at].change += change * s.values[v].size
             s.places[place].change -= change * s.values[v].size
             low = min(low, at)
-    return -added - overflow_change(s, budget, low, place), cost, added
+    return -added - overflow_change(s, budget, low, place), cost
 
 
 @compiled

@@ -27,7 +27,7 @@ from sim.strategies.general.sequence import State, Words, load, measure, state_o
 
 Order = Literal["free", "listed"]
 
-WORK_PER_SECOND = 3e8
+WORK_PER_SECOND = 5e8
 """Touches and positions that two cores walk over in a second: `effort` is counted in them, not in time."""
 STRETCHES = (16, 32, 64, 128, 256, 512)
 """Rounds of each stretch of a search; the last length stays."""
@@ -332,7 +332,7 @@ def plan(
         if planner.has_room(rows):
             planner.offer(rows)
     if order == "free":
-        planner.reorder(ORDERINGS)
+        planner.reorder(max(10, min(ORDERINGS, 200_000 // len(problem.order))))
     if rounds is None and effort is None:
         effort = min(30.0, 0.01 * float((problem.must & ~problem.once).sum()))
     limit = 2**62 if rounds is None else rounds

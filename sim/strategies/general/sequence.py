@@ -62,8 +62,8 @@ PLACE = np.dtype(
 TOUCH = np.dtype([("place", "i4"), ("next", "i4"), ("flags", "i4")], align=True)
 CANDIDATE = np.dtype(
     [
-        ("reader", "i4"), ("value", "i4"), ("depth", "i4"), ("at", "i4"),  # inserted before the occurrence `at`
-        ("score", "f8"), ("priced", "i8"),  # and at which pass that was
+        ("reader", "i4"), ("value", "i4"), ("depth", "i4"),
+        ("score", "f8"), ("fall", "f8"), ("priced", "i8"),  # and at which pass that was
     ],
     align=True,
 )  # fmt: skip
