@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.base.pareto import Point as Pair
 from sim.experiment.point import Flops, Point
 from sim.experiment.results import Results
 
@@ -39,3 +40,8 @@ def some(*points: Point) -> Results:
         version="0.1.0",
         points=points,
     )
+
+
+def dominates(a: Pair, b: Pair) -> bool:
+    """Whether `a` is at least as good as `b` in both coordinates and better in one."""
+    return a[0] <= b[0] and a[1] <= b[1] and a != b

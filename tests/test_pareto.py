@@ -1,30 +1,23 @@
-"""Laws of dominance, the front, the hypervolume and the landmarks of a front."""
+"""Laws of dominance, the front and its landmarks."""
 
 from __future__ import annotations
 
-from fractions import Fraction
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from points import dominates
 
-from sim.base.pareto import Point, dominates, front, hypervolume, knee, landmarks, representatives
+from sim.base.pareto import Point, front, knee, landmarks, representatives
 
 numbers = st.integers(0, 12) | st.integers(2**53 - 2, 2**53 + 3) | st.sampled_from([0.5, 2.0**53, 1e300])
 clouds = st.lists(st.tuples(numbers, numbers), max_size=40)
-grids = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12)
 
 
 def slow_front(points: list[Point]) -> set[int]:
     """Every pair compared: the oracle of `front`."""
     return {i for i, b in enumerate(points) if not any(dominates(a, b) for a in points)}
-
-
-def slow_hypervolume(points: list[tuple[int, int]], reference: tuple[int, int]) -> int:
-    """Unit squares counted one by one: the oracle of `hypervolume` on small integers."""
-    cells = ((i, j) for i in range(reference[0]) for j in range(reference[1]))
-    return sum(any(x <= i and y <= j for x, y in points) for i, j in cells)
 
 
 @given(clouds)
@@ -67,32 +60,12 @@ def test_ints_that_float64_cannot_tell_apart_are_told_apart() -> None:
 
 def test_the_front_of_nothing_is_empty() -> None:
     assert front([]) == []
-    assert hypervolume([], (1, 1)) == 0
     assert landmarks([], [], count=3) == []
 
 
 def test_a_coordinate_that_is_no_number_is_refused() -> None:
     with pytest.raises(AssertionError, match="NaN"):
         front([(1, float("nan"))])
-
-
-@given(grids, st.tuples(st.integers(0, 10), st.integers(0, 10)))
-def test_the_hypervolume_is_the_number_of_dominated_unit_squares(
-    points: list[tuple[int, int]], reference: tuple[int, int]
-) -> None:
-    assert hypervolume(points, reference) == slow_hypervolume(points, reference)
-
-
-@given(clouds)
-def test_the_hypervolume_of_a_cloud_is_that_of_its_front(points: list[Point]) -> None:
-    exact = [(Fraction(x), Fraction(y)) for x, y in points]
-    reference = (Fraction(10**301), Fraction(10**301))
-    assert hypervolume(exact, reference) == hypervolume([exact[i] for i in front(points)], reference)  # type: ignore[arg-type]
-
-
-def test_the_hypervolume_of_large_ints_is_exact() -> None:
-    # One square, from the point to the reference: its side is 10^30 - 1, which no float holds.
-    assert hypervolume([(1, 1)], (10**30, 10**30)) == (10**30 - 1) ** 2
 
 
 def test_the_knee_is_the_corner_of_an_l_shaped_front() -> None:

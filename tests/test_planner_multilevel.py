@@ -341,5 +341,4 @@ def test_links_price_a_checkpoint_in_steps_and_the_simulation_takes_that_long(li
     levels = [Level(slots=3, write_cost=costs, read_cost=costs)]
     assert trace.serial_seconds == pytest.approx(multilevel_cost(20, 2, levels) + 20 + 20)
     assert trace.seconds <= trace.serial_seconds * (1 + 1e-12)
-    assert trace.overlap_seconds == pytest.approx(trace.serial_seconds - trace.seconds, abs=1e-9)
-    assert (trace.overlap_seconds > 1e-9) == (trace.cost.actions["copy"] > 0)
+    assert (trace.serial_seconds - trace.seconds > 1e-9) == (trace.cost.actions["copy"] > 0)

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
+from points import dominates
 
 from sim import plots
 from sim.base.files import OutputError
-from sim.base.pareto import dominates
 from sim.plots import pareto, timeline
 from sim.plots.drawing import labels, style
 from sim.plots.drawing.spots import read_spot, short_label, sweeps

@@ -138,7 +138,7 @@ def check_trace(trace: Trace) -> None:
     finish = float(ends.max())
     spans += [(b, finish + 1, int(t.value_tier[v]), size_of(schedule, v, 1)) for v, (b, _, _) in life.items()]
     moments = sorted({0.0, *starts.tolist(), *ends.tolist()})
-    for tier, (times, levels) in enumerate(trace.tier_memory.values()):
+    for tier, (times, levels) in enumerate(trace.run.memory):
         for a, b in pairwise(moments):
             middle = (a + b) / 2
             there = sum(size for begin, end, where, size in spans if where == tier and begin <= middle < end)

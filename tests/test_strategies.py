@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 import pytest
@@ -52,8 +52,8 @@ def widths_by_row(schedule: Schedule, opcode: int) -> dict[int, int]:
     out: dict[int, int] = {}
     for k in range(len(schedule)):
         if schedule.opcode[k] == opcode:
-            node = int(schedule.node[k])
-            out[node] = out.get(node, 0) + int(schedule.widths[k]) * schedule.turns_of(k)
+            node, turns = int(schedule.node[k]), prod(o.turns for o in schedule.loops if o.start <= k < o.stop)
+            out[node] = out.get(node, 0) + int(schedule.widths[k]) * turns
     return out
 
 

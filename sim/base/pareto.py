@@ -1,4 +1,4 @@
-"""Which points of a two-sided trade-off are worth having: dominance, the front, its area, its landmarks.
+"""Which points of a two-sided trade-off are worth having: the front and its landmarks.
 
 Both coordinates are minimised. Points are pairs of Python numbers, and every comparison is Python's
 own, which is exact between ints of any size and floats. That is why the few lines below are here:
@@ -16,15 +16,6 @@ Number: TypeAlias = int | float
 Point: TypeAlias = tuple[Number, Number]
 
 
-def dominates(a: Point, b: Point) -> bool:
-    """Whether `a` is at least as good as `b` in both coordinates and better in one.
-
-    >>> dominates((1, 2), (1, 3)), dominates((1, 2), (1, 2)), dominates((1, 2), (0, 9))
-    (True, False, False)
-    """
-    return a[0] <= b[0] and a[1] <= b[1] and a != b
-
-
 def front(points: Sequence[Point]) -> list[int]:
     """Indices of the points that no other point dominates, along the front: first coordinate rising.
 
@@ -40,24 +31,6 @@ def front(points: Sequence[Point]) -> list[int]:
         if not found or points[i][1] < points[found[-1]][1] or points[i] == points[found[-1]]:
             found.append(i)
     return found
-
-
-def hypervolume(points: Sequence[Point], reference: Point) -> Number:
-    """The area that the points dominate, bounded by `reference`; an exact int where all numbers are ints.
-
-    A point that is not better than the reference in both coordinates adds nothing.
-
-    >>> hypervolume([(1, 3), (2, 1)], (4, 4))
-    7
-    """
-    area: Number = 0
-    bound = reference[1]
-    for i in front(points):
-        x, y = points[i]
-        if x < reference[0] and y < bound:
-            area += (reference[0] - x) * (bound - y)
-            bound = y
-    return area
 
 
 def knee(points: Sequence[Point]) -> int | None:

@@ -16,8 +16,10 @@ from typing import (
     Any,
     ClassVar,
     Generic,
+    Literal,
     NotRequired,
     ParamSpec,
+    TypeAlias,
     TypeVar,
     Union,
     get_args,
@@ -31,6 +33,7 @@ from sim.base.errors import ParameterError, suggest
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Execution: TypeAlias = Literal["numpy", "torch"] | None
 
 
 def _whole(value: Any) -> Any:
@@ -67,7 +70,8 @@ class Entry(Generic[R]):
     `front`; one that pays for copies has the function that takes its `prices` from the links of a device.
     What an entry `requires` is a function that raises, without planning, what its own would on a graph on
     which it cannot work. All take some of the entry's parameters: those that they name as keywords. With
-    `user_code` the function runs what a person wrote (a module that the parameters name).
+    `user_code` the function runs what a person wrote (a module that the parameters name). The nodes of a
+    graph are evaluated by the execution that its kind `runs_on`; `None` if they stand for no operation.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Entry(Generic[R]):
     prices: Callable[..., Mapping[str, float]] | None = None
     requires: Callable[..., object] | None = None
     user_code: bool = False
+    runs_on: Execution = "numpy"
 
     @cached_property
     def model(self) -> type[BaseModel]:
@@ -157,11 +162,12 @@ class Registry(Mapping[str, Entry[R]]):
         prices: Callable[..., Mapping[str, float]] | None = None,
         requires: Callable[..., object] | None = None,
         user_code: bool = False,
+        runs_on: Execution = "numpy",
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Decorator: register a function whose keyword-only parameters are the entry's parameters."""
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
-            self._entries[name] = Entry(name, function, variants, front, prices, requires, user_code)
+            self._entries[name] = Entry(name, function, variants, front, prices, requires, user_code, runs_on)
             return function
 
         return decorate

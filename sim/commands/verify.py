@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
     from sim.simulation.device import Device
 
-ABSTRACT = ("chain",)
-"""Kinds of graph whose nodes stand for no operation."""
-
 
 @app.command()
 def verify(
@@ -64,12 +61,12 @@ def verify(
         emit(as_json(scenario, verifier, points) if format is TableOrJson.json else table(scenario, verifier, points))
         return f"{len(points)} of {count} points are verified"
 
-    for wanted in scenario.points:
+    for point in scenario.points:
         try:
-            points.append(verifier.verify(wanted))
+            points.append(verifier.verify(point))
             on_interruption(tell)
         except REFUSALS as error:
-            problems.append(wanted.problem(error))
+            problems.append(point.problem(error))
     if problems:
         raise scenario.document.error(problems)
     on_interruption(f"{count} of {count} points are verified")
@@ -81,7 +78,7 @@ def _verifier(scenario: Scenario, machine: Device | None, max_seconds: float) ->
     from sim.experiment.verify import Verifier, free_memory
 
     memory_bytes = free_memory()
-    if scenario.graph_kind == "torch":
+    if scenario.kind.runs_on == "torch":
         from sim.experiment.verify_torch import TorchVerifier
 
         return TorchVerifier(scenario.graph_parameters, device=machine, limit_s=max_seconds, memory_bytes=memory_bytes)
@@ -91,36 +88,31 @@ def _verifier(scenario: Scenario, machine: Device | None, max_seconds: float) ->
 def _with_batch(scenario: Scenario, batch: int) -> Scenario:
     from dataclasses import replace
 
-    from sim.scenario.scenario import graph_kinds
-
-    entry = graph_kinds()[scenario.graph_kind]
-    if "batch" not in entry.model.model_fields:
+    if "batch" not in scenario.kind.model.model_fields:
         raise ParameterError(f"--batch: graphs of kind {scenario.graph_kind} have no batch", parameter=("batch",))
-    given = {**scenario.document.data["graph"], "batch": batch}
-    del given["kind"]
-    wrong = entry.check(given)[1]
-    if any(p.path[:1] == ("batch",) for p in wrong):
-        raise ParameterError(f"--batch: {wrong[0].message}", parameter=("batch",))
+    parameters = {**scenario.document.data["graph"], "batch": batch}
+    del parameters["kind"]
+    problems = scenario.kind.check(parameters)[1]
+    if any(p.path[:1] == ("batch",) for p in problems):
+        raise ParameterError(f"--batch: {problems[0].message}", parameter=("batch",))
     return replace(scenario, graph_parameters={**scenario.graph_parameters, "batch": batch})
 
 
 def _check_executable(scenario: Scenario) -> None:
-    if scenario.graph_kind in ABSTRACT:
+    if scenario.kind.runs_on is None:
         raise scenario.error(
             ("graph", "kind"),
-            "a chain is abstract: its nodes compute nothing, so there is nothing to measure; "
+            f"a {scenario.graph_kind} is abstract: its nodes compute nothing, so there is nothing to measure; "
             "verify a graph of layers (mlp, cnn, transformer, layers by op)",
         )
-    if scenario.graph_kind == "torch" and scenario.wrt == "input":
+    if scenario.kind.runs_on == "torch" and scenario.wrt == "input":
         raise scenario.error(("wrt",), "a PyTorch module is run for the gradient of its parameters alone")
 
 
 def _advice(graph: Graph, scenario: Scenario) -> str:
-    from sim.scenario.scenario import graph_kinds
-
     if graph.wrt == "parameters" and graph.output_scalars > 1:
         return f"; a gradient is made for each of {graph.output_scalars} outputs, with a loss for one alone"
-    if "batch" in graph_kinds()[scenario.graph_kind].model.model_fields and graph.batch > 1:
+    if "batch" in scenario.kind.model.model_fields and graph.batch > 1:
         return f"; --batch 1 in place of {graph.batch}, or a larger --max-seconds, may do"
     return "; a larger --max-seconds may do"
 

@@ -19,7 +19,7 @@ from sim.base.units import format_bytes
 from sim.experiment.measure import measure
 from sim.experiment.point import Point
 from sim.graphs.graph import Graph
-from sim.scenario.points import REFUSALS, StrategyPoint
+from sim.scenario.points import FULL_STORE, REFUSALS, StrategyPoint
 from sim.scenario.scenario import Scenario
 from sim.simulation.device import Device
 from sim.strategies.front import BoundClass
@@ -27,7 +27,6 @@ from sim.strategies.general.certificate import Level
 from sim.strategies.general.front import proven_flops
 from sim.strategies.optimal.strategy import optimal_front
 
-FULL_STORE = StrategyPoint("reverse_full", {})
 PROOF_SECONDS = 30.0
 """What branch and bound may take."""
 SPREAD = 24

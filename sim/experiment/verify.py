@@ -25,7 +25,7 @@ from sim.execution.numpy.products import executed_flops
 from sim.experiment.calibrate import physical_memory, shortest
 from sim.graphs.graph import STRUCTURES, Graph
 from sim.ops.rule import Array
-from sim.scenario.points import StrategyPoint
+from sim.scenario.points import FULL_STORE, StrategyPoint
 from sim.schedules.effects import JACOBIAN
 from sim.schedules.replay import cost_of, replay, walk
 from sim.schedules.schedule import Schedule
@@ -141,7 +141,7 @@ class Verifier:
         self.slope_tolerance = DIFFERENCE_TOLERANCE[self.dtype]
         self._clock, self._memory_bytes = Clock.of(limit_s), memory_bytes
         self._rough = _rough_device(self.dtype)
-        self._full = StrategyPoint("reverse_full", {}).schedule(self.graph)
+        self._full = FULL_STORE.schedule(self.graph)
         self._seed = seed
         self._reference: Execution | None = None
         self._slopes: differences.Slopes | None = None
@@ -158,7 +158,7 @@ class Verifier:
             self.graph, self._inputs, self._parameters, directions=DIRECTIONS, seed=self._seed + 2
         )
         if self.dtype != "float64":
-            wide = StrategyPoint("reverse_full", {}).schedule(differences.in_float64(self.graph))
+            wide = FULL_STORE.schedule(differences.in_float64(self.graph))
             arrays = (differences.widened(a) for a in (self._inputs, self._parameters))
             own, other = (differences.derivative(r) for r in (self._reference, execute(wide, *arrays)))
             self.slope_tolerance = max(self.slope_tolerance, ROUNDINGS * self._slopes.apart(own, other))

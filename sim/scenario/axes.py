@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
@@ -21,7 +21,6 @@ from sim.base.units import parse_bytes
 from sim.scenario.points import listed
 
 Measure = Literal["flops", "peak_bytes", "seconds"]
-MEASURES: tuple[Measure, ...] = get_args(Measure)
 MOST_CELLS = 2_500
 _KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[-?\d+\])*")
 _PART = re.compile(r"\[(-?\d+)\]|(\w+)")

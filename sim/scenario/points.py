@@ -78,6 +78,10 @@ class StrategyPoint:
         return Problem(self.path, f"{self.label}: {error}")
 
 
+FULL_STORE = StrategyPoint("reverse_full", {})
+"""One evaluation and one adjoint sweep, nothing recomputed: what other points are compared with."""
+
+
 @dataclass
 class Expansion:
     """The points, what is wrong, and how many points were written more than once."""

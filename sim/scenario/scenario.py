@@ -91,7 +91,7 @@ class Scenario:
             If the graph cannot be; at the layer at fault where that is known.
         """
         try:
-            graph = self._kind.function(**self.graph_parameters)
+            graph = self.kind.function(**self.graph_parameters)
         except (GraphError, ParameterError, CountOverflow) as error:
             raise self.error(self._graph_place(error), str(error)) from None
         try:
@@ -104,7 +104,8 @@ class Scenario:
         return timed(graph, self.device) if by_time and self.device else graph
 
     @property
-    def _kind(self) -> Entry[Graph]:
+    def kind(self) -> Entry[Graph]:
+        """The registered family or importer that makes the graph."""
         kind = graph_kind(self.graph_kind)
         assert kind is not None, "checked when the scenario was read"
         return kind
@@ -135,7 +136,7 @@ class Scenario:
         DocumentError
             If the graph cannot be built, or strategies do not work on it: at their places in the file.
         """
-        if self._kind.user_code:
+        if self.kind.user_code:
             return None
         graph = self.build_graph()
         try:

@@ -67,14 +67,6 @@ class Schedule:
         """Action number k as people read it."""
         return self.table.action(int(self.rows[k]), int(self.widths[k]))
 
-    def turns_of(self, k: int) -> int:
-        """How many times action k is done."""
-        turns = 1
-        for loop in self.loops:
-            if loop.start <= k < loop.stop:
-                turns *= loop.turns
-        return turns
-
     @property
     def opcode(self) -> NDArray[np.int8]:
         return self.table.opcode[self.rows]

@@ -76,11 +76,6 @@ class Trace:
         return sum(use.busy_seconds for use in self.streams.values())
 
     @property
-    def overlap_seconds(self) -> float:
-        """What doing copies beside computations saved against `serial_seconds`."""
-        return max(0.0, self.serial_seconds - self.seconds)
-
-    @property
     def resident_bytes(self) -> int:
         return self.schedule.graph.resident_bytes
 
@@ -100,11 +95,6 @@ class Trace:
     @property
     def memory(self) -> Memory:
         return self.run.memory[0]
-
-    @property
-    def tier_memory(self) -> dict[str, Memory]:
-        """Bytes of each tier over the clock."""
-        return dict(zip(TIERS, self.run.memory, strict=True))
 
     @cached_property
     def repeats(self) -> tuple[Repeat, ...]:

@@ -14,6 +14,7 @@ from sim.base.json import Amount, Measured, Plain
 from sim.experiment.measurements import Measurements
 from sim.experiment.point import Point, landmarks
 from sim.experiment.views import view
+from sim.scenario.points import FULL_STORE
 from sim.schedules.replay import BREAKDOWN_KINDS, profile
 from sim.schedules.schedule import Schedule
 from sim.simulation.trace import Trace
@@ -98,7 +99,7 @@ def _worth_a_look(points: Sequence[Point]) -> list[int]:
         smallest.setdefault(points[i].strategy, i)
     along = landmarks(points, "flops", PROFILED_POINTS)
     rest = [i for strategy, i in smallest.items() if strategy not in {points[k].strategy for k in along}]
-    full = [i for i in [*along, *rest] if points[i].strategy == "reverse_full"]
+    full = [i for i in [*along, *rest] if points[i].strategy == FULL_STORE.strategy]
     first = {points[i].strategy: i for i in reversed(along)}
     leading = [i for i in along if first[points[i].strategy] == i]
     return list(dict.fromkeys([*full[:1], *leading, *rest, *along]))[:PROFILED_POINTS]

@@ -76,7 +76,7 @@ NeedsOfLayers = Annotated[
 ]
 
 
-@families.register("chain")
+@families.register("chain", runs_on=None)
 def chain(
     *,
     length: Count | None = None,

@@ -41,7 +41,7 @@ Inputs = Annotated[
 ]
 
 
-@importers.register("torch", user_code=True)
+@importers.register("torch", user_code=True, runs_on="torch")
 def torch(
     *,
     factory: Annotated[
