@@ -39,7 +39,7 @@ def checkpoint(f: F, plan: Schedule | Mapping[str, Any]) -> F:
     NotApplicable
         When called: if the plan was made for another function or other shapes, or is not reverse mode.
     """
-    known: dict[Any, _Match] = {}
+    matches: dict[Any, _Match] = {}
 
     @functools.wraps(f)
     def planned(*args: Any, **kwargs: Any) -> Any:
@@ -47,7 +47,7 @@ def checkpoint(f: F, plan: Schedule | Mapping[str, Any]) -> F:
         if kwargs:
             raise NotApplicable(f"give the arguments by position, got {', '.join(kwargs)} by name")
         leaves, tree = jax.tree_util.tree_flatten(args)
-        imported, match = _matched(f, plan, args, known, (tree, tuple(_layout(leaf) for leaf in leaves)))
+        imported, match = _matched(f, plan, args, matches, (tree, tuple(_layout(leaf) for leaf in leaves)))
         outputs = evaluate(imported.program, match.names, match.differentiated, match.root, leaves)
         return jax.tree_util.tree_unflatten(imported.out_tree, outputs)
 
@@ -72,7 +72,7 @@ def _layout(leaf: Any) -> tuple[Any, ...]:
 def _matched(
     f: Callable[..., Any], plan: Schedule | Mapping[str, Any], args: Sequence[Any], known: dict[Any, _Match], key: Any
 ) -> tuple[Imported, _Match]:
-    """The function traced anew, and what to keep of it, which is found out once for each layout of the arguments.
+    """Trace the function anew, and say what to keep of it, which is worked out once for each layout of the arguments.
 
     The first argument is the parameters if the plan's graph has any, which its fingerprint tells.
     """

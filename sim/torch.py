@@ -90,20 +90,20 @@ class _Plan:
     def call(self, module: nn.Module, bound: inspect.BoundArguments) -> Any:
         if torch.is_autocast_enabled():
             raise NotApplicable("autocast is on; a planned module runs in the dtype of its parameters")
-        given = {k: v for k, v in bound.arguments.items() if isinstance(v, torch.Tensor)}
-        for name, t in given.items():
+        tensors = {k: v for k, v in bound.arguments.items() if isinstance(v, torch.Tensor)}
+        for name, t in tensors.items():
             if t.requires_grad:
                 raise NotApplicable(f"input '{name}' requires a gradient; a planned module gives those of parameters")
-        others = {k: v for k, v in bound.arguments.items() if k not in given}
+        others = {k: v for k, v in bound.arguments.items() if k not in tensors}
         if any(isinstance(v, torch.Tensor) for v in pytree.tree_leaves(others)):
             raise NotApplicable("a tensor inside a list, tuple or mapping is among the arguments; pass it by itself")
         training, parameters, buffers = _state(module)
         names = [n for n, p in parameters.items() if p.requires_grad]
         if not names:
             raise NotApplicable("no parameter of the module requires a gradient")
-        layouts = tuple((k, tuple(t.shape), t.stride(), t.dtype, t.device) for k, t in given.items())
-        runner = self._runner((layouts, training, tuple(names), repr(others)), module, bound, given)
-        sweep = self._swept(runner, parameters, buffers, names, given)
+        layouts = tuple((k, tuple(t.shape), t.stride(), t.dtype, t.device) for k, t in tensors.items())
+        runner = self._runner((layouts, training, tuple(names), repr(others)), module, bound, tensors)
+        sweep = self._swept(runner, parameters, buffers, names, tensors)
         flat = _Outputs.apply(sweep, _Gradients.apply(sweep, *(parameters[n] for n in names)))
         return _returned(runner.program, flat)
 
@@ -115,7 +115,7 @@ class _Plan:
         names: Sequence[str],
         given: Any,
     ) -> _Sweep:
-        """The actions before the first VJP, done."""
+        """Run the actions before the first VJP."""
         with torch.no_grad():
             run = runner.start(parameters, buffers, given)
             outputs = [[t.detach() for t in made] for made in runner.forward(run)]
@@ -152,27 +152,27 @@ class _Plan:
 
 
 def _state(module: nn.Module) -> tuple[tuple[bool, ...], dict[str, Any], dict[str, Any]]:
-    """Which submodules train, and what `named_parameters` and `named_buffers` list, in one quick walk."""
+    """Training modes, parameters and buffers of a module's submodules by name, in one quick walk."""
     training: list[bool] = []
     parameters: dict[str, Any] = {}
     buffers: dict[str, Any] = {}
     seen, seen_parameters, seen_buffers = set[int](), set[int](), set[int]()
-    waiting = [("", module)]
-    while waiting:
-        prefix, part = waiting.pop()
+    stack = [("", module)]
+    while stack:
+        prefix, part = stack.pop()
         if id(part) in seen:
             continue
         seen.add(id(part))
         training.append(part.training)
-        for named, tensors, known in (
+        for table, tensors, listed in (
             (parameters, part._parameters, seen_parameters),
             (buffers, part._buffers, seen_buffers),
         ):
             for key, t in tensors.items():
-                if t is not None and id(t) not in known:
-                    known.add(id(t))
-                    named[prefix + key] = t
-        waiting += [(f"{prefix}{name}.", m) for name, m in reversed(part._modules.items()) if m is not None]
+                if t is not None and id(t) not in listed:
+                    listed.add(id(t))
+                    table[prefix + key] = t
+        stack += [(f"{prefix}{name}.", m) for name, m in reversed(part._modules.items()) if m is not None]
     return tuple(training), parameters, buffers
 
 
@@ -263,17 +263,17 @@ def _returned(traced: Program, flat: Sequence[Any]) -> Any:
 
 def _views_returned(captured: Captured) -> list[Op]:
     """The views, in order, between the graph's outputs and what the module returns."""
-    wanted = {n for n in captured.outputs if isinstance(n, torch.fx.Node)}
-    found = []
+    ends = {n for n in captured.outputs if isinstance(n, torch.fx.Node)}
+    views = []
     for op in reversed(captured.ops):
-        if op.node in wanted and op.aliases is not None:
-            wanted.update(op.node.all_input_nodes)
-            found.append(op)
-    return found[::-1]
+        if op.node in ends and op.aliases is not None:
+            ends.update(op.node.all_input_nodes)
+            views.append(op)
+    return views[::-1]
 
 
 def _check_outputs(traced: Program) -> None:
-    """Nothing, where the module returns final results only.
+    """Raise `GraphError` unless the module returns final results only.
 
     Raises
     ------

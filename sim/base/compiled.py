@@ -26,13 +26,13 @@ def compiled(function: F) -> F:
 
 
 def _template(template: Callable[..., Any], types: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-    """What a kernel that calls another takes it for: one kernel for all numbers, constant or not."""
+    """The type by which a kernel takes another that it calls: one for all numbers, constant or not."""
     plain: Callable[[Any], Any] = unliteral
     return template([plain(t) for t in types], {k: plain(t) for k, t in keywords.items()})
 
 
 def _depend_on_other_files(file: Any, function: Callable[..., Any]) -> None:
-    """Makes a cached kernel stale when what it takes from other files changes.
+    """Make a cached kernel stale when what it takes from other files changes.
 
     Numba compiles constants, other kernels and the order of a record's fields into a kernel, but
     compares its own file alone.
@@ -52,5 +52,5 @@ def _depend_on_other_files(file: Any, function: Callable[..., Any]) -> None:
 
 @compiled
 def put(stack: Any, at: Any, a: Any, b: Any, c: Any, d: Any) -> None:
-    """Writes a row of four numbers; assigning a tuple takes long to compile."""
+    """Write a row of four numbers; assigning a tuple takes long to compile."""
     stack[at, 0], stack[at, 1], stack[at, 2], stack[at, 3] = a, b, c, d

@@ -148,7 +148,7 @@ def _too_deep(text: str) -> int | None:
 
 
 def _positions(text: str) -> Callable[[int], Position]:
-    """From offsets in a text to positions."""
+    """Convert offsets in a text to positions."""
     starts = [0, *(m.end() for m in LINE_BREAK.finditer(text))]
 
     def position(offset: int) -> Position:

@@ -26,11 +26,11 @@ def front(points: Sequence[Point]) -> list[int]:
     [3, 1, 4, 0]
     """
     assert all(x == x and y == y for x, y in points), "a coordinate is NaN"
-    found: list[int] = []
+    indices: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: points[i]):
-        if not found or points[i][1] < points[found[-1]][1] or points[i] == points[found[-1]]:
-            found.append(i)
-    return found
+        if not indices or points[i][1] < points[indices[-1]][1] or points[i] == points[indices[-1]]:
+            indices.append(i)
+    return indices
 
 
 def knee(points: Sequence[Point]) -> int | None:

@@ -37,7 +37,7 @@ Execution: TypeAlias = Literal["numpy", "torch"] | None
 
 
 def _whole(value: Any) -> Any:
-    """1e9 is how people write a large whole number; YAML reads it as a float."""
+    """The whole number that a float stands for: people write 1e9, which YAML reads as a float."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -173,7 +173,7 @@ class Registry(Mapping[str, Entry[R]]):
         return decorate
 
     def forget(self, name: str) -> None:
-        """Takes an entry out again, for tests that register their own."""
+        """Take an entry out again, for tests that register their own."""
         del self._entries[name]
 
     def call(self, name: str, /, *args: Any, **parameters: Any) -> R:
@@ -255,7 +255,7 @@ def _shown(value: Any) -> str:
 
 def _expected(error: Any) -> str:
     context = error.get("ctx", {})
-    known = {
+    texts = {
         "int_type": "a whole number",
         "int_from_float": "a whole number",
         "int_parsing": "a whole number",
@@ -275,7 +275,7 @@ def _expected(error: Any) -> str:
         "too_short": f"a list of {context.get('min_length')} or more",
         "too_long": f"a list of {context.get('max_length')} or fewer",
     }
-    return known.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    return texts.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
 
 
 def _count(bound: Any) -> str:

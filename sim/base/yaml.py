@@ -27,7 +27,7 @@ _LEADING_ZERO = re.compile(r"[-+]?0[0-9]")
 
 
 class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]
-    """Composes nodes with libyaml where it is there; resolves plain scalars as the module says."""
+    """A loader that composes nodes with libyaml where it is there; resolves plain scalars as the module says."""
 
 
 _Loader.add_implicit_resolver(_TAG + "bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))

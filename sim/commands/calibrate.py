@@ -14,7 +14,7 @@ from sim.commands.exit import Exit
 
 
 class Precision(StrEnum):
-    """What matrices are multiplied in."""
+    """The dtype in which matrices are multiplied."""
 
     float32 = "float32"
     float64 = "float64"

@@ -25,7 +25,7 @@ app = typer.Typer(
 
 
 class TableOrJson(StrEnum):
-    """How a command that prints a table prints it."""
+    """The output format of a command that prints a table."""
 
     table = "table"
     json = "json"
@@ -37,11 +37,11 @@ Shown = Annotated[TableOrJson, typer.Option("--format", "-f", help="What to prin
 
 
 class PipeClosed(Exception):
-    """Nobody reads what we print any more (`sim list | head -1`)."""
+    """Standard output closed by its reader (`sim list | head -1`)."""
 
 
 def emit(text: str) -> None:
-    """Data: UTF-8 whatever the locale, so that it is the same bytes in a pipe and in a file.
+    """Write data to stdout: UTF-8 whatever the locale, so that it is the same bytes in a pipe and in a file.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def unprinted(error: OSError) -> PipeClosed | OutputError:
 
 
 def note(text: str, *, quiet: bool = False) -> None:
-    """A line for the person at the terminal, or for nobody where standard error cannot be written."""
+    """Write a line to stderr for the person at the terminal, or for nobody where standard error cannot be written."""
     if not quiet:
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)

@@ -65,5 +65,5 @@ def init(
 def _schema_line(folder: Path) -> str:
     """The line that tells an editor where the schema is, and how to make it where it is not."""
     line = "# yaml-language-server: $schema=schema.json"
-    made = (folder / "schema.json").is_file()
-    return line if made else f"{line}\n# (for completion in editors: sim schema > schema.json)"
+    exists = (folder / "schema.json").is_file()
+    return line if exists else f"{line}\n# (for completion in editors: sim schema > schema.json)"

@@ -23,7 +23,7 @@ WIDTH = 100
 
 
 class Topic(StrEnum):
-    """What there is to list."""
+    """The topics of `sim list`."""
 
     strategies = "strategies"
     schedules = "schedules"

@@ -27,7 +27,7 @@ _MOST_NOTES = 5
 
 
 class Format(StrEnum):
-    """How the results are printed."""
+    """The format in which results are printed."""
 
     table = "table"
     json = "json"
@@ -140,7 +140,7 @@ def _fits(results: Results, *, strict: bool, quiet: bool) -> Exit:
 
 @contextmanager
 def _progress(total: int, quiet: bool) -> Iterator[Callable[[int, int], object]]:
-    """What shows how many points of how many are done: a bar, on a terminal and for more than a few points."""
+    """A progress callback: a bar, on a terminal and for more than a few points."""
     if quiet or total < 3 or not sys.stderr.isatty():
         yield lambda done, total: None
         return

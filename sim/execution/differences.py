@@ -112,16 +112,16 @@ def central(
 ) -> Slopes:
     """Slopes of `at(moved)`, which has the shape (n_out,), by central differences along random directions."""
     rng = np.random.default_rng(seed)
-    chosen, found = [], []
+    lines, values = [], []
     for _ in range(directions):
         along = {name: rng.standard_normal(a.shape) * _size(a) for name, a in moved.items()}
 
         def moved_by(h: float, along: Mapping[str, Array] = along) -> Array:
             return at({name: moved[name] + h * v for name, v in along.items()})
 
-        chosen.append(along)
-        found.append(np.stack([(moved_by(h) - moved_by(-h)) / (2 * h) for h in STEPS]))
-    return Slopes(graph, tuple(chosen), tuple(found))
+        lines.append(along)
+        values.append(np.stack([(moved_by(h) - moved_by(-h)) / (2 * h) for h in STEPS]))
+    return Slopes(graph, tuple(lines), tuple(values))
 
 
 def in_float64(graph: Graph) -> Graph:

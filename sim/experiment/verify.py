@@ -100,7 +100,7 @@ class Clock:
         return self.end - time.perf_counter()
 
     def refusal(self, needed_s: float) -> str | None:
-        """Why what takes so long is not to be run, if it is not."""
+        """The reason not to run what takes so long, if there is one."""
         left = self.left_s
         if needed_s <= left:
             return None
@@ -164,7 +164,7 @@ class Verifier:
             self.slope_tolerance = max(self.slope_tolerance, ROUNDINGS * self._slopes.apart(own, other))
 
     def verify(self, wanted: StrategyPoint) -> Verified:
-        """The checks of one point; a schedule that takes too long or too much memory is not run."""
+        """Run one point and check its predictions; a schedule that takes too long or too much memory is not run."""
         schedule = wanted.schedule(self.graph)
         reason = self.impossible or self._refusal(schedule)
         if reason is not None:
@@ -206,7 +206,7 @@ class Verifier:
         return execute(schedule, self._inputs, self._parameters), time.perf_counter() - start
 
     def _refusal(self, schedule: Schedule, *, reference: bool = False) -> str | None:
-        """Why a schedule is not to be run, if it is not."""
+        """The reason not to run a schedule, if there is one."""
         needed = TEMPORARIES * replay(schedule).peak_bytes
         if needed > self._memory_bytes:
             return f"about {format_bytes(needed)} of memory, of {format_bytes(self._memory_bytes)} that are free"
@@ -249,11 +249,11 @@ def precision(graph: Graph) -> str:
     NotApplicable
         If it is one that NumPy does not have.
     """
-    found = {n.dtype for n in graph.nodes}
-    known = [d for d in ("float16", "float32", "float64") if d in found]
-    if "bfloat16" in found:
+    dtypes = {n.dtype for n in graph.nodes}
+    floats = [d for d in ("float16", "float32", "float64") if d in dtypes]
+    if "bfloat16" in dtypes:
         raise NotApplicable("NumPy has no bfloat16, so the graph cannot be executed; give it dtype: float32")
-    return known[0] if known else "float64"
+    return floats[0] if floats else "float64"
 
 
 def _flops(schedule: Schedule, result: Execution) -> Check:
@@ -277,7 +277,7 @@ def free_memory() -> int:
     """Bytes that this machine could give to an execution now."""
     try:
         with open("/proc/meminfo") as file:
-            found = next((line for line in file if line.startswith("MemAvailable:")), None)
+            available = next((line for line in file if line.startswith("MemAvailable:")), None)
     except OSError:
-        found = None
-    return int(found.split()[1]) * 1024 if found else physical_memory()
+        available = None
+    return int(available.split()[1]) * 1024 if available else physical_memory()

@@ -79,9 +79,9 @@ class TorchVerifier:
             )
         self._torch.manual_seed(0)
         self._module = find(parameters["factory"])(**(parameters.get("arguments") or {})).train()
-        given = {i.name: (i.shape, i.dtype) for i in traced.graph.inputs}
-        wanted = {**dict.fromkeys(parameters["inputs"]), **{n: None for n in ("labels", "target") if n in given}}
-        self._inputs = {name: self._random(*given[name]) for name in wanted}
+        layouts = {i.name: (i.shape, i.dtype) for i in traced.graph.inputs}
+        names = dict.fromkeys([*parameters["inputs"], *(n for n in ("labels", "target") if n in layouts)])
+        self._inputs = {name: self._random(*layouts[name]) for name in names}
         self._program = program(
             self._module, self._inputs, granularity=parameters.get("granularity", "modules"), loss=self._loss,
             name=traced.graph.name,
@@ -98,7 +98,7 @@ class TorchVerifier:
             self.without_slopes = str(error)
 
     def verify(self, wanted: StrategyPoint) -> Verified:
-        """The checks of one point; what is no single sweep of reverse mode, or takes too long, is not run."""
+        """Run one point and check it; what is no single sweep of reverse mode, or takes too long, is not run."""
         from sim.execution.torch.execute import Runner
 
         schedule = wanted.schedule(self.graph)
@@ -185,7 +185,7 @@ class TorchVerifier:
         return self._run(runner, nullcontext())[2]
 
     def _flops(self, runner: Any, schedule: Schedule) -> Check:
-        """Those of matrix products, which are what PyTorch counts."""
+        """The check of flops of matrix products, which are what PyTorch counts."""
         from torch.utils.flop_counter import FlopCounterMode
 
         counter = FlopCounterMode(display=False)

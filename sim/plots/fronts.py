@@ -100,8 +100,8 @@ def percent(share: float) -> str:
 
 def _summary(spots: Sequence[Spot], front: Least, curve: str) -> str:
     count = f"{len(spots)} schedule{'s' if len(spots) != 1 else ''}"
-    known = [share for share in (beyond(s, front) for s in spots) if share is not None]
-    touching = sum(abs(share) < 5e-5 for share in known)
+    distances = [share for share in (beyond(s, front) for s in spots) if share is not None]
+    touching = sum(abs(share) < 5e-5 for share in distances)
     return f"{count} over the {curve}, {touching or 'none'} of them on it"
 
 

@@ -101,7 +101,7 @@ def _with_budget(memory: Sequence[Number], budget: int | None) -> list[float]:
 
 
 def _boxes(figure: Figure, count: int, *, top: float, bottom: float) -> list[tuple[float, float, float, float]]:
-    """Where the panels lie, in fractions of the figure: left, bottom, width, height."""
+    """The boxes of the panels, in fractions of the figure: left, bottom, width, height."""
     width, height = (float(v) for v in figure.get_size_inches())
     left, right, gap = 0.95, 0.45, 0.8
     each = (width - left - right - gap * (count - 1)) / count

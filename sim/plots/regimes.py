@@ -35,7 +35,7 @@ BESIDE_INCHES = 2.75
 
 @dataclass(frozen=True)
 class Map:
-    """Who wins in each cell (row, column) and by what factor.
+    """The winner of each cell (row, column) and by what factor.
 
     The winner is -1 where nobody wins; the factor is NaN where all are equal, infinite where nobody else
     applies or fits.
@@ -116,7 +116,7 @@ def _colours(winners: Mapping[int, str]) -> dict[int, str]:
 
 
 def _box(figure: Figure, rows: int, columns: int, top: float) -> tuple[float, float, float, float]:
-    """Where the map lies, in fractions of the figure, its cells as square as the room allows."""
+    """The box of the map, in fractions of the figure, its cells as square as the room allows."""
     width, height = (float(v) for v in figure.get_size_inches())
     left, bottom, above = 0.95, 0.62, 0.1
     wide, tall = width - left - BESIDE_INCHES, height - top - above - bottom

@@ -27,7 +27,7 @@ SHORTEST_BAR = 3
 
 @dataclass(frozen=True)
 class Look:
-    """How one kind of action is drawn: a mark for each, a line along those that follow each other."""
+    """The drawing of one kind of action: a mark for each, a line along those that follow each other."""
 
     name: str
     colour: str
@@ -46,7 +46,7 @@ LOOKS: Mapping[str, Look] = {
 
 @dataclass(frozen=True)
 class Bar:
-    """How one kind of stored value is drawn: a bar beside the middle of its column."""
+    """The drawing of one kind of stored value: a bar beside the middle of its column."""
 
     name: str
     colour: str
@@ -97,7 +97,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, panels: int = PANELS) -> tup
 
 
 def _boxes(figure: Figure, count: int, top: float, *, shared: bool) -> list[tuple[float, float, float, float]]:
-    """Where the panels lie, in fractions of the figure: left, bottom, width, height."""
+    """The boxes of the panels, in fractions of the figure: left, bottom, width, height."""
     width, height = (float(v) for v in figure.get_size_inches())
     left, right, bottom, title, across = 0.85, 0.3, 0.55, 0.52, 0.25 if shared else 0.6
     wide = (width - left - right - across * (count - 1)) / count

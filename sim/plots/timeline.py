@@ -164,14 +164,14 @@ def _kinds(profiles: Sequence[Profile]) -> dict[str, str]:
 
 
 def _shared_end(profiles: Sequence[Profile]) -> float | None:
-    """Where the common time axis ends, or `None` where each panel is better off with its own."""
+    """The end of the common time axis, or `None` where each panel is better off with its own."""
     ends = [style.drawable(p.x[-1]) for p in profiles]
     same = len({p.x_unit for p in profiles}) == 1 and not any(p.loops for p in profiles)
     return max(ends) if same and max(ends) <= SHARED_SCALE * min(ends) else None
 
 
 def _boxes(figure: Figure, rows: int, columns: int, top: float) -> list[tuple[float, float, float, float]]:
-    """Where the panels lie, row by row, in fractions of the figure: left, bottom, width, height."""
+    """The boxes of the panels, row by row, in fractions of the figure: left, bottom, width, height."""
     width, height = (float(v) for v in figure.get_size_inches())
     left, right, across, bottom, title, below = 0.95, 0.4, 0.6, 0.55, 0.42, 0.55
     wide = (width - left - right - across * (columns - 1)) / columns

@@ -175,7 +175,7 @@ class Scenario:
 
 
 def graph_kinds() -> Mapping[str, Entry[Graph]]:
-    """Everything that `graph: {kind: …}` may name."""
+    """The families and importers that `graph: {kind: …}` may name."""
     from sim.models import families, importers
 
     return {**families.load(), **importers.load()}
@@ -301,7 +301,7 @@ def _device_in(path: Path, name: str) -> Device:
 
 
 def _cells(regimes: axes.Regimes | None, data: Mapping[str, Any], folder: Path) -> list[Problem]:
-    """What is wrong with the values of a map, each tried by itself, at their places."""
+    """The problems of the values of a map, each tried by itself, at their places."""
     problems = []
     for axis in (regimes.x, regimes.y) if regimes else ():
         for value, place in zip(axis.values, axis.places, strict=True):

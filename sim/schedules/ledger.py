@@ -73,7 +73,7 @@ def mark(rows: Ints4, columns: Columns) -> Bytes8:
 
 @compiled
 def ledger(rows: Ints4, widths: Ints4, weights: Ints, flags: Bytes8, columns: Columns, record: Record) -> Any:
-    """Runs the actions in order through an integer ledger.
+    """Run the actions in order through an integer ledger.
 
     `widths` has one entry, or one for each action; `weights[k]` says how often action k stands for
     itself (empty: once). Returns (fault, action, value, peak, peak action, breakdown, tier peaks, how

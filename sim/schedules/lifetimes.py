@@ -125,7 +125,7 @@ def _csr(keys: Ints, values: Ints, length: int) -> tuple[Ints, Ints]:
 def _streamed(
     rows: Ints4, streams: NDArray[np.int8], flags: Bytes8, columns: Columns, begun: Ints, workspace: Ints, ends: Ints
 ) -> Any:
-    """Follows each life over the streams that touch it.
+    """Follow each life over the streams that touch it.
 
     A stream does its actions in order, so of each other stream an action waits for one at most: the
     latest that wrote what it reads (or, if it adds to a value, the latest that touched it). A copy

@@ -127,7 +127,7 @@ def _unrolled(start: int, stop: int, loops: Sequence[Loop], weight: int) -> tupl
 
 
 class Builder:
-    """Fills a schedule, whole ranges of actions at a time.
+    """A builder that fills a schedule, whole ranges of actions at a time.
 
     Nodes are numbers; a range in Python's order is done in that order, so adjoint sweeps pass
     `range(n - 1, -1, -1)`. Nodes that nothing differentiated reaches have no JVP or VJP and are

@@ -1,4 +1,4 @@
-"""How long: devices, and the event simulation of a schedule on one.
+"""Time: devices, and the event simulation of a schedule on one.
 
 Imports `base`, `graphs`, `schedules`.
 """

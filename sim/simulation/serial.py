@@ -135,7 +135,7 @@ def out_of_memory(schedule: Schedule, k: int, tier: int, *, need: int, level: in
 
 
 def _live(schedule: Schedule, k: int, tier: int) -> str:
-    """What is in a tier when flat action k is about to start in schedule order: by kind, and the largest values."""
+    """What a tier holds when flat action k is about to start in schedule order: by kind, and the largest values."""
     t, widths = schedule.table, walk(schedule, stop=k).left
     c = t.columns
     size = np.where(c.value_tier == tier, c.value_bytes * np.where(t.scaled, widths, widths > 0), 0)

@@ -182,7 +182,7 @@ def _stuck(
 def _waits(
     streams: NDArray[np.int8], lives_of: Lives, starts: Floats, ends: Floats, marks: list[float], lengths: list[int]
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """When each action was issued, ready, started and ended."""
+    """The times at which each action was issued, ready, started and ended."""
     issued = np.repeat(np.array(marks[:-1]), lengths)
     for s in range(len(ENDS)):
         own = np.flatnonzero(streams == s)

@@ -67,7 +67,7 @@ class Trace:
 
     @property
     def stall_seconds(self) -> float:
-        """How long compute waited for data or memory."""
+        """Seconds that compute waited for data or memory."""
         return self.streams["compute"].stall_seconds
 
     @property

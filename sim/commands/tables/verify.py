@@ -44,7 +44,7 @@ def as_json(scenario: Scenario, verifier: AnyVerifier, points: Sequence[Verified
 
 
 def _finite(error: float) -> float | None:
-    """JSON has no infinity: an error that is not finite is null."""
+    """The error, or `None` (JSON has no infinity) where it is not finite."""
     return error if error < float("inf") else None
 
 

@@ -71,15 +71,15 @@ def regions(schedule: Schedule) -> Region:
 
     def children(k: int, last: int, kept: Kept) -> tuple[Region, ...]:
         """The regions of bursts k … last, which lie in the region (or sweep) that keeps `kept`."""
-        found: list[Region] = []
+        siblings: list[Region] = []
         while k <= last:
             end = k
             while end < last and bursts[k].first < ends[end + 1]:
                 end += 1
             if _closed(schedule.graph, ends[end + 1], ends[k], kept):
-                found.append(_region(ends[end + 1], ends[k], kept, children(k + 1, end, bursts[k].kept)))
+                siblings.append(_region(ends[end + 1], ends[k], kept, children(k + 1, end, bursts[k].kept)))
             k = end + 1
-        return tuple(found[::-1])
+        return tuple(siblings[::-1])
 
     first = bursts[0].kept
     return _region(0, n, first, children(1, len(bursts) - 1, first))
@@ -119,16 +119,16 @@ def _turning_points(schedule: Schedule) -> list[int]:
 def _bursts(schedule: Schedule) -> list[_Burst]:
     opcode, node = schedule.opcode, schedule.node
     turns = _turning_points(schedule)
-    found = []
+    bursts = []
     start = 0
     for turn, following in zip(turns, [*turns[1:], len(opcode)], strict=True):
         stop = turn
         while stop < following and opcode[stop] == VJP:
             stop += 1
         forwards, adjoints = node[start:turn], node[turn:stop]
-        found.append(_Burst(int(forwards.min()), int(adjoints.min()), _kept_by(schedule, start, turn)))
+        bursts.append(_Burst(int(forwards.min()), int(adjoints.min()), _kept_by(schedule, start, turn)))
         start = stop
-    return found
+    return bursts
 
 
 def _kept_by(schedule: Schedule, start: int, turn: int) -> Kept:

@@ -33,9 +33,9 @@ def evaluate(
     def of_region(region: Region, env: dict[int, Any]) -> None:
         """Evaluate a region under `jax.checkpoint`, and put what later pieces read into `env`."""
         pieces = program.pieces[region.start : region.stop]
-        made = [v for piece in pieces for v in piece.writes]
+        writes = [v for piece in pieces for v in piece.writes]
         reads = list(dict.fromkeys(v for piece in pieces for v in _reads(piece) if v in env))
-        wanted = [v for v in made if readers[v] >= region.stop]
+        outputs = [v for v in writes if readers[v] >= region.stop]
 
         def run(given: Sequence[Any]) -> list[Any]:
             inside = dict(zip(reads, given, strict=True))
@@ -49,10 +49,10 @@ def evaluate(
                 if inner is not None:
                     of_region(inner, inside)
                     at = inner.stop
-            return [inside[v] for v in wanted]
+            return [inside[v] for v in outputs]
 
         values = _checkpointed(run, _saved(region, names))([env[v] for v in reads])
-        env.update(zip(wanted, values, strict=True))
+        env.update(zip(outputs, values, strict=True))
 
     env = program.environment(inputs[: len(program.leaves)], inputs[len(program.leaves) :])
     of_region(root, env)
@@ -85,16 +85,16 @@ def _readers(program: Program) -> dict[int, int]:
 def _named(piece: Piece, name: str, env: dict[int, Any], *, differentiated: bool) -> Sequence[Any]:
     """What a piece writes, under its name, with a derivative whose residuals are named."""
     reads = _reads(piece)
-    given = [env[v] for v in reads]
+    values_read = [env[v] for v in reads]
 
     def function(*values: Any) -> list[Any]:
         return list(piece.evaluate(dict(zip(reads, values, strict=True))))
 
     if not differentiated:
-        return _all_named(function(*given), name)
+        return _all_named(function(*values_read), name)
     if any(step.primitive.name.startswith("custom_vjp") for step in piece.steps):
-        return _with_named_vjp(function, name)(*given)  # type: ignore[no-any-return]
-    return _with_named_jvp(function, name)(*given)  # type: ignore[no-any-return]
+        return _with_named_vjp(function, name)(*values_read)  # type: ignore[no-any-return]
+    return _with_named_jvp(function, name)(*values_read)  # type: ignore[no-any-return]
 
 
 def _all_named(values: Sequence[Any], name: str) -> list[Any]:

@@ -22,11 +22,11 @@ DTYPES = frozenset({"float64", "float32", "float16", "int64", "int32", "int8", "
 
 def input_shapes(graph: Graph, node: Node) -> tuple[Shape, ...]:
     """The shape as which a node reads each of its inputs (of its producer, unless it views it as another)."""
-    given = node.attributes.get("input_shapes")
-    if given is not None:
-        return tuple(tuple(s) for s in given)
-    made = {i.name: i.shape for i in graph.inputs} | {n.name: n.output_shape for n in graph.nodes}
-    return tuple(made[name] for name in node.inputs)
+    views = node.attributes.get("input_shapes")
+    if views is not None:
+        return tuple(tuple(s) for s in views)
+    shapes = {i.name: i.shape for i in graph.inputs} | {n.name: n.output_shape for n in graph.nodes}
+    return tuple(shapes[name] for name in node.inputs)
 
 
 def parameter_shapes(graph: Graph, node: Node) -> tuple[Shape, ...]:
@@ -53,7 +53,7 @@ def parameters_for(graph: Graph, seed: int) -> dict[str, Array]:
     Weights are normal with variance 1/fan-in, biases and shifts small, scales near 1.
     """
     rng = np.random.default_rng(seed)
-    made: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     for node in graph.nodes:
         if not node.param_size:
             continue
@@ -62,20 +62,20 @@ def parameters_for(graph: Graph, seed: int) -> dict[str, Array]:
             scale = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.1
             offset = 1.0 if rule_of(node).scales and k == 0 else 0.0
             parts.append(offset + scale * rng.standard_normal(math.prod(shape)))
-        made[node.name] = np.concatenate(parts).astype(node.dtype)
-    return made
+        arrays[node.name] = np.concatenate(parts).astype(node.dtype)
+    return arrays
 
 
 def inputs_for(graph: Graph, seed: int) -> dict[str, Array]:
     """Random graph inputs: standard normal floats, and integers below what their readers allow."""
     rng = np.random.default_rng(seed)
-    made: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     for item in graph.inputs:
         if np.dtype(item.dtype).kind == "f":
-            made[item.name] = rng.standard_normal(item.shape).astype(item.dtype)
+            arrays[item.name] = rng.standard_normal(item.shape).astype(item.dtype)
         else:
-            made[item.name] = rng.integers(0, _below(graph, item), item.shape).astype(item.dtype)
-    return made
+            arrays[item.name] = rng.integers(0, _below(graph, item), item.shape).astype(item.dtype)
+    return arrays
 
 
 def _below(graph: Graph, item: GraphInput) -> int:
@@ -88,7 +88,7 @@ def _below(graph: Graph, item: GraphInput) -> int:
 
 
 def checked(graph: Graph, inputs: Mapping[str, Array], parameters: Mapping[str, Array]) -> None:
-    """Nothing, where every array is there with the graph's shape and dtype.
+    """Raise unless every array is there with the graph's shape and dtype.
 
     Raises
     ------
@@ -105,12 +105,12 @@ def checked(graph: Graph, inputs: Mapping[str, Array], parameters: Mapping[str, 
         for name, shape in zip(node.inputs, input_shapes(graph, node), strict=True):
             if math.prod(shape) != sizes[name]:
                 raise NotApplicable(f"node '{node.name}' reads a part of '{name}' as a view, which NumPy is not given")
-    wanted = [("input", i.name, i.shape, i.dtype, inputs) for i in graph.inputs]
-    wanted += [("parameters of", n.name, (n.param_size,), n.dtype, parameters) for n in graph.nodes if n.param_size]
+    requests = [("input", i.name, i.shape, i.dtype, inputs) for i in graph.inputs]
+    requests += [("parameters of", n.name, (n.param_size,), n.dtype, parameters) for n in graph.nodes if n.param_size]
     for dtype in {i.dtype for i in graph.inputs} | {n.dtype for n in graph.nodes}:
         if dtype not in DTYPES:
             raise NotApplicable(f"NumPy has no {dtype}; give the graph one of {', '.join(sorted(DTYPES))}")
-    for what, name, shape, dtype, arrays in wanted:
+    for what, name, shape, dtype, arrays in requests:
         if name not in arrays:
             raise GraphError(f"{what} '{name}': missing, expected an array of shape {shape}")
         got = arrays[name]

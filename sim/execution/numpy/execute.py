@@ -1,4 +1,4 @@
-"""Runs a schedule on NumPy arrays: the exact derivative, and the bytes really held at each action.
+"""Run a schedule on NumPy arrays: the exact derivative, and the bytes really held at each action.
 
 Of the schedule it takes the actions, what each touches, and which values end with it
 (`sim.schedules.lifetimes`), every turn of every loop written out; it raises where an action reads
@@ -91,8 +91,8 @@ def execute(
             machine.added.pop(value, None)
     machine.seeds.check_finished()
     first = machine.numbers.value(GRADIENT, 0)
-    kept = {v - first: a for v, a in machine.memory.arrays.items() if first <= v < first + machine.n}
-    gradients = {machine.nodes[i].name: a for i, a in sorted((machine.gradients | kept).items())}
+    final = {v - first: a for v, a in machine.memory.arrays.items() if first <= v < first + machine.n}
+    gradients = {machine.nodes[i].name: a for i, a in sorted((machine.gradients | final).items())}
     jacobian = machine.jacobian if schedule.graph.wrt == "input" else None
     return Execution(machine.outputs, gradients, jacobian, order, flat, live)
 

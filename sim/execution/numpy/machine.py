@@ -162,7 +162,7 @@ def handles(
 
 
 def _check_samples(graph: Graph, nodes: Sequence[Node], rules: Sequence[Rule]) -> None:
-    """Nothing, where the Jacobian of each sample exists if it is asked for.
+    """Raise `NotApplicable` unless each sample has a Jacobian, where one is asked for.
 
     Raises
     ------

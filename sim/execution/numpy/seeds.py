@@ -53,7 +53,7 @@ class Seeds:
         return np.eye(width, size, start, dtype=dtype), Carried(node, start, width)
 
     def check_finished(self) -> None:
-        """Nothing, where every place that was seeded at all has sent out all its tangents or cotangents.
+        """Raise unless every place that was seeded at all has sent out all its tangents or cotangents.
 
         Raises
         ------

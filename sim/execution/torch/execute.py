@@ -1,4 +1,4 @@
-"""Runs a schedule on real tensors for an imported PyTorch module: the gradient that plain autograd gives.
+"""Run a schedule on real tensors for an imported PyTorch module: the gradient that plain autograd gives.
 
 Each node's forward and gradient are functions recorded from PyTorch's own autograd (`sim.models.torch`), so
 the same kernels run in the same order. What the schedule keeps is kept, what it drops is dropped at

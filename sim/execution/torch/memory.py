@@ -1,4 +1,4 @@
-"""Measures what PyTorch really holds: the bytes of distinct storages alive, call by call, and its flops."""
+"""A meter of what PyTorch really holds: the bytes of distinct storages alive, call by call, and its flops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[misc]
-    """Counts the storages that calls inside the context make: `live_bytes` now and `peak_bytes` at most.
+    """A context that counts the storages of the calls inside it: `live_bytes` now and `peak_bytes` at most.
 
     Memory that was there before (parameters, inputs) does not count, nor does what a kernel holds
     inside a call.

@@ -51,7 +51,7 @@ class Work:
 
 
 def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
-    """What a mapping has under these names."""
+    """A function that takes the values under these names out of a mapping."""
     if len(names) > 1:
         return itemgetter(*names)
     return lambda given: [given[name] for name in names]

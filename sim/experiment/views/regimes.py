@@ -36,7 +36,7 @@ class Contender(TypedDict):
 
 
 class Map(TypedDict):
-    """Who wins in each cell; matrices are lists of rows, a row for each value of y.
+    """The winner of each cell; matrices are lists of rows, a row for each value of y.
 
     `winner` is an index into `strategies`: the one with the least of what `by` says among those that fit
     the budget, on equal terms the one written first; `None` where none applies or fits. `factor` is what

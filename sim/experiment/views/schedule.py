@@ -39,7 +39,7 @@ class Loop(TypedDict):
 
 
 class Stored(TypedDict):
-    """When the values of a kind are in memory in a tier: (node, start, stop)."""
+    """The spans during which values of a kind are in memory in a tier: (node, start, stop)."""
 
     value: str
     tier: str
@@ -168,7 +168,7 @@ def _sweeps(kinds: Sequence[int], nodes: Sequence[int]) -> Iterator[tuple[int, i
 
 
 def _stored(schedule: Schedule) -> list[Stored]:
-    """When activations and residuals that take memory are in it, by liveness."""
+    """The spans of activations and residuals that take memory, by liveness."""
     t = schedule.table
     spans: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     for v, size, start, stop in walk(schedule, lives=True).record.lives.tolist():

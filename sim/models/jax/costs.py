@@ -61,7 +61,7 @@ class Pricing:
         return self._costs[key]
 
     def _key(self, piece: Piece) -> Any:
-        """Equal for pieces that do the same to values of the same shapes in the same roles."""
+        """A key that is equal for pieces that do the same to values of the same shapes in the same roles."""
         numbers: dict[int, int] = {}
 
         def described(atom: Any) -> Any:
@@ -186,7 +186,7 @@ class Pricing:
 
 @dataclass(frozen=True, slots=True)
 class _Linearized:
-    """`kept` maps the values that are kept to their abstract values: numbers of the program where they have one."""
+    """A linearized piece; `kept` has the abstract values of what it keeps, by number where the program has one."""
 
     flops: int
     backward_flops: int

@@ -129,7 +129,7 @@ def program(closed: Any, *, leaves: int, constant: Collection[int] = ()) -> Prog
 
 
 class _Inlining:
-    """Collects the equations of a jaxpr and of those inside it, with a fresh number for every value."""
+    """A collector of the equations of a jaxpr and of those inside it, with a fresh number for every value."""
 
     def __init__(self) -> None:
         self.avals: dict[int, Any] = {}
@@ -196,7 +196,7 @@ def _unrolled(eqn: Any, before: int) -> Any:
 
 
 class _Cutting:
-    """Cuts flat equations into pieces."""
+    """A cutter of flat equations into pieces."""
 
     def __init__(
         self, flat: _Inlining, leaves: Sequence[int], arguments: Sequence[int], outputs: Sequence[Any],

@@ -78,7 +78,7 @@ def capture(
 
 
 class _Swapped:
-    """Calls a module with other tensors in place of its parameters and buffers."""
+    """A call of a module with other tensors in place of its parameters and buffers."""
 
     def __init__(self, module: nn.Module, state: Mapping[str, Any], trail: _Trail) -> None:
         self.module, self.state, self.trail = module, state, trail

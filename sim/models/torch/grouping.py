@@ -96,7 +96,7 @@ def is_random(node: torch.fx.Node) -> bool:
 
 
 def _key(op: Op, index: int, granularity: Granularity, containers: frozenset[str]) -> Hashable:
-    """Calls in a row with equal keys make one piece."""
+    """The key of a call: calls in a row with equal keys make one piece."""
     if granularity == "blocks":
         block = _block(op, containers)
         if block is not None:
@@ -148,7 +148,7 @@ def _external(runs: Sequence[Sequence[Op]], captured: Captured, views: dict[torc
 
 
 def _without_silent(runs: Sequence[list[Op]], external: set[torch.fx.Node]) -> Iterator[list[Op]]:
-    """Runs that only update buffers are done with the run behind them."""
+    """Join runs that only update buffers to the run behind them."""
     pending: list[Op] = []
     for run in runs:
         pending = _merged(pending, run)

@@ -114,7 +114,7 @@ def _with_loss(loss: str, inputs: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 class _Builder:
-    """Turns pieces into steps and nodes."""
+    """A builder that turns pieces into steps and nodes."""
 
     def __init__(self, captured: Captured, pieces: Pieces, name: str, granularity: Granularity, loss: str) -> None:
         self.captured, self.pieces, self.name, self.loss = captured, pieces, name, loss

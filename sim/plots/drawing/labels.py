@@ -1,4 +1,4 @@
-"""Where to write the names of points so that no name covers another, a point or the frame.
+"""Places for the names of points, such that no name covers another, a point or the frame.
 
 A small search of its own rather than adjustText: that package moves texts by forces for a number of
 rounds, does not promise that none overlap when it stops, and draws in pyplot, whose import alone

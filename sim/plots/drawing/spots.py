@@ -99,7 +99,7 @@ def sweeps(spots: Sequence[Spot]) -> list[list[int]]:
     families: dict[Hashable, list[int]] = {}
     for i, spot in enumerate(spots):
         families.setdefault((spot.series, tuple(k for k, _ in spot.numbers)), []).append(i)
-    found = []
+    out = []
     for members in families.values():
         keys = [k for k, _ in spots[members[0]].numbers]
         values = [[v for _, v in spots[i].numbers] for i in members]
@@ -109,8 +109,8 @@ def sweeps(spots: Sequence[Spot]) -> list[list[int]]:
         lines: dict[Hashable, list[tuple[Number, int]]] = {}
         for i, row in zip(members, values, strict=True):
             lines.setdefault(tuple(row[:varied] + row[varied + 1 :]), []).append((row[varied], i))
-        found += [[i for _, i in sorted(line)] for line in lines.values() if len(line) > 1]
-    return found
+        out += [[i for _, i in sorted(line)] for line in lines.values() if len(line) > 1]
+    return out
 
 
 def _series(strategy: str, parameters: Mapping[str, Any]) -> str:

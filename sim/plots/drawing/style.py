@@ -191,8 +191,8 @@ def scale_of(values: Sequence[float], unit: str, *, margin: float = 0.08, most_t
 
 def linear_scale(low: float, high: float, unit: str, *, most_ticks: int = 7) -> Scale:
     """A linear axis with exactly these limits."""
-    found = MaxNLocator(nbins=most_ticks - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    ticks = tuple(float(t) for t in found if low <= t <= high * (1 + 1e-12))
+    places = MaxNLocator(nbins=most_ticks - 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks = tuple(float(t) for t in places if low <= t <= high * (1 + 1e-12))
     return Scale(low, high, False, ticks, tuple(_tick_text(t, max(map(abs, ticks)), unit) for t in ticks))
 
 
