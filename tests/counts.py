@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from sim.graphs.graph import Graph, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import Node
 
 CONTRACTIONS = frozenset(
     {

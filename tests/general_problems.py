@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterator
 
 from sim.base.errors import GraphError
-from sim.graphs.graph import NEEDS, Graph, GraphInput, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import NEEDS, GraphInput, Node
 from sim.strategies.general.problem import Problem, graph_problem, plain_problem
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from sim.graphs.graph import NEEDS, READS, Graph, GraphInput, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import NEEDS, READS, GraphInput, Node
 
 small = st.integers(0, 9)
 

@@ -11,7 +11,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from sim.graphs.graph import Graph, GraphInput, Needs, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Needs, Node
 from sim.models.families.chain import chain
 from sim.schedules.replay import Cost, replay
 from sim.schedules.schedule import Builder

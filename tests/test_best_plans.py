@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from planner_oracles import forwards, least_cost, persistent_cost, random_chain, replayed
 
 from sim.base.errors import CountOverflow
-from sim.graphs.graph import Graph, Needs
+from sim.graphs.graph import Graph
+from sim.graphs.node import Needs
 from sim.models.families.chain import chain
 from sim.schedules.replay import replay
 from sim.strategies import optimal

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from planner_oracles import forwards, least_cost, random_blocks, random_chain
 
 import sim
-from sim.graphs.graph import Graph, GraphInput, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Node
 from sim.schedules.replay import Cost, replay
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.general.bound import LARGEST_BLOCK, block_lower_bound

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import GraphError
-from sim.graphs.graph import NEEDS, Node
+from sim.graphs.node import NEEDS, Node
 from sim.ops import Tensor, apply, ops
 
 ROWS, IMAGE, TOKENS, SCORES = (2, 6), (2, 4, 8, 8), (2, 5, 6), (2, 3, 5, 5)

@@ -14,7 +14,8 @@ from general_oracles import least_cost
 from general_problems import random_problem, random_shape, shapes
 
 import sim
-from sim.graphs.graph import Graph, GraphInput, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Node
 from sim.schedules.replay import replay
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.general import certificate as certificates

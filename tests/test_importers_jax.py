@@ -13,7 +13,8 @@ from counts import saved_bytes
 
 from sim.base.errors import GraphError, ParameterError
 from sim.graphs import size
-from sim.graphs.graph import Graph, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import Node
 from sim.models.importers import importers, load
 from sim.schedules.replay import replay
 from sim.strategies.reverse import reverse_full

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from planner_oracles import least_cost, random_blocks, random_chain
 
 from sim.base.errors import CountOverflow, NotApplicable, ParameterError
-from sim.graphs.graph import Graph, GraphInput, Needs, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Needs, Node
 from sim.models.families.chain import chain
 from sim.models.families.cnn import cnn
 from sim.models.families.mlp import mlp

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.base.errors import NotApplicable, ParameterError
-from sim.graphs.graph import Graph, Node
-from sim.graphs.node import GraphInput
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Node
 from sim.models.families.chain import chain
 from sim.schedules import actions
 from sim.schedules.replay import Cost, replay

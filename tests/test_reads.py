@@ -11,7 +11,8 @@ from twins import PlainGraph
 
 import sim
 from sim.base.errors import GraphError
-from sim.graphs.graph import Graph, GraphInput, Node, Reads
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Node, Reads
 from sim.models.families import load
 from sim.schedules.actions import Jvp, Vjp
 from sim.schedules.plan import graph_sha256

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from twins import PlainGraph, plain_replay, unrolled
 
 from sim.base.errors import CountOverflow, InvalidSchedule, NotApplicable
-from sim.graphs.graph import ITEMSIZE, Graph, GraphInput, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import ITEMSIZE, GraphInput, Node
 from sim.models.families.chain import chain
 from sim.schedules.replay import BREAKDOWN_KINDS, dot, profile, replay, walk
 from sim.schedules.schedule import Builder, Schedule

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from simulations import ONE, STRATEGIES, calls, copied, linked, made
 
 from sim.base.errors import InvalidSchedule, OutOfMemory
-from sim.graphs.graph import Graph, GraphInput, Node, Seconds
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Node, Seconds
 from sim.models.families.chain import chain
 from sim.schedules.actions import Copy
 from sim.schedules.lifetimes import ENDS, STREAMS

@@ -14,7 +14,8 @@ from twins import PlainGraph
 
 import sim
 from sim.base.errors import NotApplicable, ParameterError
-from sim.graphs.graph import Graph, GraphInput, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Node
 from sim.schedules.effects import FORWARD, JVP, VJP
 from sim.schedules.replay import replay, walk
 from sim.schedules.schedule import Schedule

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sim.base.errors import GraphError
-from sim.graphs.graph import Graph, GraphInput, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Node
 from sim.schedules.replay import replay
 from sim.schedules.schedule import Builder
 from sim.simulation.device import device

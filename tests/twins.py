@@ -9,7 +9,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from sim.graphs.graph import ITEMSIZE, Graph, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import ITEMSIZE, Node
 from sim.schedules.actions import Action, SeededJvp
 from sim.schedules.schedule import Schedule
 

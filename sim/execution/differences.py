@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.execution.numpy.execute import Execution, execute
-from sim.graphs.graph import FLOATS, Graph
+from sim.graphs.graph import Graph
+from sim.graphs.node import FLOATS
 from sim.ops.rule import Array
 from sim.schedules.schedule import Builder, Schedule
 

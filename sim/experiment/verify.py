@@ -23,7 +23,8 @@ from sim.execution.numpy.arrays import inputs_for, parameters_for
 from sim.execution.numpy.execute import Execution, execute
 from sim.execution.numpy.products import executed_flops
 from sim.experiment.calibrate import physical_memory, shortest
-from sim.graphs.graph import STRUCTURES, Graph
+from sim.graphs.graph import Graph
+from sim.graphs.node import STRUCTURES
 from sim.ops.rule import Array
 from sim.scenario.points import FULL_STORE, StrategyPoint
 from sim.schedules.effects import JACOBIAN

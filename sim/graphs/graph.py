@@ -20,34 +20,19 @@ from numpy.typing import NDArray
 from sim.base.errors import CountOverflow, GraphError
 from sim.graphs.columns import ALWAYS, ITSELF, OTHERS, PARAMETERS, Columns, columns_of, per_sample
 from sim.graphs.node import (
-    FLOATS,
-    ITEMSIZE,
     LARGEST,
     NEEDS,
     OPTIMIZER_STATES,
-    READS,
-    STRUCTURES,
     GraphInput,
     Ints,
-    LocalJacobian,
-    Needs,
     Node,
     Optimizer,
-    Reads,
-    Seconds,
-    Structure,
     Wrt,
     check_names,
     check_node,
     check_ties,
     sorted_nodes,
 )
-
-__all__ = [
-    "FLOATS", "ITEMSIZE", "LARGEST", "NEEDS", "OPTIMIZER_STATES", "READS", "STRUCTURES", "Columns", "Graph",
-    "GraphInput", "Ints", "LocalJacobian", "Needs", "Node", "NodeView", "Optimizer", "Reads", "Seconds", "Structure",
-    "Wrt", "per_sample",
-]  # fmt: skip
 
 
 class NodeView(Sequence[Node]):

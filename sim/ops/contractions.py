@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sim.base.registry import Count, Size
-from sim.graphs.graph import LocalJacobian, Node
+from sim.graphs.node import LocalJacobian, Node
 from sim.ops.core import CONSTANT, FACTORS, Dtype, Tensor, check_rank, fail, make_node, ops
 from sim.ops.rule import Array, At, Rule, Shape, bilinear
 

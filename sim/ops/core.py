@@ -12,7 +12,8 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from sim.base.errors import GraphError, NotApplicable, ParameterError, suggest
 from sim.base.registry import Entry, Registry
-from sim.graphs.graph import FLOATS, ITEMSIZE, LARGEST, Graph, GraphInput, LocalJacobian, Needs, Node, Reads, Wrt
+from sim.graphs.graph import Graph
+from sim.graphs.node import FLOATS, ITEMSIZE, LARGEST, GraphInput, LocalJacobian, Needs, Node, Reads, Wrt
 from sim.ops.rule import Rule, Shape
 
 DENSE = LocalJacobian("dense")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from sim.base.registry import Count
-from sim.graphs.graph import Node
+from sim.graphs.node import Node
 from sim.ops.core import CONSTANT, Margin, Pair, Tensor, fail, make_node, ops, pair
 from sim.ops.rule import Array, At, Rule, Shape, samplewise
 

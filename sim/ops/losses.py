@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sim.graphs.graph import LocalJacobian, Node
+from sim.graphs.node import LocalJacobian, Node
 from sim.ops.core import CONSTANT, GraphBuilder, Tensor, check_rank, fail, make_node, ops
 from sim.ops.norms import SOFTMAX_FLOPS, log_softmax
 from sim.ops.rule import Array, At, Rule

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from sim.graphs.graph import LocalJacobian, Node
+from sim.graphs.node import LocalJacobian, Node
 from sim.ops.core import Tensor, check_rank, make_node, ops
 from sim.ops.rule import Array, At, Rule, Shape, selfadjoint
 

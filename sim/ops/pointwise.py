@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from sim.graphs.graph import LocalJacobian, Needs, Node
+from sim.graphs.node import LocalJacobian, Needs, Node
 from sim.ops.core import CONSTANT, FACTORS, Tensor, fail, make_node, ops
 from sim.ops.rule import Array, At, Rule, bilinear, pointwise, selfadjoint, total
 

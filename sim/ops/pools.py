@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.graphs.graph import Node
+from sim.graphs.node import Node
 from sim.ops.core import CONSTANT, Margin, Pair, Tensor, check_rank, fail, make_node, ops, pair
 from sim.ops.images import image_shape, layout, patches_of, window_count
 from sim.ops.rule import Array, At, Rule, linear

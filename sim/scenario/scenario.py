@@ -15,7 +15,8 @@ from sim.base.document import Document, DocumentError, KeyPath
 from sim.base.errors import CountOverflow, GraphError, ParameterError, SimError, suggest
 from sim.base.registry import Entry, Problem, problems_of
 from sim.base.units import Bytes
-from sim.graphs.graph import Graph, Optimizer, Wrt
+from sim.graphs.graph import Graph
+from sim.graphs.node import Optimizer, Wrt
 from sim.models.factory import Factory
 from sim.scenario import axes
 from sim.scenario.points import REFUSALS, StrategyPoint, expand

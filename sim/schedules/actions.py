@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.errors import CountOverflow, NotApplicable
-from sim.graphs.graph import LARGEST, STRUCTURES, Graph, Structure, per_sample
+from sim.graphs.columns import per_sample
+from sim.graphs.graph import Graph
+from sim.graphs.node import LARGEST, STRUCTURES, Structure
 from sim.schedules.effects import FORWARD, JVP, KINDS, VJP, Columns, Kind, own_effects
 from sim.schedules.values import (
     ACCUMULATE,

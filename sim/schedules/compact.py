@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.base.errors import NotApplicable, SimError, suggest
-from sim.graphs.graph import LARGEST, Graph
+from sim.graphs.graph import Graph
+from sim.graphs.node import LARGEST
 from sim.schedules.actions import ADDED, OWN, Action, Scope
 from sim.schedules.effects import KINDS
 from sim.schedules.schedule import Builder, Loop, Schedule

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
 from sim.base.memo import remembered
-from sim.graphs.graph import NEEDS, Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import NEEDS, Ints
 from sim.schedules.values import (
     ACCUMULATE,
     ACTIVATION,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.schedules.effects import Bytes8, Columns, Ints4
 from sim.schedules.values import ACCUMULATE, CONSUME, COTANGENT, DEVICE, READ, SAVE, TANGENT, TIERS, VALUE_KINDS, WRITE
 

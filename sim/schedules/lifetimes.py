@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.schedules.effects import Bytes8, Columns, Ints4
 from sim.schedules.ledger import FREE, LIFE_BYTES, LIFE_START, SKIP
 from sim.schedules.replay import Walk

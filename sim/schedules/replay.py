@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.errors import CountOverflow, InvalidSchedule
-from sim.graphs.graph import LARGEST, Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import LARGEST, Ints
 from sim.schedules import ledger
 from sim.schedules.actions import OWN
 from sim.schedules.effects import FORWARD, KINDS

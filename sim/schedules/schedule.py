@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim.base.errors import CountOverflow
-from sim.graphs.graph import LARGEST, Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import LARGEST, Ints
 from sim.schedules import ledger
 from sim.schedules.actions import Action
 from sim.schedules.effects import JVP, VJP

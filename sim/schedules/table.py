@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from sim.base.errors import CountOverflow
 from sim.base.memo import remembered
-from sim.graphs.graph import LARGEST, Graph, GraphInput, Ints, Node
-from sim.graphs.graph import Columns as NodeColumns
+from sim.graphs.columns import Columns as NodeColumns
+from sim.graphs.graph import Graph
+from sim.graphs.node import LARGEST, GraphInput, Ints, Node
 from sim.schedules import actions
 from sim.schedules.actions import OWN, Action, Scope
 from sim.schedules.effects import COPY, FORWARD, JACOBIAN, JVP, KINDS, VJP, Columns, own_effects

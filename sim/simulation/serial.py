@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sim.base.errors import OutOfMemory
 from sim.base.units import format_bytes
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.schedules.lifetimes import allocations
 from sim.schedules.replay import Walk, replay, walk
 from sim.schedules.schedule import Flat, Schedule

@@ -10,7 +10,7 @@ import simpy
 from numpy.typing import NDArray
 
 from sim.base.errors import Deadlock, OutOfMemory
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.schedules.lifetimes import COMPUTE, ENDS, Lives, lives
 from sim.schedules.replay import Walk
 from sim.schedules.schedule import Schedule

@@ -18,7 +18,8 @@ import numpy as np
 from sim.base import pareto
 from sim.base.errors import ParameterError
 from sim.base.units import format_bytes
-from sim.graphs.graph import Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import Ints
 from sim.schedules.effects import VJP
 from sim.schedules.replay import dot, replay
 from sim.schedules.schedule import Schedule

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.graphs.graph import Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import Ints
 from sim.schedules.effects import VJP
 from sim.schedules.schedule import Builder, Schedule
 from sim.schedules.table import base_table

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.base.errors import NotApplicable
-from sim.graphs.graph import NEEDS, Graph
+from sim.graphs.graph import Graph
+from sim.graphs.node import NEEDS
 from sim.schedules.effects import FORWARD, VJP
 from sim.schedules.schedule import Schedule
 from sim.schedules.values import ACTIVATION, READ, RESIDUAL, SAVE, WRITE

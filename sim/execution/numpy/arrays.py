@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from sim.base.errors import GraphError, NotApplicable
-from sim.graphs.graph import Graph, GraphInput
-from sim.graphs.node import Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Node
 from sim.ops import rule_of
 from sim.ops.rule import Array, At, Shape
 

@@ -21,7 +21,7 @@ import numpy as np
 from sim.execution.numpy import adjoints, jacobians, tangents  # their handlers register themselves
 from sim.execution.numpy.arrays import checked
 from sim.execution.numpy.machine import HANDLERS, Machine, Step, handles
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.ops.rule import Array
 from sim.schedules import ledger
 from sim.schedules.actions import Copy, Forward

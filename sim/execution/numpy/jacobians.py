@@ -12,7 +12,7 @@ import numpy as np
 
 from sim.base.errors import NotApplicable
 from sim.execution.numpy.machine import Machine, Step, handles
-from sim.graphs.graph import per_sample
+from sim.graphs.columns import per_sample
 from sim.graphs.node import Structure
 from sim.ops.rule import Array, At
 from sim.schedules.actions import JvpOfJacobian, LocalJacobian, Multiply, VjpOfJacobian

@@ -15,7 +15,8 @@ from sim.base.errors import NotApplicable
 from sim.execution.numpy.arrays import input_shapes, parameter_shapes
 from sim.execution.numpy.memory import Memory
 from sim.execution.numpy.seeds import Seeds
-from sim.graphs.graph import Graph, Node, Structure
+from sim.graphs.graph import Graph
+from sim.graphs.node import Node, Structure
 from sim.ops import rule_of
 from sim.ops.rule import Array, At, Rule, Shape, split, total
 from sim.schedules.actions import Action

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from sim.base.errors import InvalidSchedule
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.ops.rule import Array
 from sim.schedules.table import Table
 from sim.schedules.values import TIERS

@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 
 from sim.execution.numpy.arrays import input_shapes, parameter_shapes
-from sim.graphs.graph import Graph, Ints, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import Ints, Node
 from sim.ops.rule import Shape
 from sim.schedules.actions import Forward, Jvp, JvpOfJacobian, SeededJvp, Vjp, VjpOfJacobian
 from sim.schedules.schedule import Schedule

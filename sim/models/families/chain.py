@@ -13,7 +13,9 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from sim.base.errors import CountOverflow, GraphError
 from sim.base.registry import Count, Size
-from sim.graphs.graph import LARGEST, NEEDS, Columns, Graph, GraphInput, Ints, LocalJacobian, Needs, Node, NodeView
+from sim.graphs.columns import Columns
+from sim.graphs.graph import Graph, NodeView
+from sim.graphs.node import LARGEST, NEEDS, GraphInput, Ints, LocalJacobian, Needs, Node
 from sim.graphs.size import LAYER_BYTES, check_size
 from sim.models.families import families
 

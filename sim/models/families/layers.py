@@ -10,8 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from sim.base.errors import GraphError, suggest
 from sim.base.registry import Count, Problem, Size, problems_of
-from sim.graphs.graph import ITEMSIZE, Graph, GraphInput, LocalJacobian, Needs, Node, Reads, Seconds, Structure
-from sim.graphs.node import check_names, sorted_nodes
+from sim.graphs.graph import Graph
+from sim.graphs.node import (
+    ITEMSIZE,
+    GraphInput,
+    LocalJacobian,
+    Needs,
+    Node,
+    Reads,
+    Seconds,
+    Structure,
+    check_names,
+    sorted_nodes,
+)
 from sim.models.families import families
 from sim.ops import GraphBuilder, Tensor, apply, ops
 from sim.ops.core import Dtype, fail

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.base.errors import GraphError
-from sim.graphs.graph import NEEDS, Needs, Reads
+from sim.graphs.node import NEEDS, Needs, Reads
 from sim.models.importers import extra
 from sim.models.jax.flops import flops_of, is_literal, is_view, program_flops
 from sim.models.jax.program import Piece, Program

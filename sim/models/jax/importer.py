@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sim.base.errors import GraphError, suggest
 from sim.base.registry import Count
-from sim.graphs.graph import FLOATS, ITEMSIZE, Graph, GraphInput, Node, Reads, Wrt
+from sim.graphs.graph import Graph
+from sim.graphs.node import FLOATS, ITEMSIZE, GraphInput, Node, Reads, Wrt
 from sim.models.factory import NamedFactory
 from sim.models.importers import extra, importers
 from sim.models.jax.costs import Pricing

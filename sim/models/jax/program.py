@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.base.errors import GraphError
-from sim.graphs.graph import FLOATS
+from sim.graphs.node import FLOATS
 from sim.graphs.size import NODE_BYTES, excess
 from sim.models.factory import first_line
 from sim.models.importers import extra

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sim.graphs.graph import FLOATS, Node, Reads
+from sim.graphs.node import FLOATS, Node, Reads
 from sim.ops.core import CONSTANT, Tensor, fail, make_node
 from sim.ops.rule import Rule, Shape
 

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from sim.base.errors import GraphError, suggest
 from sim.base.registry import Count
-from sim.graphs.graph import FLOATS, ITEMSIZE, Graph, Node
+from sim.graphs.graph import Graph
+from sim.graphs.node import FLOATS, ITEMSIZE, Node
 from sim.models.importers import importers
 from sim.models.onnx import operators
 from sim.models.onnx.call import Call, Constant, Operator

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from sim.base.errors import GraphError
-from sim.graphs.graph import ITEMSIZE, Graph, GraphInput, Needs, Node, Reads
-from sim.graphs.node import GRANULARITY, LOSS
+from sim.graphs.graph import Graph
+from sim.graphs.node import GRANULARITY, ITEMSIZE, LOSS, GraphInput, Needs, Node, Reads
 from sim.models.torch import Granularity
 from sim.models.torch.capture import capture
 from sim.models.torch.codegen import needed

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
-from sim.graphs.graph import Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import Ints
 from sim.strategies.optimal.bound import price_grid, recomputed
 from sim.strategies.optimal.stages import COST, RESIDUAL, Stages
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.strategies.general.moments import Order, Rows, contracted, moments_of, rows_of
 from sim.strategies.general.peaks import smallest_peak
 from sim.strategies.general.problem import Problem

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from sim.graphs.graph import Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import Ints
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies.checkpointing.binomial import binomial
 from sim.strategies.checkpointing.segments import periodic, uniform

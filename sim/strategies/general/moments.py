@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sim.base.compiled import compiled
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.schedules.values import ACCUMULATE, SAVE
 from sim.strategies.general.problem import Flags, Problem
 

@@ -15,7 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.graphs.graph import Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import Ints
 from sim.schedules.effects import FORWARD, VJP, Bytes8
 from sim.schedules.table import base_table
 from sim.schedules.values import ACCUMULATE, COTANGENT, READ, TANGENT, WRITE

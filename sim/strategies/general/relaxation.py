@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.strategies.general.moments import Moments, Rows, fixed_bytes
 from sim.strategies.general.problem import Flags
 

@@ -16,7 +16,8 @@ from pydantic import Field
 from sim.base.errors import CountOverflow, NotApplicable
 from sim.base.registry import Registry
 from sim.base.units import Bytes
-from sim.graphs.graph import LARGEST, Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import LARGEST, Ints
 from sim.schedules.actions import Action, JvpOfJacobian, LocalJacobian, Multiply, Scope, VjpOfJacobian
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import strategies

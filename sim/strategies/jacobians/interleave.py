@@ -11,7 +11,7 @@ import heapq
 from itertools import count
 from typing import NamedTuple
 
-from sim.graphs.graph import STRUCTURES
+from sim.graphs.node import STRUCTURES
 from sim.schedules.actions import product_cost
 from sim.strategies.jacobians.orders import DENSE, Bracketing, Elements
 from sim.strategies.jacobians.search import ChainMemory, Search

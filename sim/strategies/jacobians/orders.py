@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
 from sim.base.errors import CountOverflow
-from sim.graphs.graph import LARGEST, Ints
+from sim.graphs.node import LARGEST, Ints
 
 How = Literal["form", "tangent", "adjoint", "multiply"]
 DENSE, DIAGONAL, CONSTANT = range(3)  # as sim.graphs.node.STRUCTURES

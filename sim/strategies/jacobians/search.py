@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.graphs.graph import STRUCTURES, Ints
+from sim.graphs.node import STRUCTURES, Ints
 from sim.schedules.actions import product_cost
 from sim.strategies.jacobians.orders import DENSE, Bracketing, Elements, How
 

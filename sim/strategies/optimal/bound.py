@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.strategies.optimal.stages import COST, FREE, GRADIENTS, READS_INPUT, READS_OUTPUT, RESIDUAL, VJP_PEAK, Stages
 
 Floats = NDArray[np.float64]

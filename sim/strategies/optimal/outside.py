@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sim.base.compiled import compiled
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.strategies.optimal.inside import BLOCK, FAR, FIRST, LAST, START, Floats, Grid, Span, phase_of
 from sim.strategies.optimal.recurrence import (
     HELD,

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from sim.base.errors import CountOverflow
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.strategies.optimal.envelope import Cells, Envelopes, envelopes, every_cell
 from sim.strategies.optimal.policy import Policy
 from sim.strategies.optimal.recurrence import Ints32, States, problem_of, states_of, variants

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.compiled import compiled
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.strategies.optimal.stages import (
     COST,
     COTANGENTS,

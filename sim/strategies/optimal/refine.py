@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.strategies.optimal.envelope import Cells
 from sim.strategies.optimal.inside import BLOCK, Floats, Grid, inside, margin, phase_of, rows_of, set_points
 from sim.strategies.optimal.outside import cells_within, largest_block, outside

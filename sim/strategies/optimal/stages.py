@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.errors import CountOverflow
-from sim.graphs.graph import LARGEST, Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import LARGEST, Ints
 from sim.schedules.effects import VJP
 from sim.schedules.table import Table, base_table
 from sim.schedules.values import COTANGENT

@@ -12,7 +12,8 @@ from sim.base.errors import CountOverflow, NotApplicable, ParameterError
 from sim.base.memo import remembered
 from sim.base.registry import Count
 from sim.base.units import Bytes
-from sim.graphs.graph import LARGEST, Graph, Ints
+from sim.graphs.graph import Graph
+from sim.graphs.node import LARGEST, Ints
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.front import Candidate, Front, adjoint_cost, below_next, in_chunks, replayed, unbeaten

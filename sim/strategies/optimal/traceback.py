@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.base.compiled import compiled, put
-from sim.graphs.graph import Ints
+from sim.graphs.node import Ints
 from sim.strategies.optimal.envelope import Envelopes
 from sim.strategies.optimal.inside import FIRST, LAST, START, Floats, Grid, phase_of
 from sim.strategies.optimal.recurrence import (

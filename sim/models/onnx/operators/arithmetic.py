@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sim import ops
-from sim.graphs.graph import LocalJacobian, Needs, Node, Reads
+from sim.graphs.node import LocalJacobian, Needs, Node, Reads
 from sim.models.onnx.call import ALL, BOTH, Attributes, Call, Constant, Refused, comparison, copied, operator, reads_of
 from sim.ops.core import CONSTANT, FACTORS, Tensor, make_node
 from sim.ops.rule import Array, At, Rule, Shape, total

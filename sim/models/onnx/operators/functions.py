@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sim import ops
-from sim.graphs.graph import LocalJacobian, Needs, Node
+from sim.graphs.node import LocalJacobian, Needs, Node
 from sim.models.onnx.call import Attributes, Call, Refused, comparison, copied, operator, own, runs, same
 from sim.ops.core import make_node
 from sim.ops.pointwise import erf

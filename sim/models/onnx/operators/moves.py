@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sim import ops
-from sim.graphs.graph import Node
+from sim.graphs.node import Node
 from sim.models.onnx.call import Attributes, Call, Refused, copied, operator
 from sim.ops.core import fail
 from sim.ops.rule import Array, At, Rule

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from sim import ops
-from sim.graphs.graph import Node
+from sim.graphs.node import Node
 from sim.models.onnx.call import AFFINE, Attributes, Call, Refused, operator, rows, runs
 from sim.ops.core import make_node
 from sim.ops.norms import log_softmax, softmax_derivative

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sim import ops
-from sim.graphs.graph import FLOATS, Node
+from sim.graphs.node import FLOATS, Node
 from sim.models.onnx.call import ALL, BOTH, Attributes, Call, Constant, Refused, copied, operator, reads_of, rows
 from sim.ops.core import Tensor, fail
 

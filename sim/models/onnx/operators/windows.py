@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sim import ops
-from sim.graphs.graph import Node
+from sim.graphs.node import Node
 from sim.models.onnx.call import AFFINE, Attributes, Call, Refused, copied, operator, own, same
 from sim.ops.core import CONSTANT, Tensor, fail, make_node
 from sim.ops.images import convolution, transposed_convolution
