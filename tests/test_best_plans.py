@@ -126,6 +126,7 @@ def refined(stages: Stages, *, points: int, few: int = 100, **options: Any) -> P
     return best_plans(stages, policy=policy, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reach", [0, 1, 2])
 @pytest.mark.parametrize("points", [2, 8, 40])
 def test_bounds_on_a_grid_leave_the_front_as_it_is(reach: int, points: int) -> None:

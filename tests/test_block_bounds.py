@@ -91,6 +91,7 @@ def test_the_bound_of_blocks_of_one_node_is_that_of_a_chain() -> None:
             assert (abs(by_blocks - by_layers) <= 1).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(graphs(most=9, chain=False))
 def test_no_schedule_is_below_the_bound_at_its_own_memory(graph: Graph) -> None:
@@ -115,6 +116,7 @@ def schedules_on_the_device(graph: Graph) -> list[Cost]:
     return [replay(schedule) for schedule in made]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "transformer", "unet"])
 def test_the_bound_of_networks_rises_above_one_evaluation_and_stays_below_the_front(name: str) -> None:
     graph = sim.load(SCENARIOS / f"{name}.yaml").build_graph()

@@ -255,6 +255,7 @@ def nets(draw: st.DrawFn) -> Graph:
     return graph.configured(wrt=wrt)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(graph=nets(), seed=st.integers(0, 1000))
 def test_random_nets_with_skips_and_branches(graph: Graph, seed: int) -> None:

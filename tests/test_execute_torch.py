@@ -81,6 +81,7 @@ def _measured(traced, schedule, module, inputs):
     return value, gradients, live.peak_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["ops", "modules", "blocks"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_schedule_gives_the_bits_of_plain_autograd_and_the_predicted_peak(name, granularity):
@@ -138,6 +139,7 @@ def test_the_peak_of_a_full_store_of_attention_is_that_of_plain_autograd(granula
     assert live.peak_bytes == pytest.approx(predicted.working_bytes, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["modules", "blocks"])
 @pytest.mark.parametrize("name", CASES)
 def test_optimal_schedules_stay_within_their_budgets(name, granularity):
@@ -201,6 +203,7 @@ def test_odd_operations_keep_the_gradient_of_autograd(granularity):
         assert peak <= replay(schedule).working_bytes + 8
 
 
+@pytest.mark.slow
 def test_the_mlp_of_the_reference_takes_its_measured_bytes_and_flops():
     """REFERENCE section 9: PyTorch 2.13 on the CPU, measured; segments of 4, 2 and 1 linear layers."""
     torch.manual_seed(0)

@@ -58,6 +58,7 @@ def drawn(count: int, nodes: int, seed: int) -> Iterator[tuple[Problem, random.R
         yield random_problem(rng, random_shape(rng, nodes + 3 * plain), plain=plain), rng
 
 
+@pytest.mark.slow
 def test_the_bound_is_below_every_plan_of_every_small_shape() -> None:
     """All DAGs of up to four nodes, exhaustively, any order of VJPs."""
     rng = random.Random(1)
@@ -253,6 +254,7 @@ def test_without_the_solver_the_bound_is_one_run_of_each_row(monkeypatch: pytest
     assert set(bound.at(np.arange(30, 51)).tolist()) == {20}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "transformer", "resnet50"])
 def test_the_bound_of_networks_rises_above_one_evaluation_and_stays_below_plans(name: str) -> None:
     graph = sim.load(SCENARIOS / f"{name}.yaml").build_graph()

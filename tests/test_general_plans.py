@@ -126,6 +126,7 @@ def test_moves_of_the_order_keep_a_sequence_valid() -> None:
             assert int(state.now["peak"][0]) == max(profile(problem, kept))
 
 
+@pytest.mark.slow
 def test_true_fronts_of_small_graphs_are_met() -> None:
     compare(drawn(25, 5, seed=7))
 
@@ -185,6 +186,7 @@ def test_networks_cost_what_is_proven_optimal(name: str, share: float, overhead:
     assert cost - problem.base_cost <= overhead * forward
 
 
+@pytest.mark.slow
 def test_a_front_is_replayed_and_within_any_budget() -> None:
     graph = load(SCENARIOS / "unet.yaml").build_graph()
     front = general_front(graph, rounds=20)

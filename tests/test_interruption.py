@@ -47,6 +47,7 @@ def interrupt(running: subprocess.Popen[str], number: signal.Signals = signal.SI
     return out, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_planner_in_its_kernels_is_left_and_finished_points_are_kept(tmp_path: Path, number: signal.Signals) -> None:
     running = started("run", endless(tmp_path), cwd=tmp_path)

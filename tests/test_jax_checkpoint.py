@@ -78,6 +78,7 @@ def planned_product_flops(schedule: Schedule) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "plan"), EVERY)
 def test_a_plan_changes_no_value_and_no_gradient(model: str, plan: str) -> None:
     f, params, args = MODELS[model]

@@ -52,6 +52,7 @@ def fixed_points(graph: Graph, *, sizes: int = 12) -> list[tuple[int, int]]:
     return [(c.peak_bytes, c.flops.total) for c in costs]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(graphs(most=6), st.sampled_from([1, 2, 4]))
 def test_the_front_is_at_or_below_full_store_in_chunks(graph: Graph, chunk: int) -> None:
@@ -67,6 +68,7 @@ def is_at_or_below(graph: Graph, points: list[tuple[int, int]]) -> bool:
     return all(i >= 0 and found.cost[i] <= flops for i, (_, flops) in zip(at, points, strict=True))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(graphs(most=8))
 def test_every_point_of_the_front_is_its_replay(graph: Graph) -> None:
@@ -95,6 +97,7 @@ def test_three_cotangents_in_chunks_of_two_cost_no_more_than_three() -> None:
     assert set(optimal_front(graph).cost) == {3}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(graphs(most=9))
 def test_the_front_is_at_or_below_every_fixed_schedule(graph: Graph) -> None:
@@ -228,6 +231,27 @@ def test_another_order_of_vjps_may_be_below_the_bound_of_the_listed_order() -> N
     assert front.bound_class == "any order"
     at = max(0, bisect_right(front.peak_bytes, graph.resident_bytes + 11) - 1)
     assert front.lower_bound[at] - adjoint_cost(graph, 1, None) <= best
+
+
+def test_the_order_of_vjps_is_free_or_as_listed() -> None:
+    graph = listed("a b c out")
+    free, held = optimal_front(graph), optimal_front(graph, order="listed")
+    at = max(0, bisect_right(free.peak_bytes, graph.resident_bytes + 11) - 1)
+    exhaustive = least_cost(listed("b c a out"), 11)
+    assert exhaustive is not None
+    assert free.cost[at] - adjoint_cost(graph, 1, None) <= exhaustive
+    assert all(c <= held.cost[held.within(p)] for p, c in zip(free.peak_bytes, free.cost, strict=True)
+               if p >= held.peak_bytes[0])  # fmt: skip
+    vjps = [row for k in range(len(held)) for row in held.schedule(graph, k).rows.tolist() if row >= len(graph)]
+    once = len(graph)
+    assert all(vjps[i : i + once] == sorted(vjps[i : i + once], reverse=True) for i in range(0, len(vjps), once))
+
+
+def test_a_search_has_a_seed_and_an_effort() -> None:
+    graph = listed("b c a out")
+    one = optimal_front(graph)
+    made = schedules.call("optimal", graph, order="listed", effort=0.01, seed=3)
+    assert replay(made).peak_bytes >= (one.smallest_proven or 0)
 
 
 @settings(deadline=None, max_examples=60)

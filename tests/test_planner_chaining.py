@@ -118,6 +118,7 @@ def test_a_tape_limit_forbids_adjoints(tape: int | None, flops: int, text: str) 
     assert (cost, str(tree)) == (flops, text)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(graph=chains(most=3))
 def test_the_front_is_that_of_all_schedules_replayed(graph: Graph) -> None:
@@ -151,6 +152,7 @@ def test_sums_of_flops_beyond_64_bits_are_refused(flops: int) -> None:
         load().call("jacobian_chain", graph, order="optimal_matrix_free")
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), length=st.integers(1, 3))
 def test_flops_beyond_53_bits_are_compared_exactly(data: st.DataObject, length: int) -> None:

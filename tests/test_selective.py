@@ -38,6 +38,7 @@ def test_a_node_is_evaluated_twice_at_most_and_once_if_kept(graph: Graph, data: 
     assert cost.flops.recompute == int(graph.columns.forward_flops[times == 2].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "unet", "transformer"])
 def test_the_planned_front_is_at_or_below_it(name: str) -> None:
     graph = sim.load(SCENARIOS / f"{name}.yaml").build_graph()

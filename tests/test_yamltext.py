@@ -161,6 +161,7 @@ def test_what_is_no_document_is_refused_with_one_message(text: str, message: str
     assert sum(line.startswith("f.yaml") for line in said.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["[{}]", "{{<<: [{}]}}"])
 def test_aliases_cannot_blow_up_memory(row: str) -> None:
     lines = ["a0: &a0 {x: 1}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -22,6 +22,9 @@ from sim.strategies.general.problem import Rows, graph_problem
 from sim.strategies.optimal.stages import stages_of
 from sim.strategies.reverse import reverse_full
 from sim.strategies.selective import selective, worth_keeping
+
+MOST_SIZES = 400
+"""Sizes of fixed schedules that a search starts from."""
 
 
 def general_front(
@@ -115,9 +118,11 @@ def _schedule(graph: Graph, *, rows: Rows, width: int) -> Schedule:
 
 
 def _fixed(graph: Graph) -> Iterator[Recipe]:
-    """Every fixed schedule: full store, segments, periods and binomial plans of all sizes."""
+    """Fixed schedules: full store, segments, periods and binomial plans of all sizes, of some where there are many."""
     steps = len(graph.step_starts) - 1
-    sizes = range(1, steps + 1)
+    sizes: Sequence[int] = range(1, steps + 1)
+    if steps > MOST_SIZES:
+        sizes = sorted(set(np.geomspace(1, steps, MOST_SIZES).round().astype(int).tolist()))
     yield partial(reverse_full, chunk=graph.output_scalars)
     yield from (partial(uniform, segments=size) for size in sizes)
     yield from (partial(periodic, every=size) for size in sizes if steps % size or size == 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -19,16 +19,28 @@ from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.front import Candidate, Front, adjoint_cost, below_next, in_chunks, replayed, unbeaten
 from sim.strategies.general.certificate import Level
 from sim.strategies.general.front import general_front, with_bound
+from sim.strategies.general.planner import Order
 from sim.strategies.optimal.bound import lower_bound
 from sim.strategies.optimal.planner import Plans, best_plans
 from sim.strategies.optimal.stages import is_path, stages_of
 
-MOST_NODES = 4000
+LONGEST = 4000
+"""Nodes of the longest chain that exact tables are made for."""
 PICOSECONDS = 1e12
 REACHES = (20, 20), (40, 3), (80, 1)
 """Lengths of chains up to which a class so wide takes a second; (20, 20) is the widest there is for them."""
 
 Minimize = Literal["flops", "seconds"]
+
+
+class Search(NamedTuple):
+    """How the plans of a graph are searched that has no exact tables."""
+
+    order: Order = "free"
+    effort: float | None = None
+    seed: int = 0
+
+
 Costs = tuple[tuple[int, ...], tuple[int, ...]]
 """What the forward and the VJP of each node cost, in any whole unit."""
 
@@ -39,17 +51,22 @@ def optimal_front(
     tolerance: float = 0.0,
     minimize: Minimize = "flops",
     bound: Level = "fast",
+    order: Order = "free",
+    effort: float | None = None,
+    seed: int = 0,
     costs: tuple[Ints, Ints] | None = None,
 ) -> Front:
     """The front of reverse mode with all cotangents at once; planned once for each graph and parameters.
 
+    `order`, `effort` (seconds) and `seed` are of the search on graphs that are no chains
+    (see `sim.strategies.general.planner.plan`); on chains nothing is searched.
     `costs` are those of each node's forward and VJP in any whole unit, such as picoseconds on a device;
     they stand in for flops. `minimize="seconds"` takes the graph's measured times.
 
     Raises
     ------
     NotApplicable
-        If the graph has too many nodes for the planner's tables.
+        If a chain has too many nodes for exact tables.
     ParameterError
         If seconds are asked for, and the graph has no measured times.
     CountOverflow
@@ -59,14 +76,16 @@ def optimal_front(
     if costs is None and minimize == "seconds":
         costs = _measured(graph)
     ticks = None if costs is None else (tuple(costs[0].tolist()), tuple(costs[1].tolist()))
-    return _bounded_front(graph, tolerance, ticks, bound)
+    search = Search() if is_path(graph) else Search(order, effort, seed)
+    return _bounded_front(graph, tolerance, ticks, bound, search)
 
 
 def check_planned(graph: Graph, *, minimize: Minimize = "flops") -> None:
-    """Raise a refusal for a graph with too many nodes, or without the times that are to be minimised."""
-    if len(graph) > MOST_NODES:
+    """Raise a refusal for a chain too long for exact tables, or for a graph without the times to be minimised."""
+    if len(graph) > LONGEST and is_path(graph):
         raise NotApplicable(
-            f"optimal plans at most {MOST_NODES:,} nodes, the graph has {len(graph):,}; schedule: binomial has no limit"
+            f"optimal plans chains of at most {LONGEST:,} nodes, the graph has {len(graph):,}; "
+            "schedule: binomial has no limit"
         )
     if minimize == "seconds":
         _measured(graph)
@@ -84,20 +103,28 @@ def optimal(
     tolerance: Annotated[float, Field(ge=0, le=1, description="how far above the optimum, relatively")] = 0.0,
     minimize: Annotated[Minimize, Field(description="what the budget is spent on saving")] = "flops",
     bound: Annotated[Level, Field(description="how much is spent on proving what no schedule comes below")] = "fast",
+    order: Annotated[Order, Field(description="whether VJPs and forwards may leave the order of the list")] = "free",
+    effort: Annotated[
+        float | None, Field(gt=0, description="seconds of search on two cores; by the size of the graph if not given")
+    ] = None,
+    seed: Annotated[int, Field(ge=0, description="of the random numbers of the search")] = 0,
 ) -> Schedule:
     """Least flops for a budget on heterogeneous chains, all breakpoints exact; near it on other graphs.
 
     Without a budget it is the schedule with the smallest peak, or point `point` of `points` spread over
     the front (see `optimal_front`). The class of schedules is that of `sim.strategies.optimal`, with all
     cotangents at once; on chains it contains the fixed schedules. Full store in smaller chunks of
-    cotangents is considered as well.
+    cotangents is considered as well. `order`, `effort` and `seed` are of the search on other graphs;
+    effort is counted in steps, so that a result is the same everywhere.
 
     Raises
     ------
     ParameterError
         If nothing fits the budget (the message says what would), or seconds are asked for and not known.
     """
-    front = optimal_front(graph, tolerance=tolerance, minimize=minimize, bound=bound)
+    front = optimal_front(
+        graph, tolerance=tolerance, minimize=minimize, bound=bound, order=order, effort=effort, seed=seed
+    )
     if budget is not None:
         return front.schedule(graph, front.within(budget))
     chosen = front.spread(points) if points else [0]
@@ -110,8 +137,8 @@ def optimal(
 
 
 @remembered
-def _bounded_front(graph: Graph, tolerance: float, costs: Costs | None, level: Level) -> Front:
-    front = _front(graph, tolerance, costs)
+def _bounded_front(graph: Graph, tolerance: float, costs: Costs | None, level: Level, search: Search) -> Front:
+    front = _front(graph, tolerance, costs, search)
     return front if is_path(graph) and level != "proof" else with_bound(front, graph, costs=_arrays(costs), level=level)
 
 
@@ -120,10 +147,10 @@ def _arrays(costs: Costs | None) -> tuple[Ints, Ints] | None:
 
 
 @remembered
-def _front(graph: Graph, tolerance: float, costs: Costs | None) -> Front:
+def _front(graph: Graph, tolerance: float, costs: Costs | None, search: Search) -> Front:
     ticks = _arrays(costs)
     if not is_path(graph):
-        return general_front(graph, tolerance=tolerance, costs=ticks)
+        return general_front(graph, tolerance=tolerance, costs=ticks, **search._asdict())
     width, forward = graph.output_scalars, None if ticks is None else ticks[0]
     stages = stages_of(graph, width=width, costs=forward)
     plans = best_plans(stages, reach=reach_for(len(stages)), tolerance=tolerance)
