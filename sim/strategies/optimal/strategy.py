@@ -24,8 +24,7 @@ from sim.strategies.optimal.bound import lower_bound
 from sim.strategies.optimal.planner import Plans, best_plans
 from sim.strategies.optimal.stages import is_path, stages_of
 
-LONGEST = 4000
-"""Nodes of the longest chain that exact tables are made for."""
+MOST_NODES = 4000
 PICOSECONDS = 1e12
 REACHES = (20, 20), (40, 3), (80, 1)
 """Lengths of chains up to which a class so wide takes a second; (20, 20) is the widest there is for them."""
@@ -66,7 +65,7 @@ def optimal_front(
     Raises
     ------
     NotApplicable
-        If a chain has too many nodes for exact tables.
+        If the graph has too many nodes.
     ParameterError
         If seconds are asked for, and the graph has no measured times.
     CountOverflow
@@ -81,11 +80,10 @@ def optimal_front(
 
 
 def check_planned(graph: Graph, *, minimize: Minimize = "flops") -> None:
-    """Raise a refusal for a chain too long for exact tables, or for a graph without the times to be minimised."""
-    if len(graph) > LONGEST and is_path(graph):
+    """Raise a refusal for a graph with too many nodes, or without the times that are to be minimised."""
+    if len(graph) > MOST_NODES:
         raise NotApplicable(
-            f"optimal plans chains of at most {LONGEST:,} nodes, the graph has {len(graph):,}; "
-            "schedule: binomial has no limit"
+            f"optimal plans at most {MOST_NODES:,} nodes, the graph has {len(graph):,}; schedule: binomial has no limit"
         )
     if minimize == "seconds":
         _measured(graph)
