@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -267,3 +269,9 @@ def test_the_bound_of_networks_rises_above_one_evaluation_and_stays_below_plans(
     assert bound.smallest_peak <= working.min()
     assert costs.max() > problem.base_cost
     assert (costs <= np.array([plan.flops.total for plan in plans])).all()
+
+
+def test_strategies_load_without_the_solver() -> None:
+    code = "import sys; sys.modules['highspy'] = None; from sim.strategies import load; load(); print('loaded')"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "loaded\n"

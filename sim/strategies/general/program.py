@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import highspy
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,6 +56,8 @@ class Program:
         self._add(relaxation.logic)
 
     def _add(self, terms: Terms, *, in_bytes: bool = False, until: int | None = None) -> None:
+        import highspy
+
         unit = self.byte_unit if in_bytes else 1.0
         if len(terms):
             self._solver.addRows(
@@ -79,6 +80,8 @@ class Program:
         return found
 
     def _rounds(self, rounds: int, cuts: int, stop: int, whole_within: int | None = None) -> Line:
+        import highspy
+
         heights: list[float] = []
         for k in range(rounds):
             if k or whole_within is None:
@@ -103,6 +106,8 @@ class Program:
 
     def _forget_rounding(self, paths: int, basis: Any) -> None:
         """Take out the rounding cuts among the blocks after the first `paths`, and start again from a basis before."""
+        import highspy
+
         ends = np.cumsum([0, *(len(block.terms) for block in self.blocks)])
         kept = [block.until is None for block in self.blocks]
         gone = np.flatnonzero(np.repeat(~np.array(kept), np.diff(ends))).astype(np.int32)
@@ -126,6 +131,8 @@ class Program:
         return bound * self.cost_unit if math.isfinite(bound) else 0.0
 
     def _set_budget(self, working_bytes: int) -> None:
+        import highspy
+
         memory = self.relaxation.memory
         for row, least in enumerate(((memory.least - working_bytes) / self.byte_unit).tolist()):
             self._solver.changeRowBounds(row, least, highspy.kHighsInf)
@@ -165,6 +172,8 @@ class Program:
 
 
 def _solver() -> Any:
+    import highspy
+
     solver: Any = highspy.Highs.__base__()  # type: ignore[misc]  # itself it prints a banner as it sets up callbacks
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
