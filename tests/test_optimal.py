@@ -29,7 +29,7 @@ from sim.schedules.replay import replay
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.front import Front, spread
 from sim.strategies.general.bound import block_lower_bound
-from sim.strategies.general.front import bound_class
+from sim.strategies.general.front import bound_class, general_front
 from sim.strategies.jacobians.in_memory import chaining_front
 from sim.strategies.optimal.bound import lower_bound
 from sim.strategies.optimal.planner import best_plans
@@ -247,11 +247,19 @@ def test_the_order_of_vjps_is_free_or_as_listed() -> None:
     assert all(vjps[i : i + once] == sorted(vjps[i : i + once], reverse=True) for i in range(0, len(vjps), once))
 
 
-def test_a_search_has_a_seed_and_an_effort() -> None:
-    graph = listed("b c a out")
-    one = optimal_front(graph)
-    made = schedules.call("optimal", graph, order="listed", effort=0.01, seed=3)
-    assert replay(made).peak_bytes >= (one.smallest_proven or 0)
+def test_order_effort_and_seed_reach_the_search_of_other_graphs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def front(graph: Graph, **search: Any) -> Front:
+        asked.append(search)
+        return general_front(graph, rounds=1)
+
+    monkeypatch.setattr("sim.strategies.optimal.strategy.general_front", front)
+    for graph in (listed("b c a out"), chain(length=3)):
+        schedules.call("optimal", graph, order="listed", effort=0.5, seed=3)
+    assert [{k: one[k] for k in ("order", "effort", "seed")} for one in asked] == [
+        {"order": "listed", "effort": 0.5, "seed": 3}
+    ]
 
 
 @settings(deadline=None, max_examples=60)

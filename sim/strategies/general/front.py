@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -22,9 +22,6 @@ from sim.strategies.general.problem import Rows, graph_problem
 from sim.strategies.optimal.stages import stages_of
 from sim.strategies.reverse import reverse_full
 from sim.strategies.selective import selective, worth_keeping
-
-MOST_SIZES = 400
-"""Sizes of fixed schedules that a search starts from."""
 
 
 def general_front(
@@ -50,7 +47,8 @@ def general_front(
     ]
     starts = [recipe(graph).rows for recipe in known]
     plans = plan(problem, order=order, rounds=rounds, effort=effort, seed=seed, starts=starts)
-    recipes: list[Recipe] = [partial(_schedule, rows=p.rows, width=width) for p in plans]
+    # those known are among the candidates again: the search cannot start from one that is too long for its buffers
+    recipes: list[Recipe] = [*(partial(_schedule, rows=p.rows, width=width) for p in plans), *known]
     if costs is None:
         recipes += in_chunks(width)
     kept = unbeaten(replayed(graph, recipes, costs))
@@ -118,11 +116,9 @@ def _schedule(graph: Graph, *, rows: Rows, width: int) -> Schedule:
 
 
 def _fixed(graph: Graph) -> Iterator[Recipe]:
-    """Fixed schedules: full store, segments, periods and binomial plans of all sizes, of some where there are many."""
+    """Every fixed schedule: full store, segments, periods and binomial plans of all sizes."""
     steps = len(graph.step_starts) - 1
-    sizes: Sequence[int] = range(1, steps + 1)
-    if steps > MOST_SIZES:
-        sizes = sorted(set(np.geomspace(1, steps, MOST_SIZES).round().astype(int).tolist()))
+    sizes = range(1, steps + 1)
     yield partial(reverse_full, chunk=graph.output_scalars)
     yield from (partial(uniform, segments=size) for size in sizes)
     yield from (partial(periodic, every=size) for size in sizes if steps % size or size == 1)

@@ -198,29 +198,30 @@ class Planner:
                 self.offer(one)
 
     def deepen(self) -> None:
-        """Search for the smallest peak, by cutting the stretch between the smallest found and what some row takes.
+        """Search for the smallest peak.
 
         Small problems are searched again and again, from new orders too, as one search may stop short.
         """
-        rows = len(self.problem.order)
-        rounds = max(8, min(MOST_ATTEMPTS, ATTEMPTS // rows))
         number = 1 << 20
-        for repeat in range(1 + AGAIN // rows):
-            low = self.floor - 1  # too small, as far as the search can tell
-            while (width := self.plans[0].peak - low) > max(1, self.plans[0].peak // 400):
-                ends = self.plans[-1].rows, self.plans[0].rows
-                tries = [
-                    _Search(budget, self._standing(ends[1], budget), self._stream(number + k))
-                    for k, budget in enumerate(
-                        sorted({low + width // 3, low + width // 2, low + 2 * width // 3} - {low})
-                    )
-                ]
-                number += len(tries)
-                afresh = repeat % 2 == 1
-                found = self._map(lambda one, e=ends, a=afresh: self._attempt(one, e, rounds, afresh=a), tries)  # type: ignore[misc]
-                for one in found:
-                    self.offer(one.best)
-                low = max((t.budget for t in tries if t.budget < self.plans[0].peak), default=low)
+        for repeat in range(1 + AGAIN // len(self.problem.order)):
+            number = self._cut(number, afresh=repeat % 2 == 1)
+
+    def _cut(self, number: int, *, afresh: bool) -> int:
+        """Cut the stretch between the smallest peak found and what some row takes; `number` is of the next stream."""
+        rounds = max(8, min(MOST_ATTEMPTS, ATTEMPTS // len(self.problem.order)))
+        low = self.floor - 1  # too small, as far as the search can tell
+        while (width := self.plans[0].peak - low) > max(1, self.plans[0].peak // 400):
+            ends = self.plans[-1].rows, self.plans[0].rows
+            tries = [
+                _Search(budget, self._standing(ends[1], budget), self._stream(number + k))
+                for k, budget in enumerate(sorted({low + width // 3, low + width // 2, low + 2 * width // 3} - {low}))
+            ]
+            number += len(tries)
+            found = self._map(lambda one, e=ends: self._attempt(one, e, rounds, afresh=afresh), tries)  # type: ignore[misc]
+            for one in found:
+                self.offer(one.best)
+            low = max((t.budget for t in tries if t.budget < self.plans[0].peak), default=low)
+        return number
 
     def _attempt(self, one: _Search, starts: Sequence[Rows], rounds: int, *, afresh: bool) -> Found:
         """A search until the budget is kept, or for a number of rounds; from a new order or the best of the starts."""

@@ -56,12 +56,10 @@ class Program:
         self._add(relaxation.logic)
 
     def _add(self, terms: Terms, *, in_bytes: bool = False, until: int | None = None) -> None:
-        import highspy
-
         unit = self.byte_unit if in_bytes else 1.0
         if len(terms):
             self._solver.addRows(
-                len(terms), terms.least / unit, np.full(len(terms), highspy.kHighsInf), len(terms.column),
+                len(terms), terms.least / unit, np.full(len(terms), math.inf), len(terms.column),
                 terms.ptr.astype(np.int32), terms.column.astype(np.int32), terms.factor / unit,
             )  # fmt: skip
             self.blocks.append(Block(terms, unit, in_bytes, until))
@@ -131,11 +129,9 @@ class Program:
         return bound * self.cost_unit if math.isfinite(bound) else 0.0
 
     def _set_budget(self, working_bytes: int) -> None:
-        import highspy
-
         memory = self.relaxation.memory
         for row, least in enumerate(((memory.least - working_bytes) / self.byte_unit).tolist()):
-            self._solver.changeRowBounds(row, least, highspy.kHighsInf)
+            self._solver.changeRowBounds(row, least, math.inf)
 
     def _line(self, duals: Floats) -> Line:
         """The line that duals prove, in whole numbers."""
