@@ -247,6 +247,16 @@ def test_the_order_of_vjps_is_free_or_as_listed() -> None:
     assert all(vjps[i : i + once] == sorted(vjps[i : i + once], reverse=True) for i in range(0, len(vjps), once))
 
 
+def test_no_plan_is_drawn_below_the_bound_of_a_narrower_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the solver the bound is that of the listed order; a plan in another order may be below it."""
+    monkeypatch.setattr("sim.strategies.general.front.available", lambda: False)
+    graph = listed("a b c out")
+    front = optimal_front(graph)
+    assert front.bound_class == "listed order"
+    assert front.lower_bound[0] > front.cost[-1]
+    assert all(bound <= cost for bound, cost in zip(front.lower_bound, front.cost, strict=True))
+
+
 def test_order_effort_and_seed_reach_the_search_of_other_graphs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 

@@ -84,7 +84,10 @@ def with_bound(front: Front, graph: Graph, *, costs: tuple[Ints, Ints] | None, l
     if available():
         holds_for = "any order"
         bounds.append(adjoint + sum(forward.tolist()) - problem.base_cost + proven.at(working))
-    return replace(front, lower_bound=tuple(np.max(bounds, axis=0).tolist()), bound_class=holds_for)
+    bound = np.max(bounds, axis=0)
+    if holds_for == "listed order":  # plans in another order may be below it
+        bound = np.minimum(bound, front.cost)
+    return replace(front, lower_bound=tuple(bound.tolist()), bound_class=holds_for)
 
 
 def proven_flops(graph: Graph, working_bytes: int, *, level: Level, seconds: float) -> tuple[int, int | None]:
