@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("sim", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("sim")
+settings.register_profile("all", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("not slow", settings.get_profile("all"), max_examples=20)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw a third of the examples where slow tests are left out."""
+    settings.load_profile("not slow" if config.getoption("markexpr") == "not slow" else "all")
 
 
 @pytest.fixture

@@ -56,7 +56,6 @@ def test_every_breakpoint_promises_what_its_plan_takes(graph: Graph, reach: int)
         assert (cost.working_bytes, forwards(cost)) == (found.memory[i], found.cost[i])
 
 
-@settings(deadline=None, max_examples=60)
 @given(graphs(chain=True, most=8))
 def test_the_front_ends_at_full_store(graph: Graph) -> None:
     stages = stages_of(graph, width=graph.output_scalars)
@@ -66,7 +65,6 @@ def test_the_front_ends_at_full_store(graph: Graph) -> None:
     assert found.memory[-1] <= full.working_bytes == full_store_bytes(stages)
 
 
-@settings(deadline=None, max_examples=40)
 @given(graphs(chain=True, most=9))
 def test_a_wider_class_is_never_above_a_narrower_one(graph: Graph) -> None:
     fronts = [best_plans(stages_of(graph), reach=reach) for reach in (0, 1, 3, 8)]
@@ -239,6 +237,7 @@ def test_layers_that_cost_nothing_are_planned() -> None:
     assert found.cost.tolist() == [0]
 
 
+@pytest.mark.slow
 def test_plans_of_a_thousand_layers_need_no_recursion() -> None:
     graph = chain(length=1000, activation_bytes=1)
     found = best_plans(stages_of(graph))

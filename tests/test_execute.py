@@ -19,7 +19,7 @@ from execution import (
     rows_of,
     schedules_of,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -139,7 +139,6 @@ def test_float32_holds_half_the_bytes_and_the_same_gradient_to_its_precision() -
             np.testing.assert_allclose(gradient, exact.gradients[name], rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     widths=st.lists(st.integers(1, 6), min_size=2, max_size=5),
     batch=st.integers(1, 4),

@@ -206,7 +206,7 @@ def test_a_residual_network_with_views_and_joins(tmp_path: Path) -> None:
         assert check_graph(graph.configured(wrt="parameters"), differences=False) >= 19
 
 
-@pytest.mark.parametrize("network", ["squeezenet", "shufflenet"])
+@pytest.mark.parametrize("network", ["squeezenet", pytest.param("shufflenet", marks=pytest.mark.slow)])
 def test_published_networks_hold_what_is_counted(network: str) -> None:
     file = f"onnx:backend/test/data/light/light_{network}.onnx"
     graph = imported(file, loss="cross_entropy").configured(wrt="parameters")

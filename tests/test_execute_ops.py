@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -273,9 +274,14 @@ def test_a_residual_network_flattened_into_a_classifier() -> None:
     check_graph(builder.graph("residual", batch=2))
 
 
-@pytest.mark.parametrize("attention", ["explicit", "flash"])
-@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
-@pytest.mark.parametrize("tied", [True, False])
+QUICK = {("explicit", "layer_norm", True), ("flash", "rms_norm", False)}
+CHOICES = [
+    pytest.param(*choice, marks=[] if choice in QUICK else [pytest.mark.slow])
+    for choice in itertools.product(["explicit", "flash"], ["layer_norm", "rms_norm"], [True, False])
+]
+
+
+@pytest.mark.parametrize(("attention", "norm", "tied"), CHOICES)
 def test_a_transformer_from_tokens_to_loss(attention: str, norm: str, tied: bool) -> None:
     graph = transformer(
         layers=1, hidden=4, heads=2, sequence=3, vocab=5, batch=2, attention=attention, norm=norm,

@@ -221,7 +221,7 @@ def test_the_mlp_of_the_reference_takes_its_measured_bytes_and_flops():
     assert round(counter.get_total_flops() / 1e9, 4) == 50.4659
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "resnet50")) for n in CASES])
 def test_flops_of_products_are_those_that_pytorch_counts(name):
     module, inputs, loss = _case(name)
     traced = program(module, inputs, granularity="modules", loss=loss)

@@ -2,7 +2,7 @@
 
 import pytest
 from counts import contraction_flops, saved_bytes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import GraphError
@@ -37,7 +37,6 @@ def test_gpt2_small_has_the_published_parameters_with_a_tied_head() -> None:
     assert transformer(**GPT2, tied=False).parameter_count == 124_439_808 + 50257 * 768
 
 
-@settings(max_examples=50)
 @given(SIZES)
 def test_a_block_saves_sixteen_hidden_states_the_softmax_and_four_statistics(sizes: dict[str, int]) -> None:
     """Measured for PyTorch 2.13, float32: 16·T·h·4 + B·a·S²·4 + 16·T bytes."""
@@ -46,7 +45,6 @@ def test_a_block_saves_sixteen_hidden_states_the_softmax_and_four_statistics(siz
     assert saved_bytes(block(sizes)) == 16 * t * h * 4 + b * a * s**2 * 4 + 16 * t
 
 
-@settings(max_examples=50)
 @given(SIZES)
 def test_flash_attention_keeps_a_log_sum_exp_in_place_of_the_softmax(sizes: dict[str, int]) -> None:
     b, a, s = sizes["batch"], sizes["heads"], sizes["sequence"]
@@ -56,7 +54,6 @@ def test_flash_attention_keeps_a_log_sum_exp_in_place_of_the_softmax(sizes: dict
     assert all(len(n.output_shape) == 3 for n in graph.nodes)
 
 
-@settings(max_examples=50)
 @given(SIZES, st.sampled_from(["explicit", "flash"]))
 def test_a_block_costs_24_t_h_squared_and_4_t_s_h_flops_in_products(sizes: dict[str, int], attention: str) -> None:
     """Narayanan et al. 2021 (Megatron-LM), appendix: 24·B·s·h² + 4·B·s²·h per layer and forward sweep."""

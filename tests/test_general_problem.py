@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from general_oracles import profile
 from graphs import graphs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.graphs.graph import Graph
@@ -17,7 +17,6 @@ from sim.strategies.reverse import reverse_full
 
 
 @given(graphs())
-@settings(max_examples=60, deadline=None)
 def test_the_order_of_a_graph_is_full_store(graph: Graph) -> None:
     problem = graph_problem(graph)
     cost = replay(reverse_full(graph, chunk=graph.output_scalars))
@@ -26,7 +25,6 @@ def test_the_order_of_a_graph_is_full_store(graph: Graph) -> None:
 
 
 @given(graphs(), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
 def test_any_sequence_takes_what_replay_says(graph: Graph, seed: int) -> None:
     """Forwards inserted anywhere after a first sweep, VJPs in a random valid order."""
     problem, rng = graph_problem(graph), np.random.default_rng(seed)

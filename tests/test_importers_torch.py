@@ -135,6 +135,7 @@ def test_a_tied_head_adds_no_parameters():
     assert tied.nodes[-1].tied_to == "tokens"
 
 
+@pytest.mark.slow
 def test_billions_of_parameters_import_in_seconds_without_memory():
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     arguments = {"vocab": 50257, "hidden": 4096, "heads": 32, "layers": 28, "context": 2048, "tied": False}

@@ -104,16 +104,14 @@ def test_the_front_is_at_or_below_every_fixed_schedule(graph: Graph) -> None:
     assert is_at_or_below(graph, fixed_points(graph))
 
 
-@pytest.mark.parametrize(
-    "graph",
-    [
-        mlp(widths=[784, 512, 512, 512, 256, 10], batch=2048, activation="relu", loss="cross_entropy"),
-        cnn(preset="unet", batch=1, image=[3, 64, 64], loss="cross_entropy"),
-        cnn(preset="resnet18", batch=8, loss="cross_entropy"),
-        transformer(layers=3, hidden=64, heads=4, sequence=128, vocab=100, batch=2, loss="cross_entropy"),
-    ],
-    ids=["mlp", "unet", "resnet18", "transformer"],
-)
+MLP = mlp(widths=[784, 512, 512, 512, 256, 10], batch=2048, activation="relu", loss="cross_entropy")
+UNET = cnn(preset="unet", batch=1, image=[3, 64, 64], loss="cross_entropy")
+RESNET = cnn(preset="resnet18", batch=8, loss="cross_entropy")
+TRANSFORMER = transformer(layers=3, hidden=64, heads=4, sequence=128, vocab=100, batch=2, loss="cross_entropy")
+SLOW = [pytest.param(graph, marks=pytest.mark.slow) for graph in (RESNET, TRANSFORMER)]
+
+
+@pytest.mark.parametrize("graph", [MLP, UNET, *SLOW], ids=["mlp", "unet", "resnet18", "transformer"])
 def test_the_front_of_networks_is_at_or_below_every_fixed_schedule(graph: Graph) -> None:
     assert is_at_or_below(graph, fixed_points(graph))
 
@@ -272,7 +270,6 @@ def test_order_effort_and_seed_reach_the_search_of_other_graphs_alone(monkeypatc
     ]
 
 
-@settings(deadline=None, max_examples=60)
 @given(graphs(most=6))
 def test_a_bound_holds_for_any_order_where_there_is_only_one(graph: Graph) -> None:
     m, c = len(graph.inputs), graph.columns
@@ -290,7 +287,6 @@ LARGE = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=80)
 @given(st.data(), st.integers(1, 6), st.sampled_from(["none", "input", "output", "both"]))
 def test_counts_of_any_size_are_planned_exactly_or_refused(data: st.DataObject, length: int, needs: Needs) -> None:
     keys = ("activation_bytes", "residual_bytes", "workspace_bytes", "forward_flops", "vjp_flops")

@@ -77,7 +77,6 @@ def published_cost(e: Elements, tree: Bracketing, tape: int) -> float:
     return total
 
 
-@settings(max_examples=60, deadline=None)
 @given(graph=chains(most=4), share=st.sampled_from([0.0, 0.3, 0.6, 1.0]))
 def test_matrix_free_is_the_best_of_all_bracketings_within_the_tape(graph: Graph, share: float) -> None:
     """Naumann, arXiv 2406.11862."""
@@ -189,7 +188,6 @@ def all_orders(
                 yield [Move(-1, s), *rest]
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data(), graph=chains(most=3))
 def test_no_order_of_a_bracketing_has_a_lower_peak(data: st.DataObject, graph: Graph) -> None:
     jacobians = Chain(graph)
@@ -203,7 +201,6 @@ def test_no_order_of_a_bracketing_has_a_lower_peak(data: st.DataObject, graph: G
     assert peak == replay(jacobians.ordered(tree, moves)).working_bytes == min(peaks)
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data(), graph=chains(most=7))
 def test_interleaving_parts_keeps_flops_and_never_adds_to_the_peak(data: st.DataObject, graph: Graph) -> None:
     jacobians = Chain(graph)
@@ -223,7 +220,6 @@ def test_a_search_for_an_order_gives_up_in_time() -> None:
     assert best_order(jacobians.elements(), jacobians.memory(), tree, most_states=3) is None
 
 
-@settings(max_examples=40, deadline=None)
 @given(graph=chains(most=9), share=st.sampled_from([None, 0.0, 0.5]))
 def test_the_search_promises_what_replay_finds(graph: Graph, share: float | None) -> None:
     jacobians = Chain(graph)
@@ -235,7 +231,6 @@ def test_the_search_promises_what_replay_finds(graph: Graph, share: float | None
         assert cost.flops.total == graph.forward_flops + point.flops
 
 
-@settings(max_examples=30, deadline=None)
 @given(graph=chains(most=8), tolerance=st.sampled_from([0.01, 0.1, 0.5]))
 def test_a_tolerance_costs_no_more_than_it_says(graph: Graph, tolerance: float) -> None:
     jacobians = Chain(graph)
@@ -245,7 +240,6 @@ def test_a_tolerance_costs_no_more_than_it_says(graph: Graph, tolerance: float) 
         assert min(within) <= (1 + tolerance) * exact.flops * (1 + 1e-9)
 
 
-@settings(max_examples=40, deadline=None)
 @given(graph=chains(most=8))
 def test_ordering_a_bracketing_keeps_its_flops_and_never_adds_to_its_peak(graph: Graph) -> None:
     jacobians = Chain(graph)
@@ -264,7 +258,6 @@ def test_the_front_of_a_long_chain_holds_the_known_orders_or_better() -> None:
         assert front.cost[front.within(known.peak_bytes)] <= known.flops.total, order
 
 
-@settings(max_examples=20, deadline=None)
 @given(graph=chains(most=6))
 def test_a_budget_is_kept_at_the_least_flops(graph: Graph) -> None:
     front = chaining_front(graph)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from execution import check_bytes
 from graphs import graphs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import NotApplicable
@@ -91,7 +91,6 @@ def meshes(draw: st.DrawFn, most: int = 5) -> Blocks:
     return Blocks({v: draw(st.integers(1, 6)) for v in range(total)}, edges)
 
 
-@settings(max_examples=60, deadline=None)
 @given(blocks=meshes())
 def test_the_best_order_is_the_cheapest_of_all(blocks: Blocks) -> None:
     costs = {order: counted(blocks, order) for order in permutations(blocks.intermediates)}
@@ -101,7 +100,6 @@ def test_the_best_order_is_the_cheapest_of_all(blocks: Blocks) -> None:
     assert elimination_by(blocks, "optimal").flops == min(flops for flops, _, _ in costs.values())
 
 
-@settings(max_examples=30, deadline=None)
 @given(blocks=meshes(most=9))
 def test_markowitz_takes_the_cheapest_vertex_each_time(blocks: Blocks) -> None:
     order = elimination_by(blocks, "markowitz").order
@@ -119,7 +117,6 @@ def counted_prefix(blocks: Blocks, order: tuple[int, ...]) -> int:
     return flops
 
 
-@settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.integers(1, 50), min_size=2, max_size=9))
 def test_on_a_chain_elimination_orders_are_bracketings(sizes: list[int]) -> None:
     graph = chain(sizes=sizes)
@@ -131,7 +128,6 @@ def test_on_a_chain_elimination_orders_are_bracketings(sizes: list[int]) -> None
             assert eliminated.actions == chained.actions
 
 
-@settings(max_examples=60, deadline=None)
 @given(graph=graphs(wrt="input"), rule=st.sampled_from(RULES))
 def test_the_schedule_does_the_products_that_were_planned(graph: Graph, rule: str) -> None:
     schedule = load().call("vertex_elimination", graph, order=rule)

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 from checkpoint_schedules import EndReverse, Forward, MixedCheckpointSchedule
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from planner_oracles import persistent_cost
 
@@ -32,7 +32,7 @@ def test_forwards_equal_the_published_table(length: int, slots: int, forwards: i
     assert forward_count(length, slots) == forwards
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 @given(length=st.integers(1, 60), slots=st.integers(1, 12))
 def test_never_more_forwards_than_the_library_executes(length: int, slots: int) -> None:
     library = 0
@@ -99,13 +99,11 @@ def test_no_schedule_at_all_has_fewer_forwards(length: int, slots: int) -> None:
     assert executed(length, slots).actions["forward"] == fewest(length, slots)
 
 
-@settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 40), slots=st.integers(1, 10))
 def test_the_compiled_program_equals_its_plain_twin(length: int, slots: int) -> None:
     assert forward_count(length, slots) == plain(length, slots)
 
 
-@settings(max_examples=40, deadline=None)
 @given(length=st.integers(2, 60), slots=st.integers(1, 10))
 def test_units_bound_the_memory(length: int, slots: int) -> None:
     """Beside the units there are only the input and the output of the step at work."""

@@ -16,7 +16,7 @@ from checkpoint_schedules import (
     Reverse,
     StorageType,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import NotApplicable, ParameterError
@@ -85,7 +85,6 @@ def library(schedule: object, *, length: int, uf: float, ub: float, write: float
     return uf * (evaluations - length) + ub * adjoints + write * writes + read * reads
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     length=st.integers(2, 40), slots=st.integers(1, 4), far=st.integers(1, 6), write=PRICES, read=PRICES,
     uf=st.sampled_from([1.0, 2.0, 5.0]), ub=st.sampled_from([1.0, 3.0, 20.0]),
@@ -169,13 +168,11 @@ ROOM = st.one_of(st.none(), st.integers(1, 4), st.just(100))
 LEVELS = st.lists(st.builds(Level, slots=ROOM, write_cost=PRICES, read_cost=PRICES), min_size=1, max_size=2)
 
 
-@settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 25), slots=st.integers(1, 5), levels=LEVELS)
 def test_the_compiled_program_equals_its_plain_twin(length: int, slots: int, levels: list[Level]) -> None:
     assert multilevel_cost(length, slots, levels) == pytest.approx(plain(length, slots, levels), rel=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
 @given(length=st.integers(1, 60), slots=st.integers(1, 6), levels=LEVELS)
 def test_the_plan_costs_what_the_program_promises(length: int, slots: int, levels: list[Level]) -> None:
     plan = multilevel_plan(length, slots, levels)
@@ -188,7 +185,6 @@ def test_the_plan_costs_what_the_program_promises(length: int, slots: int, level
     assert evaluations - length + copies == pytest.approx(multilevel_cost(length, slots, levels), rel=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     length=st.integers(1, 40), slots=st.integers(1, 4), host=st.integers(1, 4), disk=st.integers(1, 4),
     write=PRICES, read=PRICES,
@@ -302,7 +298,6 @@ def test_what_makes_no_sense_is_refused() -> None:
         multilevel_plan(10_000_000, 2, [Level(slots=3, write_cost=1, read_cost=1)])
 
 
-@settings(max_examples=40, deadline=None)
 @given(length=st.integers(1, 40), slots=st.integers(1, 4), far=st.integers(1, 4), write=PRICES, read=PRICES)
 def test_a_resident_input_is_never_copied_and_never_dearer(
     length: int, slots: int, far: int, write: float, read: float

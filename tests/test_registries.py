@@ -77,6 +77,7 @@ def test_what_is_refused_is_refused_before_any_planning(graph: Graph, call: tupl
     assert str(early.value) == str(late.value)
 
 
+@pytest.mark.slow
 def test_a_strategy_that_refuses_everything_is_found() -> None:
     @STRATEGIES.register("refuses_everything")
     def refuses_everything(graph: Graph) -> Schedule:

@@ -194,7 +194,7 @@ def tampered(draw: st.DrawFn) -> str:
     return text
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=tampered())
 def test_tampered_results_are_drawn_or_refused_in_one_message(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

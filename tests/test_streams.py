@@ -12,6 +12,7 @@ import pytest
 
 SCENARIO = "version: 1\nname: s\ngraph: {kind: chain, length: 3}\nstrategies: [reverse_full]\n"
 HELP, DATA, FILES = ["--help"], ["schema"], ["run", "s.yaml", "--no-plots"]
+SLOW_DATA = pytest.param(DATA, marks=pytest.mark.slow)
 MESSAGES = ["validate", "missing.yaml"]
 USAGE = ["run"]
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -34,7 +35,7 @@ def done(folder: Path, arguments: Sequence[str], redirections: str) -> subproces
     ("redirection", "reason"),
     [(">&-", "it is closed"), pytest.param("> /dev/full", "no space left on device", marks=needs_full)],
 )
-@pytest.mark.parametrize("arguments", [HELP, DATA, FILES])
+@pytest.mark.parametrize("arguments", [HELP, SLOW_DATA, FILES])
 def test_data_that_cannot_be_printed_are_one_message(
     folder: Path, arguments: list[str], redirection: str, reason: str
 ) -> None:
@@ -44,8 +45,10 @@ def test_data_that_cannot_be_printed_are_one_message(
     assert (folder / "outputs/s/results.json").exists() == (arguments is FILES)
 
 
-@pytest.mark.parametrize("redirection", ["2>&-", pytest.param("2> /dev/full", marks=needs_full)])
-@pytest.mark.parametrize(("arguments", "code"), [(DATA, 0), (FILES, 0), (MESSAGES, 2), (USAGE, 2)])
+@pytest.mark.parametrize("redirection", ["2>&-", pytest.param("2> /dev/full", marks=[needs_full, pytest.mark.slow])])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [pytest.param(DATA, 0, marks=pytest.mark.slow), (FILES, 0), (MESSAGES, 2), (USAGE, 2)]
+)
 def test_without_standard_error_data_and_exit_code_are_the_same(
     folder: Path, arguments: list[str], code: int, redirection: str
 ) -> None:
@@ -65,7 +68,7 @@ def test_with_both_closed_files_are_written_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-@pytest.mark.parametrize("arguments", [HELP, DATA, MESSAGES, USAGE])
+@pytest.mark.parametrize("arguments", [HELP, SLOW_DATA, MESSAGES, USAGE])
 def test_a_reader_that_leaves_is_no_error(folder: Path, arguments: list[str], stream: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
