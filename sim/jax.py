@@ -87,7 +87,7 @@ def _matched(
             refusal = refusal or error
             continue
         graph = schedule.graph
-        names = tuple(node.name for node in graph.nodes)
+        names = tuple(graph.names[len(graph.inputs) :])
         differentiated = tuple(graph.active[len(graph.inputs) :].tolist())
         known[key] = _Match(names, differentiated, regions(schedule), with_parameters)
         return imported, known[key]

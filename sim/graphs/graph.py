@@ -38,9 +38,10 @@ from sim.graphs.node import (
 class NodeView(Sequence[Node]):
     """The nodes of a graph, made one at a time from its columns."""
 
-    def __init__(self, length: int, make: Callable[[int], Node]) -> None:
+    def __init__(self, length: int, make: Callable[[int], Node], name: Callable[[int], str]) -> None:
         self._length = length
         self._make = make
+        self._name = name
 
     def __len__(self) -> int:
         return self._length
@@ -54,6 +55,10 @@ class NodeView(Sequence[Node]):
 
     def __iter__(self) -> Iterator[Node]:
         return (self._make(i) for i in range(self._length))
+
+    def names(self) -> Iterator[str]:
+        """The names of the nodes, without making any."""
+        return map(self._name, range(self._length))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +163,12 @@ class Graph:
             and len(c.input_index) == len(self)
             and bool(np.array_equal(c.input_index, np.arange(len(self))))
         )
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The name at each position (graph inputs first)."""
+        nodes = self.nodes.names() if isinstance(self.nodes, NodeView) else (node.name for node in self.nodes)
+        return [*(i.name for i in self.inputs), *nodes]
 
     @cached_property
     def consumer_counts(self) -> NDArray[np.int32]:

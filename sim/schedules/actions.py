@@ -357,14 +357,9 @@ class Scope:
         self._sizes: list[int] = []
 
     @cached_property
-    def names(self) -> list[str]:
-        """The name at each position."""
-        return [*(i.name for i in self.graph.inputs), *(node.name for node in self.graph.nodes)]
-
-    @cached_property
     def positions(self) -> dict[str, int]:
         """The position of each name."""
-        return {name: p for p, name in enumerate(self.names)}
+        return {name: p for p, name in enumerate(self.graph.names)}
 
     def position(self, name: str) -> int:
         return self.positions[name]
@@ -377,7 +372,7 @@ class Scope:
 
     def value(self, number: int) -> Value:
         """The value on the device that a number of the graph's own stands for."""
-        return describe(self.numbers, self.names, number)
+        return describe(self.numbers, self.graph.names, number)
 
     def number(self, value: Value) -> int:
         """The number of a value; one in another tier, and a graph input, becomes one when it is first asked for."""
@@ -401,7 +396,7 @@ class Scope:
 
     def jacobian(self, node: int, source: int, structure: Structure = "dense") -> int:
         """The number of the accumulated Jacobian of one position by another, in the structure it had first."""
-        graph, value = self.graph, Value("jacobian", self.names[node], self.names[source])
+        graph, value = self.graph, Value("jacobian", self.graph.names[node], self.graph.names[source])
         if value not in self.added:
             p, q = self.scalars(node), self.scalars(source)
             scalars = {"dense": graph.batch * p * q, "diagonal": graph.batch * p, "constant": p * q}[structure]

@@ -142,7 +142,7 @@ class Builder:
         self._active = graph.active[len(graph.inputs) :]
         self._all_active = bool(self._active.all())
         self._rows: list[NDArray[np.int32]] = []
-        self._widths: list[NDArray[np.int32]] = []
+        self._widths: list[int] = []
         self._loops: list[Loop] = []
         self._length = 0
 
@@ -180,14 +180,9 @@ class Builder:
         if width > 2**31 - 1:
             raise CountOverflow(f"{width} tangents or cotangents at once are more than 2^31 - 1; use smaller chunks")
         array = np.asarray(rows, dtype=np.int32).reshape(-1)
-        if len(array):
-            self._rows.append(array)
-            primal = array < len(self.graph)
-            if width == 1 or not primal.any():
-                self._widths.append(np.broadcast_to(np.int32(width), len(array)))
-            else:
-                self._widths.append(np.where(primal, np.int32(1), np.int32(width)))
-            self._length += len(array)
+        self._rows.append(array)
+        self._widths.append(width)
+        self._length += len(array)
 
     @contextmanager
     def loop(self, turns: int) -> Iterator[None]:
@@ -199,9 +194,12 @@ class Builder:
 
     def build(self, *, prune: bool = False, notes: tuple[tuple[str, str], ...] = ()) -> Schedule:
         """The schedule; with `prune`, without recomputations whose outputs nobody reads."""
-        rows = _joined(self._rows)
-        ones = all(all_ones(w) for w in self._widths)
-        widths = np.broadcast_to(np.int32(1), len(rows)) if ones else _joined(self._widths)
+        rows = self._rows[0] if len(self._rows) == 1 else np.concatenate([np.empty(0, dtype=np.int32), *self._rows])
+        if all(width == 1 for width in self._widths):
+            widths = np.broadcast_to(np.int32(1), len(rows))
+        else:
+            widths = np.repeat(np.array(self._widths, dtype=np.int32), [len(piece) for piece in self._rows])
+            widths[rows < len(self.graph)] = 1
         jvp = len(rows) > 0 and int(rows.max()) >= self._numbers.row(JVP, 0)
         schedule = Schedule(self.graph, self._added.table(jvp=jvp), rows, widths, tuple(self._loops), notes)
         return pruned(schedule) if prune else schedule
@@ -214,12 +212,6 @@ class Builder:
 def all_ones(widths: NDArray[np.int32]) -> bool:
     """Whether every width is 1, held in the memory of one number."""
     return widths.strides == (0,) and bool((widths[:1] == 1).all())
-
-
-def _joined(pieces: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    if len(pieces) == 1:
-        return pieces[0]
-    return np.concatenate([np.empty(0, dtype=np.int32), *pieces])
 
 
 def _as_rows(nodes: ArrayLike | range) -> NDArray[np.int32]:

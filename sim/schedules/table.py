@@ -208,11 +208,12 @@ class Rows:
         if isinstance(action, OWN):
             return self.scope.numbers.row(OWN.index(type(action)), self.scope.node(action.node))
         key = action if action.width == 1 else replace(action, width=1)
-        if key not in self._number:
+        number = self._number.get(key)
+        if number is None:
             self._rows.append(key.row(self.scope))
             self._actions.append(key)
-            self._number[key] = self.scope.numbers.first_added_row + len(self._number)
-        return self._number[key]
+            number = self._number[key] = self.scope.numbers.first_added_row + len(self._number)
+        return number
 
     def node(self, row: int) -> int:
         """The node of a row that was added."""

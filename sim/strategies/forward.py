@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sim.base.errors import NotApplicable
 from sim.graphs.graph import Graph
-from sim.schedules.actions import Scope, SeededJvp
+from sim.schedules.actions import SeededJvp
 from sim.schedules.effects import JVP
 from sim.schedules.schedule import Builder, Schedule
 from sim.schedules.values import Numbers
@@ -88,7 +88,7 @@ def _tangent_sweeps(builder: Builder) -> Iterator[tuple[int, Sweep]]:
         yield graph.input_scalars, numbers.row(JVP, np.flatnonzero(graph.active[m:])).astype(np.int32)
         return
     with_parameters = np.flatnonzero(graph.columns.param_size)
-    names = Scope(graph).names
+    names = graph.names
     ptr, index, owner = graph.columns.input_ptr.tolist(), graph.columns.input_index.tolist(), graph.gradient_of
     for k in with_parameters.tolist():
         carries = np.zeros(m + n, dtype=np.bool_)

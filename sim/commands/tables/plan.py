@@ -107,13 +107,12 @@ def ranges(names: Sequence[str], graph: Graph) -> str:
     (`layer1.relu … layer28.relu (28)`).
     """
     wanted = set(names)
-    rows = [name for item in (graph.inputs, graph.nodes) for name in (x.name for x in item)]
     by_op: dict[str, list[str]] = {}
     for node in graph.nodes:
         by_op.setdefault(node.op, []).append(node.name)
-    along = _runs(rows, wanted)
+    along = _runs(graph.names, wanted)
     alike = _runs([x.name for x in graph.inputs], wanted) + [r for of in by_op.values() for r in _runs(of, wanted)]
-    place = {name: i for i, name in enumerate(rows)}
+    place = {name: i for i, name in enumerate(graph.names)}
     chosen = along if len(along) <= len(alike) else sorted(alike, key=lambda run: place[run[0]])
     return ", ".join(run[0] if len(run) == 1 else f"{run[0]} … {run[-1]} ({len(run)})" for run in chosen)
 

@@ -159,14 +159,18 @@ def chain(
         input_index=positions[:-1],
     )
     x = GraphInput("x", (int(dims[0]),), "float64", bytes=input_bytes)
-    nodes = NodeView(layers, lambda i: _layer(columns, i))
+    nodes = NodeView(layers, lambda i: _layer(columns, i), _name)
     return Graph(name="chain", nodes=nodes, inputs=(x,), columns=columns, batch=1, wrt="input")
+
+
+def _name(i: int) -> str:
+    return f"layer{i + 1}"
 
 
 def _layer(columns: Columns, i: int) -> Node:
     return Node(
-        name=f"layer{i + 1}",
-        inputs=("x" if i == 0 else f"layer{i}",),
+        name=_name(i),
+        inputs=(_name(i - 1) if i else "x",),
         output_shape=(int(columns.scalars[i]),),
         op="step",
         dtype="float64",

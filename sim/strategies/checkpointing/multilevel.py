@@ -245,7 +245,7 @@ class _Rows:
             return nodes[self._active[nodes]][::-1] + np.int32(self._numbers.row(VJP, 0))
         route = ROUTES[self._tiers[kind // 2 - 1]]
         route = route if kind % 2 == 0 else route[::-1]
-        names = [self._graph.nodes[i].name for i in self._crossing[step].tolist()]
+        names = [self._graph.names[len(self._graph.inputs) + i] for i in self._crossing[step].tolist()]
         if not step and DEVICE not in self._tiers:
             names = [i.name for i in self._graph.inputs]
         copies = [

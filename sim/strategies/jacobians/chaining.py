@@ -7,7 +7,6 @@ a graph. A block of several nodes is taken by JVPs or VJPs, whichever is cheaper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from sim.base.registry import Registry
 from sim.base.units import Bytes
 from sim.graphs.graph import Graph
 from sim.graphs.node import LARGEST, Ints
-from sim.schedules.actions import Action, JvpOfJacobian, LocalJacobian, Multiply, Scope, VjpOfJacobian
+from sim.schedules.actions import Action, JvpOfJacobian, LocalJacobian, Multiply, VjpOfJacobian
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import strategies
 from sim.strategies.jacobians.interleave import Move, steps_of
@@ -108,10 +107,6 @@ class Chain:
         cuts = graph.articulation_points
         start = int(readers.max()) if len(readers) else 0
         self.cuts: Ints = cuts[(cuts == 0) | ((cuts > start) & (cuts <= outputs[0])) | (cuts == len(graph))]
-
-    @cached_property
-    def _names(self) -> list[str]:
-        return Scope(self.graph).names
 
     def __len__(self) -> int:
         return len(self.cuts) - 1
@@ -221,11 +216,11 @@ class Chain:
 
     def name(self, cut: int) -> str:
         """The name of what crosses a cut."""
-        return self._names[self.position(cut)]
+        return self.graph.names[self.position(cut)]
 
     def _of_nodes(self, element: int) -> list[str]:
         m = len(self.graph.inputs)
-        return [self._names[m + i] for i in self.nodes(element).tolist()]
+        return [self.graph.names[m + i] for i in self.nodes(element).tolist()]
 
     def _actions(self, part: Bracketing) -> Iterator[tuple[int, list[Action]]]:
         """(element that must have been evaluated, actions) of what makes a part from its parts."""
@@ -238,7 +233,7 @@ class Chain:
         if how == "form":
             node = self.single(first)
             if node is not None:
-                yield first, [LocalJacobian(self._names[len(self.graph.inputs) + node])]
+                yield first, [LocalJacobian(self.graph.names[len(self.graph.inputs) + node])]
                 return
             c, nodes = self.graph.columns, self.nodes(first)
             by_tangents = self._scalars(first) * int(c.jvp_flops[nodes].sum())

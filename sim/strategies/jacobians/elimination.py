@@ -80,8 +80,7 @@ def blocks_of(graph: Graph) -> Blocks:
 
 
 def _schedule(graph: Graph, blocks: Blocks, plan: Elimination) -> Schedule:
-    builder, m = Builder(graph), len(graph.inputs)
-    names = Scope(graph).names
+    builder, names, m = Builder(graph), graph.names, len(graph.inputs)
     evaluated, formed = 0, set()
 
     def form(source: int, target: int) -> None:
