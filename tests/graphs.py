@@ -1,4 +1,4 @@
-"""Random graphs for laws: chains and DAGs with random sizes, costs, needs, residuals and parameters."""
+"""Random graphs for laws: chains and DAGs with random sizes, costs, needs, residuals and parameters; plain DAGs."""
 
 from __future__ import annotations
 
@@ -66,3 +66,29 @@ def graphs(
     return Graph.from_nodes(made, inputs, batch=2).configured(
         wrt=wanted, preallocated_gradients=draw(st.booleans()), optimizer="adam"
     )
+
+
+@st.composite
+def plain_graphs(draw: st.DrawFn, *, most: int = 7, with_inputs: bool = True) -> Graph:
+    """A plain graph of up to `most` nodes, some of whose outputs remain."""
+    inputs = [GraphInput("x", (2,))] if with_inputs and draw(st.booleans()) else []
+    made: list[Node] = []
+    for number in range(draw(st.integers(1, most))):
+        earlier = [i.name for i in inputs] + [n.name for n in made]
+        read = draw(st.lists(st.sampled_from(earlier[-4:]), max_size=3)) if earlier else []
+        node = Node(
+            name=f"n{number}",
+            inputs=tuple(read),
+            output_shape=(),
+            forward_flops=draw(small),
+            activation_bytes=draw(small),
+            workspace_bytes=draw(st.sampled_from([0, 0, 5])),
+        )
+        made.append(node)
+    outputs = draw(st.lists(st.sampled_from([n.name for n in made]), max_size=3))
+    return Graph.from_nodes(made, inputs, plain=True, outputs=outputs)
+
+
+def any_graphs() -> st.SearchStrategy[Graph]:
+    """A graph with derivatives, or a plain one."""
+    return st.one_of(graphs(), plain_graphs())

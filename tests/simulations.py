@@ -27,10 +27,15 @@ ONE = Device(
 )  # fmt: skip
 
 
-def calls() -> list[tuple[str, dict[str, Any]]]:
-    """Every registered strategy and variant, with example values for what has no default."""
+def calls(*, plain: bool = True) -> list[tuple[str, dict[str, Any]]]:
+    """Every registered strategy and variant, with example values for what has no default.
+
+    Those for plain graphs alone are among them if `plain`.
+    """
     found = []
     for name, entry in STRATEGIES.items():
+        if STRATEGIES.accepted[name] == "plain" and not plain:
+            continue
         variants: list[tuple[dict[str, Any], Any]] = [({}, entry)]
         if entry.variants is not None:
             key, registry = entry.variants

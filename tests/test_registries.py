@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from graphs import graphs
+from graphs import any_graphs
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
@@ -31,7 +31,7 @@ def works_on_some_graph(call: tuple[str, dict[str, Any]]) -> None:
         except NotApplicable:
             return False
 
-    find(graphs(), works, settings=SOME)
+    find(any_graphs(), works, settings=SOME)
 
 
 @pytest.mark.parametrize("call", calls(), ids=lambda call: " ".join(map(str, [call[0], *call[1].values()])))
@@ -39,7 +39,7 @@ def test_a_strategy_works_on_some_graph(call: tuple[str, dict[str, Any]]) -> Non
     works_on_some_graph(call)
 
 
-@given(graph=graphs(), call=st.sampled_from(calls()))
+@given(graph=any_graphs(), call=st.sampled_from(calls()))
 def test_a_strategy_refuses_a_graph_where_its_requirements_do(graph: Graph, call: tuple[str, dict[str, Any]]) -> None:
     point = StrategyPoint(*call)
 

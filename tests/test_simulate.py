@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import graphs
+from graphs import any_graphs
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from simulations import ONE, STRATEGIES, calls, copied, linked, made
@@ -209,7 +209,7 @@ def test_an_action_of_no_duration_ends_before_anything_issued_later_starts() -> 
 # Memory that can be full
 
 
-@given(graph=graphs(), call=st.sampled_from(calls()))
+@given(graph=any_graphs(), call=st.sampled_from(calls()))
 def test_without_copies_the_peak_fits_and_one_byte_less_does_not(
     graph: Graph, call: tuple[str, dict[str, Any]]
 ) -> None:

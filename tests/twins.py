@@ -37,6 +37,8 @@ class PlainGraph:
         self.inputs = {i.name: i for i in graph.inputs}
         self.readers = {name: [n.name for n in graph.nodes if name in n.inputs] for name in [*self.inputs, *self.nodes]}
         self.active: set[str] = set()
+        if graph.plain:
+            return
         if graph.wrt == "input":
             self.active |= {name for name, i in self.inputs.items() if i.differentiable}
         for node in graph.nodes:
@@ -181,6 +183,8 @@ def plain_replay(schedule: Schedule) -> PlainCost:
     order = unrolled(schedule)
     steps = [effects_of[k] for k in order]
 
+    outputs = {("activation", schedule.graph.nodes[i].name) for i in schedule.graph.outputs}
+
     def read_later(key: Key, after: int) -> bool:
         if key[0] == "gradient":
             return True
@@ -189,7 +193,7 @@ def plain_replay(schedule: Schedule) -> PlainCost:
                 return True
             if key in step.writes:
                 return False
-        return False
+        return key in outputs
 
     live: dict[Key, int] = {}
     flops: Counter[str] = Counter()

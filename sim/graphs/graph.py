@@ -31,6 +31,7 @@ from sim.graphs.node import (
     check_names,
     check_node,
     check_ties,
+    numbers_of,
     sorted_nodes,
 )
 
@@ -67,6 +68,10 @@ class Graph:
 
     Build one with `Graph.from_nodes` (any DAG) or a family; `configured` changes `wrt`, the optimizer
     or whether gradients are preallocated. Two graphs are equal only if they are the same object.
+
+    The nodes of a *plain* graph are computations without derivatives (the forward and backward operations
+    of a compiler's graph, say): nothing is differentiated. `outputs` are nodes of a plain graph whose
+    activations are in memory at the end; those of others are there as long as they are read.
     """
 
     name: str
@@ -77,6 +82,8 @@ class Graph:
     wrt: Wrt = "input"
     optimizer: Optimizer = "none"
     preallocated_gradients: bool = False
+    plain: bool = False
+    outputs: tuple[int, ...] = ()
 
     @staticmethod
     def from_nodes(
@@ -86,25 +93,29 @@ class Graph:
         name: str = "graph",
         batch: int = 1,
         wrt: Wrt | None = None,
+        plain: bool = False,
+        outputs: Sequence[str] = (),
     ) -> Graph:
         """The graph of `nodes`, sorted topologically (the given order is kept where it is one already).
 
-        Without `wrt`, parameters are differentiated if there are any, the input if not.
+        Without `wrt`, parameters are differentiated if there are any, the input if not. In a `plain` graph
+        nothing is, nodes need no inputs, and `outputs` names those that remain in memory.
 
         Raises
         ------
         GraphError
-            For an empty graph, repeated names, unknown inputs, a cycle, or an impossible size.
+            For an empty graph, repeated names, unknown inputs or outputs, a cycle, or an impossible size.
         """
         if not nodes:
             raise GraphError("a graph needs at least one node")
-        check_names(nodes, inputs)
+        check_names(nodes, inputs, may_read_nothing=plain)
         ordered = sorted_nodes(nodes, inputs)
         for node in ordered:
             check_node(node)
         check_ties(ordered)
         columns = columns_of(ordered, inputs, batch)
         has_parameters = bool(columns.param_size.any())
+        assert plain or not outputs, "outputs remain in plain graphs alone"
         graph = Graph(
             name=name,
             nodes=tuple(ordered),
@@ -112,6 +123,8 @@ class Graph:
             columns=columns,
             batch=batch,
             wrt="parameters" if has_parameters else "input",
+            plain=plain,
+            outputs=numbers_of(outputs, ordered),
         )
         return graph if wrt is None else graph.configured(wrt=wrt)
 
@@ -127,8 +140,13 @@ class Graph:
         Raises
         ------
         GraphError
-            If there is nothing to differentiate: no parameters, or no input of a floating dtype.
+            If there is nothing to differentiate: a plain graph, no parameters, or no input of a floating dtype.
         """
+        if self.plain and wrt is not None:
+            raise GraphError(
+                f"wrt: got {wrt}, but this is a plain graph, whose computations have no derivatives; leave wrt out",
+                key="wrt",
+            )
         changed = replace(
             self,
             wrt=self.wrt if wrt is None else wrt,
@@ -137,7 +155,7 @@ class Graph:
                 self.preallocated_gradients if preallocated_gradients is None else preallocated_gradients
             ),
         )
-        if not changed.active.any():
+        if not (self.plain or changed.active.any()):
             what = (
                 "the graph has no parameters"
                 if changed.wrt == "parameters"
@@ -183,6 +201,8 @@ class Graph:
     @cached_property
     def variables(self) -> tuple[int, ...]:
         """The graph inputs that the output can be differentiated by: of a floating dtype, and read by a node."""
+        if self.plain:
+            return ()
         return tuple(p for p, i in enumerate(self.inputs) if i.differentiable and self.consumer_counts[p])
 
     @cached_property
@@ -198,10 +218,12 @@ class Graph:
         """For each position, whether what is differentiated reaches it.
 
         With `wrt="parameters"` a node with parameters is active itself. Only active nodes have
-        JVPs, VJPs, tangents and cotangents.
+        JVPs, VJPs, tangents and cotangents; in a plain graph none is.
         """
         m, c = len(self.inputs), self.columns
         active = np.zeros(m + len(self), dtype=np.bool_)
+        if self.plain:
+            return active
         if self.wrt == "input":
             active[list(self.variables)] = True
         else:

@@ -132,7 +132,7 @@ class Node:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_names(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> None:
+def check_names(nodes: Sequence[Node], inputs: Sequence[GraphInput], *, may_read_nothing: bool = False) -> None:
     """Raise `GraphError` unless every name is used once, and every node reads something that exists."""
     seen: set[str] = set()
     for name in [i.name for i in inputs] + [n.name for n in nodes]:
@@ -140,7 +140,7 @@ def check_names(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> None:
             raise GraphError(f"two nodes or inputs are named '{name}'", node=name)
         seen.add(name)
     for node in nodes:
-        if not node.inputs:
+        if not (node.inputs or may_read_nothing):
             message = f"node '{node.name}' reads nothing; name a node or a graph input under 'inputs'"
             raise GraphError(message, node=node.name)
         for name in node.inputs:
@@ -171,6 +171,21 @@ def sorted_nodes(nodes: Sequence[Node], inputs: Sequence[GraphInput]) -> list[No
     except graphlib.CycleError as error:
         cycle = error.args[1][::-1]
         raise GraphError(f"the nodes form a cycle: {' -> '.join(cycle)}", node=cycle[0], key="inputs") from None
+
+
+def numbers_of(names: Sequence[str], nodes: Sequence[Node]) -> tuple[int, ...]:
+    """The numbers of the nodes that `names` lists, each once.
+
+    Raises
+    ------
+    GraphError
+        If no node has one of the names.
+    """
+    number = {node.name: i for i, node in enumerate(nodes)}
+    for name in names:
+        if name not in number:
+            raise GraphError(f"outputs: no node makes '{name}'{suggest(name, number)}", key="outputs")
+    return tuple(dict.fromkeys(number[name] for name in names))
 
 
 def check_ties(nodes: Sequence[Node]) -> None:

@@ -98,6 +98,8 @@ def own_effects(graph: Graph, *, jvp: bool = True) -> OwnEffects:
         value_bytes[kinds * n :] = graph.input_bytes
     kind = np.full(len(value_bytes), TANGENT, dtype=np.uint8)
     kind[: kinds * n] = np.repeat(np.arange(kinds, dtype=np.uint8), n)
+    remains = kind == GRADIENT
+    remains[list(graph.outputs)] = True
     vjp_workspace = c.workspace_bytes if c.vjp_workspace_bytes is None else c.vjp_workspace_bytes
     workspace = np.concatenate((c.workspace_bytes, vjp_workspace, c.workspace_bytes)[:opcodes])
     columns = Columns(
@@ -109,7 +111,7 @@ def own_effects(graph: Graph, *, jvp: bool = True) -> OwnEffects:
         value_bytes=value_bytes,
         value_kind=kind,
         value_tier=np.full(len(kind), DEVICE, dtype=np.uint8),
-        remains=kind == GRADIENT,
+        remains=remains,
         contributions=contributions,
     )
     return OwnEffects(columns, np.concatenate([_flops(graph, opcode) for opcode in range(opcodes)]))

@@ -202,7 +202,7 @@ def ledger(rows: Ints4, widths: Ints4, weights: Ints, flags: Bytes8, columns: Co
 
 @compiled
 def alive_forwards(rows: Ints4, columns: Columns) -> NDArray[np.bool_]:
-    """For each action, whether it is worth running: a recomputation whose outputs nobody reads is not.
+    """For each action, whether it is worth running: a recomputation whose outputs nobody reads or keeps is not.
 
     The first evaluation of each node is always kept.
     """
@@ -215,7 +215,7 @@ def alive_forwards(rows: Ints4, columns: Columns) -> NDArray[np.bool_]:
         if rows[k] < forwards and not seen[rows[k]]:
             seen[rows[k]] = True
             first[k] = True
-    needed = np.zeros(len(columns.value_bytes), dtype=np.bool_)
+    needed = columns.remains.copy()
     for k in range(len(rows) - 1, -1, -1):
         start, stop = ptr[rows[k]], ptr[rows[k] + 1]
         if rows[k] < forwards and not first[k]:

@@ -81,7 +81,8 @@ def graph_sha256(graph: Graph) -> str:
     ]  # fmt: skip
     inputs = [(i.name, i.shape, i.dtype, i.bytes, i.constant) for i in graph.inputs]
     question = [graph.wrt, graph.batch, graph.optimizer, graph.preallocated_gradients]
-    return hashlib.sha256(json.dumps([question, inputs, nodes], separators=(",", ":")).encode()).hexdigest()
+    outputs = [graph.outputs] if graph.plain else []
+    return hashlib.sha256(json.dumps([question, inputs, nodes, *outputs], separators=(",", ":")).encode()).hexdigest()
 
 
 def plan_of(schedule: Schedule) -> Plan:

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sim.base.registry import Count, Registry
+from sim.base.registry import Count
 from sim.graphs.graph import Graph
 from sim.schedules.effects import VJP
 from sim.schedules.schedule import Builder, Schedule
 from sim.schedules.values import Numbers
-from sim.strategies import chunks, strategies
+from sim.strategies import StrategyRegistry, chunks, strategies
 
-schedules: Registry[Schedule] = Registry("schedule")
+schedules = StrategyRegistry("schedule")
 
 Plan = NDArray[np.int32]
 """Steps in order: k ≥ 0 evaluates step k, ~k (that is -k-1) is the adjoint of step k."""

@@ -13,18 +13,17 @@ import numpy as np
 from pydantic import Field
 
 from sim.base.errors import CountOverflow, NotApplicable
-from sim.base.registry import Registry
 from sim.base.units import Bytes
 from sim.graphs.graph import Graph
 from sim.graphs.node import LARGEST, Ints
 from sim.schedules.actions import Action, JvpOfJacobian, LocalJacobian, Multiply, VjpOfJacobian
 from sim.schedules.schedule import Builder, Schedule
-from sim.strategies import strategies
+from sim.strategies import StrategyRegistry, strategies
 from sim.strategies.jacobians.interleave import Move, steps_of
 from sim.strategies.jacobians.orders import Bracketing, Elements, best_matrix_free, best_product, in_order
 from sim.strategies.jacobians.search import ChainMemory
 
-orders: Registry[Schedule] = Registry("order")
+orders = StrategyRegistry("order")
 
 LONGEST_NOTE = 5000
 
