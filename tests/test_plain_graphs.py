@@ -119,6 +119,8 @@ def test_nothing_is_differentiated_in_a_plain_graph() -> None:
 def test_bad_plain_graphs_are_refused() -> None:
     with pytest.raises(GraphError, match="outputs: no node makes 'bb'; known: b1"):
         Graph.from_nodes([node("b1")], [], plain=True, outputs=["bb"])
+    with pytest.raises(GraphError, match="in plain graphs alone"):
+        Graph.from_nodes([node("b1", "x")], [GraphInput("x", (1,))], outputs=["b1"])
     with pytest.raises(GraphError, match="reads nothing"):
         Graph.from_nodes([node("b1")], [GraphInput("x", (1,))])
 

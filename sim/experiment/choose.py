@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -19,13 +20,14 @@ from sim.base.units import format_bytes
 from sim.experiment.measure import measure
 from sim.experiment.point import Point
 from sim.graphs.graph import Graph
-from sim.scenario.points import FULL_STORE, REFUSALS, StrategyPoint
+from sim.scenario.points import REFUSALS, StrategyPoint, baseline
 from sim.scenario.scenario import Scenario
 from sim.simulation.device import Device
-from sim.strategies.front import BoundClass
+from sim.strategies.front import BoundClass, Front
 from sim.strategies.general.certificate import Level
 from sim.strategies.general.front import proven_flops
 from sim.strategies.optimal.strategy import optimal_front
+from sim.strategies.plain import plain_front, rematerialize
 
 PROOF_SECONDS = 30.0
 """What branch and bound may take."""
@@ -114,7 +116,7 @@ def choose(
     candidates = _measured(scenario, graph, budget_bytes, device, progress)
     price = _seconds if device is not None else _flops
     by_price = sorted(candidates, key=lambda c: (*price(c), c.peak_bytes))
-    full_store = next(c for c in candidates if c.request == FULL_STORE)
+    full_store = next(c for c in candidates if c.request == baseline(graph))
     allowed = _within_overhead(by_price, full_store, max_overhead, timed=device is not None)
     fitting = [c for c in allowed if budget_bytes is None or c.peak_bytes <= budget_bytes]
     if not fitting:
@@ -136,16 +138,19 @@ def choose(
 
 
 def _proof(graph: Graph, chosen: Candidate, budget_bytes: int | None, level: Level) -> Proof | None:
-    if not chosen.request.strategy.startswith("reverse") or chosen.copied_bytes or level == "none":
+    reverse = chosen.request.strategy.startswith("reverse")
+    if not (reverse or graph.plain) or chosen.copied_bytes or level == "none":
         return None
     try:
-        front = optimal_front(graph)
+        front = _front(graph)
     except REFUSALS:
         return None
     most = chosen.peak_bytes if budget_bytes is None else budget_bytes
     at = max(0, bisect_right(front.peak_bytes, most) - 1)
     if front.bound_class is None:
         return None
+    if graph.plain:
+        return Proof(most, front.lower_bound[at], front.bound_class, None)
     flops, word = proven_flops(graph, most - graph.resident_bytes, level=level, seconds=PROOF_SECONDS)
     if flops > front.lower_bound[at]:
         return Proof(most, flops, "any order", word)
@@ -189,12 +194,12 @@ def _measured(
     unlimited = dataclasses.replace(device, memory_bytes=None) if device else None
     problems: list[Problem] = []
     candidates: list[Candidate] = []
-    requests = _distinct([FULL_STORE, *scenario.points, *_planned(graph, budget_bytes)])
+    requests = _distinct([baseline(graph), *scenario.points, *_planned(graph, budget_bytes)])
     for done, one in enumerate(requests):
         try:
             schedule = one.schedule(graph)
         except REFUSALS as error:
-            if one is FULL_STORE:
+            if one == baseline(graph):
                 raise
             if one.path:
                 problems.append(one.problem(error))
@@ -212,16 +217,24 @@ def _measured(
 
 
 def _planned(graph: Graph, budget_bytes: int | None) -> list[StrategyPoint]:
-    """What the optimal planner is asked for: the ends of its front, a spread, and the neighbours of the budget."""
+    """What the planner is asked for: the budget, the ends of its front, a spread, and the neighbours of the budget."""
+    strategy, parameters = ("rematerialize", {}) if graph.plain else ("reverse_checkpointed", {"schedule": "optimal"})
+    if graph.plain and budget_bytes is not None:
+        with suppress(*REFUSALS):
+            rematerialize(graph, budget=budget_bytes)
     try:
-        front = optimal_front(graph)
+        front = _front(graph)
     except REFUSALS:
         return []
     peaks = {front.peak_bytes[i] for i in front.spread(SPREAD)}
     if budget_bytes is not None:
         at = bisect_right(front.peak_bytes, budget_bytes) - 1
         peaks |= set(front.peak_bytes[max(0, at - 1) : at + 2])
-    return [StrategyPoint("reverse_checkpointed", {"schedule": "optimal", "budget": peak}) for peak in sorted(peaks)]
+    return [StrategyPoint(strategy, {**parameters, "budget": peak}) for peak in sorted(peaks)]
+
+
+def _front(graph: Graph) -> Front:
+    return plain_front(graph) if graph.plain else optimal_front(graph)
 
 
 def _distinct(points: Iterable[StrategyPoint]) -> list[StrategyPoint]:

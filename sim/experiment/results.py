@@ -28,7 +28,7 @@ class AboutGraph(TypedDict):
     nodes: Amount
     parameters: Amount
     forward_flops: Amount
-    wrt: NotRequired[str]
+    wrt: NotRequired[str | None]
     inputs: NotRequired[Amount]
     outputs: NotRequired[Amount]
 

@@ -119,7 +119,7 @@ def _results(measurements: Measurements, of_views: Mapping[str, Any], *, complet
         nodes=len(graph),
         parameters=graph.parameter_count,
         forward_flops=graph.forward_flops,
-        wrt=graph.wrt,
+        wrt=None if graph.plain else graph.wrt,
         inputs=graph.input_scalars,
         outputs=graph.output_scalars,
     )

@@ -115,7 +115,8 @@ class Graph:
         check_ties(ordered)
         columns = columns_of(ordered, inputs, batch)
         has_parameters = bool(columns.param_size.any())
-        assert plain or not outputs, "outputs remain in plain graphs alone"
+        if outputs and not plain:
+            raise GraphError("outputs: nodes remain in memory in plain graphs alone", key="outputs")
         graph = Graph(
             name=name,
             nodes=tuple(ordered),

@@ -80,6 +80,13 @@ class StrategyPoint:
 
 FULL_STORE = StrategyPoint("reverse_full", {})
 """One evaluation and one adjoint sweep, nothing recomputed: what other points are compared with."""
+IN_ORDER = StrategyPoint("in_order", {})
+"""The same on plain graphs: every node once, in the order given."""
+
+
+def baseline(graph: Graph) -> StrategyPoint:
+    """What the points of a graph are compared with."""
+    return IN_ORDER if graph.plain else FULL_STORE
 
 
 @dataclass
@@ -288,6 +295,8 @@ def _exact(written: Any, path: KeyPath) -> Fraction:
 
 
 def _shown(key: str, value: Any) -> str:
+    if key == "budget" and isinstance(value, float):
+        return f"{value * 100:.4g}%"
     if isinstance(value, int) and (key in ("budget", "tape") or key.endswith("bytes")):
         return format_bytes(value).replace(" ", "")
     return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")

@@ -28,7 +28,7 @@ from sim.strategies.reverse import reverse_full
 
 BoundClass = Literal["any order", "listed order"]
 """The schedules that a lower bound holds for: all on one device, or those whose VJPs run from the last node to the
-first in the order of the graph's list."""
+first in the order of the graph's list (on a plain graph: whose nodes first run in that order)."""
 
 Recipe = Callable[[Graph], Schedule]
 
@@ -65,6 +65,8 @@ class Front:
     bound_class: BoundClass | None = None
     smallest_proven: int | None = None
     """Peak bytes, resident ones included, below which no order of any schedule fits."""
+    needed_by: str | None = None
+    """Whose run takes all of `smallest_proven` by itself, where there is such a one."""
 
     def __len__(self) -> int:
         return len(self.peak_bytes)
@@ -91,6 +93,8 @@ class Front:
             if proven is not None:
                 which = "no schedule" if budget < proven else which
                 size += f", and none exists below {format_bytes(proven)} ({proven} bytes)"
+                if self.needed_by is not None:
+                    size += f", which {self.needed_by} takes by itself"
             raise ParameterError(
                 f"{which} fits {format_bytes(budget)}: the smallest peak found is {size}", parameter=("budget",)
             )

@@ -9,6 +9,7 @@ from itertools import groupby
 from sim.base.units import format_bytes, format_flops, format_seconds
 from sim.experiment.choose import Candidate, Choice, Proof
 from sim.graphs.graph import Graph
+from sim.scenario.points import FULL_STORE
 from sim.schedules.plan import Plan
 
 WIDTH = 100
@@ -22,8 +23,8 @@ def text(choice: Choice, made: Plan, graph: Graph, *, name: str) -> str:
     lines += _line("peak", f"{format_bytes(point.peak_bytes)} ({point.peak_bytes} bytes)" + _headroom(choice))
     lines += _line("price", _price(chosen, choice.full_store))
     if choice.proof is not None:
-        lines += _line("proven", _proven(choice.proof, chosen))
-    lines += _line("full store", _full(choice.full_store))
+        lines += _line("proven", _proven(choice.proof, chosen, graph))
+    lines += _line("in order" if graph.plain else "full store", _full(choice.full_store))
     head = "kept"
     for tier, kinds in made["kept"].items():
         where = "" if tier == "device" else f" on the {tier}"
@@ -51,16 +52,18 @@ def _headroom(choice: Choice) -> str:
 
 
 def _price(one: Candidate, full: Candidate) -> str:
-    flops = f"{format_flops(one.flops)}, {_times(one.flops, full.flops)} full store"
+    name = "full store" if full.request == FULL_STORE else full.request.label
+    flops = f"{format_flops(one.flops)}, {_times(one.flops, full.flops)} {name}"
     seconds, most = one.point.seconds, full.point.seconds
     if seconds is None or most is None:
         return flops
-    return f"{flops}; {format_seconds(seconds)}, {_times(seconds, most)} full store"
+    return f"{flops}; {format_seconds(seconds)}, {_times(seconds, most)} {name}"
 
 
-def _proven(proof: Proof, one: Candidate) -> str:
+def _proven(proof: Proof, one: Candidate, graph: Graph) -> str:
     order = "in any order of VJPs" if proof.holds_for == "any order" else "with VJPs in the listed order"
-    text = f"no reverse sweep within {format_bytes(proof.bytes)} takes less than {_least(proof.flops, one)} {order}"
+    what, order = ("plan", "in any order") if graph.plain else ("reverse sweep", order)
+    text = f"no {what} within {format_bytes(proof.bytes)} takes less than {_least(proof.flops, one)} {order}"
     return text if proof.word is None else f"{text}; the solver's word: {_least(proof.word, one)}"
 
 

@@ -14,7 +14,7 @@ from sim.base.json import Amount, Measured, Plain
 from sim.experiment.measurements import Measurements
 from sim.experiment.point import Point, landmarks
 from sim.experiment.views import view
-from sim.scenario.points import FULL_STORE
+from sim.scenario.points import StrategyPoint, baseline
 from sim.schedules.replay import BREAKDOWN_KINDS, profile
 from sim.schedules.schedule import Schedule
 from sim.simulation.trace import Trace
@@ -73,7 +73,7 @@ def profiles(run: Measurements) -> list[Annotated[Profile, AfterValidator(_fitti
     Time is the device's where every one of them was simulated, is short enough and copies nothing;
     else it is work. Memory is that of `replay`, which a copy that lags behind may exceed.
     """
-    chosen = _worth_a_look(run.points)
+    chosen = _worth_a_look(run.points, baseline(run.graph))
     schedules = {i: run.schedule(i) for i in chosen}
     timed = all(
         run.points[i].seconds is not None
@@ -92,14 +92,14 @@ def profiles(run: Measurements) -> list[Annotated[Profile, AfterValidator(_fitti
     ]
 
 
-def _worth_a_look(points: Sequence[Point]) -> list[int]:
-    """Full store to compare with, one point of the front and the smallest peak for each strategy, then more."""
+def _worth_a_look(points: Sequence[Point], compared: StrategyPoint) -> list[int]:
+    """What others are compared with, one point of the front and the smallest peak for each strategy, then more."""
     smallest: dict[str, int] = {}
     for i in sorted(range(len(points)), key=lambda i: points[i].peak_bytes):
         smallest.setdefault(points[i].strategy, i)
     along = landmarks(points, "flops", PROFILED_POINTS)
     rest = [i for strategy, i in smallest.items() if strategy not in {points[k].strategy for k in along}]
-    full = [i for i in [*along, *rest] if points[i].strategy == FULL_STORE.strategy]
+    full = [i for i in [*along, *rest] if points[i].strategy == compared.strategy]
     first = {points[i].strategy: i for i in reversed(along)}
     leading = [i for i in along if first[points[i].strategy] == i]
     return list(dict.fromkeys([*full[:1], *leading, *rest, *along]))[:PROFILED_POINTS]

@@ -89,7 +89,7 @@ def read_curve(curve: Mapping[str, Any], *, resident: int) -> Curve:
     `resident` bytes are left out of the breakpoints' total bytes.
     """
     pairs = tuple(sorted((b - resident, f) for b, f in curve["breakpoints"]))
-    holds_for = f"VJPs in {curve['bound_class']}" if "bound_class" in curve else ""
+    holds_for = curve.get("bound_class", "")
     label = f"{curve['label']}, {holds_for}" if holds_for else curve["label"]
     return Curve(label, curve["kind"] == "bound", pairs, holds_for)
 
@@ -98,7 +98,7 @@ def sweeps(spots: Sequence[Spot]) -> list[list[int]]:
     """Points of one series that differ in one number alone, in its order; the number with most values if several do."""
     families: dict[Hashable, list[int]] = {}
     for i, spot in enumerate(spots):
-        families.setdefault((spot.series, tuple(k for k, _ in spot.numbers)), []).append(i)
+        families.setdefault((spot.series, tuple((k, type(v)) for k, v in spot.numbers)), []).append(i)
     out = []
     for members in families.values():
         keys = [k for k, _ in spots[members[0]].numbers]
@@ -129,4 +129,6 @@ def _numbers(parameters: Mapping[str, Any]) -> list[tuple[str, Number]]:
 def _value(key: str, value: Number) -> str:
     if isinstance(value, int) and (key in ("budget", "tape") or key.endswith("bytes")):
         return short_bytes(value).replace(" ", "\N{NO-BREAK SPACE}")
+    if key == "budget":  # a share of the peak of the order given
+        return f"{100 * value:.4g}%"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -41,6 +41,9 @@ STRATEGY_COLOURS: Mapping[str, str] = MappingProxyType(
         "forward_recompute": VERMILLION,
         "forward_cached": ORANGE,
         "jacobian_chain": SKY,
+        "in_order": BLUE,
+        "rematerialize": GREEN,
+        "reorder": PURPLE,
     }
 )
 SERIES_MARKERS: Mapping[str, str] = MappingProxyType(

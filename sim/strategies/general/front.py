@@ -18,7 +18,7 @@ from sim.strategies.front import BoundClass, Front, Recipe, adjoint_cost, below_
 from sim.strategies.general.bound import block_lower_bound
 from sim.strategies.general.certificate import Level, available, certificate, with_word
 from sim.strategies.general.planner import Order, plan
-from sim.strategies.general.problem import Rows, graph_problem
+from sim.strategies.general.problem import Problem, Rows, graph_problem
 from sim.strategies.optimal.stages import stages_of
 from sim.strategies.reverse import reverse_full
 from sim.strategies.selective import selective, worth_keeping
@@ -48,7 +48,7 @@ def general_front(
     starts = [recipe(graph).rows for recipe in known]
     plans = plan(problem, order=order, rounds=rounds, effort=effort, seed=seed, starts=starts)
     # those known are among the candidates again: the search cannot start from one that is too long for its buffers
-    recipes: list[Recipe] = [*(partial(_schedule, rows=p.rows, width=width) for p in plans), *known]
+    recipes: list[Recipe] = [*(partial(schedule_of, rows=p.rows, width=width) for p in plans), *known]
     if costs is None:
         recipes += in_chunks(width)
     kept = unbeaten(replayed(graph, recipes, costs))
@@ -74,7 +74,11 @@ def with_bound(front: Front, graph: Graph, *, costs: tuple[Ints, Ints] | None, l
     working = below_next(graph, front.peak_bytes)
     problem = graph_problem(graph, costs=costs, width=1)
     proven = certificate(problem, working, level=level)
-    front = replace(front, smallest_proven=graph.resident_bytes + proven.smallest_peak)
+    front = replace(
+        front,
+        smallest_proven=graph.resident_bytes + proven.smallest_peak,
+        needed_by=needed_by(graph, problem, proven.smallest_peak),
+    )
     if level == "none":
         return front
     bounds = [np.array(front.lower_bound)] if front.lower_bound else []
@@ -112,7 +116,17 @@ def bound_class(graph: Graph) -> BoundClass:
     return "any order" if forced else "listed order"
 
 
-def _schedule(graph: Graph, *, rows: Rows, width: int) -> Schedule:
+def needed_by(graph: Graph, problem: Problem, working_bytes: int) -> str | None:
+    """The name of a row that takes so much by itself, if one does."""
+    rows = np.flatnonzero(problem.must & (problem.alone >= working_bytes))
+    if not len(rows):
+        return None
+    turn, node = divmod(int(rows[0]), len(graph))
+    return f"{'the VJP of ' if turn else ''}'{graph.nodes[node].name}'"
+
+
+def schedule_of(graph: Graph, *, rows: Rows, width: int = 1) -> Schedule:
+    """The schedule that runs a sequence of rows, each for `width` cotangents."""
     builder = Builder(graph)
     builder.rows(rows, width=width)
     return builder.build()

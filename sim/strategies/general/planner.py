@@ -92,11 +92,7 @@ class Planner:
     @property
     def floor(self) -> int:
         """Bytes that some row takes by itself: no peak is smaller."""
-        p = self.problem
-        alone = np.bincount(
-            p.row_of_touch, weights=np.where(p.access != 4, p.value_bytes[p.value], 0), minlength=len(p)
-        )
-        return int((alone + p.workspace)[p.must].max())
+        return int(self.problem.alone[self.problem.must].max())
 
     def has_room(self, rows: Rows) -> bool:
         """Whether a sequence fits into the buffers of the search."""
@@ -347,9 +343,9 @@ def plan(
         if planner.has_room(rows):
             planner.offer(rows)
     if order == "free":
-        planner.reorder(max(10, min(ORDERINGS, 200_000 // len(problem.order))))
+        planner.reorder(orderings(problem))
     if rounds is None and effort is None:
-        effort = min(30.0, 0.01 * float((problem.must & ~problem.once).sum()))
+        effort = effort_for(problem)
     limit = 2**62 if rounds is None else rounds
     if budgets is None:
         top = planner.plans[0].peak
@@ -365,6 +361,16 @@ def plan(
         planner.descend(sorted(set(budgets), reverse=True))
         planner.improve(limit, effort=effort)
     return planner.plans
+
+
+def orderings(problem: Problem) -> int:
+    """Moves at each step towards a smaller peak by order alone, unless somebody says how many."""
+    return max(10, min(ORDERINGS, 200_000 // len(problem.order)))
+
+
+def effort_for(problem: Problem) -> float:
+    """Seconds of search unless somebody says how many: 10 ms for each row that may run again."""
+    return min(30.0, 0.01 * float((problem.must & ~problem.once).sum()))
 
 
 def _spread(top: int, low: int, count: int) -> list[int]:

@@ -19,7 +19,7 @@ from sim.graphs.graph import Graph
 from sim.graphs.node import Ints
 from sim.schedules.effects import FORWARD, VJP, Bytes8
 from sim.schedules.table import base_table
-from sim.schedules.values import ACCUMULATE, COTANGENT, READ, TANGENT, WRITE
+from sim.schedules.values import ACCUMULATE, COTANGENT, READ, SAVE, TANGENT, WRITE
 
 Rows = NDArray[np.int32]
 Flags = NDArray[np.bool_]
@@ -77,6 +77,13 @@ class Problem:
         """How many rows accumulate into each value."""
         into = self.value[self.access == ACCUMULATE]
         return np.bincount(into, minlength=len(self.value_bytes)).astype(np.int32)
+
+    @cached_property
+    def alone(self) -> Ints:
+        """Bytes that each row takes by itself: what it touches, without what only a SAVE writes, and its workspace."""
+        touched = np.zeros(len(self), dtype=np.int64)
+        np.add.at(touched, self.row_of_touch, np.where(self.access == SAVE, 0, self.value_bytes[self.value]))
+        return touched + self.workspace
 
     @property
     def base_cost(self) -> int:
@@ -146,6 +153,21 @@ def graph_problem(
         remains=np.concatenate([c.remains, np.zeros(len(sinks), dtype=np.bool_)]),
         order=np.concatenate([np.arange(n), np.flatnonzero(must[n:])[::-1] + n]).astype(np.int32),
         width=width,
+    )
+
+
+def problem_of(graph: Graph) -> Problem:
+    """The problem of a plain graph, or that of one gradient whose forwards come before the first VJP."""
+    if not graph.plain:
+        return graph_problem(graph, outputs_first=True)
+    c, m = graph.columns, len(graph.inputs)
+    of_node = np.split(c.input_index - m, c.input_ptr[1:-1])
+    return plain_problem(
+        [read[read >= 0].tolist() for read in of_node],
+        c.forward_flops.tolist(),
+        c.activation_bytes.tolist(),
+        workspace=c.workspace_bytes.tolist(),
+        remains=graph.outputs,
     )
 
 
