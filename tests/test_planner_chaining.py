@@ -19,7 +19,7 @@ from sim.strategies import load
 from sim.strategies.jacobians.chaining import Chain
 from sim.strategies.jacobians.in_memory import chaining_front
 from sim.strategies.jacobians.interleave import Move, Step, best_order, steps_of
-from sim.strategies.jacobians.orders import Bracketing, Elements, best_matrix_free, best_product, in_order
+from sim.strategies.jacobians.matrix_chain import Bracketing, Elements, best_matrix_free, best_product, in_order
 from sim.strategies.jacobians.search import Search
 
 

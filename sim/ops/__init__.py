@@ -8,7 +8,7 @@ an op, write a decorated function in a file of this room: `layers` and `cnn`, ex
 over all ops pick it up.
 
 Imports `base` and `graphs`. `core` has what cost rules are made with, `rule` what array rules are;
-`norms`, `pointwise`, `images` and `pools` also have flops and array rules that importers share.
+`norms`, `softmax`, `pointwise`, `convolutions` and `pools` also have flops and array rules that importers share.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import pkgutil
 
 from sim.ops.attention import attention_context, attention_scores, flash_attention
 from sim.ops.contractions import embedding, linear, matmul, positions
+from sim.ops.convolutions import conv2d, conv_transpose2d
 from sim.ops.core import GraphBuilder, Tensor, apply, ops, rule_of
-from sim.ops.images import conv2d, conv_transpose2d
 from sim.ops.losses import Loss, add_loss, cross_entropy, mean_all, mse, sum_all
-from sim.ops.norms import batch_norm, layer_norm, rms_norm, softmax
+from sim.ops.norms import batch_norm, layer_norm, rms_norm
 from sim.ops.pointwise import ACTIVATIONS, add, concat, dropout, gelu, mul, relu, sigmoid, silu, tanh
 from sim.ops.pools import adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d, upsample
+from sim.ops.softmax import softmax
 
 __all__ = [
     "ACTIVATIONS",
@@ -41,6 +42,7 @@ __all__ = [
     "concat",
     "conv2d",
     "conv_transpose2d",
+    "convolutions",
     "core",
     "cross_entropy",
     "dropout",
@@ -48,7 +50,6 @@ __all__ = [
     "flash_attention",
     "gelu",
     "global_avg_pool",
-    "images",
     "layer_norm",
     "linear",
     "matmul",

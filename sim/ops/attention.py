@@ -15,8 +15,8 @@ import numpy as np
 from sim.base.registry import Count
 from sim.graphs.node import Node
 from sim.ops.core import FACTORS, Tensor, check_rank, fail, make_node, ops
-from sim.ops.norms import SOFTMAX_DERIVATIVE_FLOPS, SOFTMAX_FLOPS, masked_softmax, softmax_derivative
 from sim.ops.rule import Array, At, Rule, bilinear, total
+from sim.ops.softmax import SOFTMAX_DERIVATIVE_FLOPS, SOFTMAX_FLOPS, masked_softmax, softmax_derivative
 
 
 def _heads(at: At, x: Array) -> Array:

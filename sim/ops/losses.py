@@ -9,8 +9,8 @@ import numpy as np
 
 from sim.graphs.node import LocalJacobian, Node
 from sim.ops.core import CONSTANT, GraphBuilder, Tensor, check_rank, fail, make_node, ops
-from sim.ops.norms import SOFTMAX_FLOPS, log_softmax
 from sim.ops.rule import Array, At, Rule
+from sim.ops.softmax import SOFTMAX_FLOPS, log_softmax
 
 Loss = Literal["cross_entropy", "mse", "sum", "mean", "none"]
 

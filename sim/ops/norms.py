@@ -1,7 +1,7 @@
-"""Softmax and the normalizations: a few flops for each scalar, statistics as residuals.
+"""The normalizations: a few flops for each scalar, statistics as residuals.
 
 Flops for each scalar, by counting the formulas: normalizations 5 forward (sum, square and sum,
-scale, shift: the count of ELECTRA's flops_computation.py), 8 per tangent or cotangent with the two
+scale, shift: as ELECTRA counts, see `softmax`), 8 per tangent or cotangent with the two
 reductions of the derivative, 3 for the gradients of scale and shift. Statistics are kept in float32
 at least, as PyTorch does for shorter types.
 """
@@ -14,59 +14,13 @@ import numpy as np
 
 from sim.graphs.node import LocalJacobian, Node
 from sim.ops.core import Tensor, check_rank, make_node, ops
-from sim.ops.rule import Array, At, Rule, Shape, selfadjoint
+from sim.ops.rule import Array, At, Rule, Shape
 
-SOFTMAX_FLOPS = 5
-"""For each scalar: maximum, subtraction, exponential, sum, division (the count of ELECTRA's flops_computation.py)."""
-SOFTMAX_DERIVATIVE_FLOPS = 4
-"""For each scalar of y·(g − Σ y·g), forward and backward alike: product, sum, difference, product."""
 NORM_FLOPS = 5
 NORM_DERIVATIVE_FLOPS = 8
 NORM_GRADIENT_FLOPS = 3
 EPSILON = 1e-5
 """Added to the variance by the normalizations, as PyTorch does."""
-
-
-def masked_softmax(x: Array, *, causal: bool) -> Array:
-    """Softmax over the last dimension, with scalars above the diagonal taken for −∞ if `causal`."""
-    if causal:
-        x = np.where(np.tri(x.shape[-2], x.shape[-1], dtype=np.bool_), x, -np.inf)
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(e / e.sum(axis=-1, keepdims=True))
-
-
-def softmax_derivative(y: Array, v: Array, axis: int = -1) -> Array:
-    """(diag(y) − y·yᵀ)·v along an axis."""
-    return np.asarray(y * (v - (y * v).sum(axis=axis, keepdims=True)))
-
-
-def log_softmax(x: Array, axis: int) -> Array:
-    """x − log Σ exp(x) along an axis."""
-    x = x - x.max(axis=axis, keepdims=True)
-    return np.asarray(x - np.log(np.exp(x).sum(axis=axis, keepdims=True)))
-
-
-@ops.define(
-    "softmax",
-    arrays=selfadjoint(
-        lambda at: (masked_softmax(at.x[0], causal=at["causal"]), None),
-        lambda at, v: softmax_derivative(at.y, v),
-    ),
-)
-def softmax(name: str, x: Tensor, *, causal: bool = False) -> Node:
-    """Softmax over the last dimension; its derivative reads the output.
-
-    With `causal` the scalars above the diagonal of the last two dimensions are taken for −∞; they
-    are stored and counted all the same. Forming the Jacobian, y_i·(δ_ij − y_j) for each row of n
-    scalars, takes n·(n + 1) flops.
-    """
-    check_rank(name, x, at_least=3 if causal else 2, what="(batch, …, scalars)")
-    return make_node(
-        "softmax", name, [x], x.shape,
-        forward_flops=SOFTMAX_FLOPS * x.size, jvp_flops=SOFTMAX_DERIVATIVE_FLOPS * x.size,
-        vjp_flops=SOFTMAX_DERIVATIVE_FLOPS * x.size, needs="output",
-        jacobian=LocalJacobian("dense", x.size * (x.shape[-1] + 1)), causal=causal,
-    )  # fmt: skip
 
 
 def _normalization(*, channel: int, centred: bool) -> Rule:

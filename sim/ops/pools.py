@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from sim.graphs.node import Node
+from sim.ops.convolutions import image_shape, layout, patches_of, window_count
 from sim.ops.core import CONSTANT, Margin, Pair, Tensor, check_rank, fail, make_node, ops, pair
-from sim.ops.images import image_shape, layout, patches_of, window_count
 from sim.ops.rule import Array, At, Rule, linear
 
 INDEX_BYTES = 8  # PyTorch keeps the place of each maximum as int64

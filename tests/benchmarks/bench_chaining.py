@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.models.families.chain import chain
 from sim.strategies.jacobians.chaining import Chain
-from sim.strategies.jacobians.orders import best_matrix_free, best_product
+from sim.strategies.jacobians.matrix_chain import best_matrix_free, best_product
 
 
 def test_the_order_of_300_products_is_found_within_a_tenth_of_a_second() -> None:

@@ -16,13 +16,8 @@ from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
 from sim.models.torch.recorded import tensors_of
-from sim.ops.norms import (
-    NORM_DERIVATIVE_FLOPS,
-    NORM_FLOPS,
-    NORM_GRADIENT_FLOPS,
-    SOFTMAX_DERIVATIVE_FLOPS,
-    SOFTMAX_FLOPS,
-)
+from sim.ops.norms import NORM_DERIVATIVE_FLOPS, NORM_FLOPS, NORM_GRADIENT_FLOPS
+from sim.ops.softmax import SOFTMAX_DERIVATIVE_FLOPS, SOFTMAX_FLOPS
 
 FREE = frozenset(
     {

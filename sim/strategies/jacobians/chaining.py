@@ -20,7 +20,7 @@ from sim.schedules.actions import Action, JvpOfJacobian, LocalJacobian, Multiply
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies import StrategyRegistry, strategies
 from sim.strategies.jacobians.interleave import Move, steps_of
-from sim.strategies.jacobians.orders import Bracketing, Elements, best_matrix_free, best_product, in_order
+from sim.strategies.jacobians.matrix_chain import Bracketing, Elements, best_matrix_free, best_product, in_order
 from sim.strategies.jacobians.search import ChainMemory
 
 orders = StrategyRegistry("order")

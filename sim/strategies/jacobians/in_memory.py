@@ -15,7 +15,7 @@ from sim.schedules.schedule import Schedule
 from sim.strategies.front import Front, Recipe, replayed, unbeaten
 from sim.strategies.jacobians.chaining import Chain, check_chain, orders
 from sim.strategies.jacobians.interleave import Move, best_order
-from sim.strategies.jacobians.orders import Bracketing, best_matrix_free, best_product, in_order
+from sim.strategies.jacobians.matrix_chain import Bracketing, best_matrix_free, best_product, in_order
 from sim.strategies.jacobians.search import Search
 
 EXACT_ELEMENTS = 24

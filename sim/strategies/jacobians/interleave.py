@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sim.graphs.node import STRUCTURES
 from sim.schedules.actions import product_cost
-from sim.strategies.jacobians.orders import DENSE, Bracketing, Elements
+from sim.strategies.jacobians.matrix_chain import DENSE, Bracketing, Elements
 from sim.strategies.jacobians.search import ChainMemory, Search
 
 MOST_STATES = 100_000

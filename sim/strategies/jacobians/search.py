@@ -20,7 +20,7 @@ import numpy as np
 
 from sim.graphs.node import STRUCTURES, Ints
 from sim.schedules.actions import product_cost
-from sim.strategies.jacobians.orders import DENSE, Bracketing, Elements, How
+from sim.strategies.jacobians.matrix_chain import DENSE, Bracketing, Elements, How
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from dataclasses import replace
 from sim import ops
 from sim.graphs.node import Node
 from sim.models.onnx.call import AFFINE, Attributes, Call, Refused, copied, operator, own, same
+from sim.ops.convolutions import convolution, transposed_convolution
 from sim.ops.core import CONSTANT, Tensor, fail, make_node
-from sim.ops.images import convolution, transposed_convolution
 from sim.ops.pools import max_pool as maximum
 from sim.ops.pools import mean_pool
 from sim.ops.rule import Rule
