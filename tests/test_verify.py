@@ -218,6 +218,29 @@ def test_json_has_every_number(scenario: Path, capfd: pytest.CaptureFixture[str]
         assert slopes["error"] <= slopes["tolerance"]
 
 
+def test_the_plans_of_a_whole_front_hold_on_a_residual_network(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "residual.yaml"
+    blocks = [
+        f"{{name: l{i}, op: linear, inputs: {read}, features: 64}}, {{name: g{i}, op: gelu}}, "
+        f"{{name: m{i}, op: linear, features: 16}}, {{name: s{i}, op: add, inputs: [m{i}, {read}]}}"
+        for i, read in enumerate(["x", "s0", "s1", "s2"])
+    ]
+    path.write_text(
+        "version: 1\nname: residual\n"
+        f"graph: {{kind: layers, inputs: {{x: {{shape: [256, 16]}}}}, layers: [{', '.join(blocks)}, "
+        "{name: loss, op: mean}]}\n"
+        "strategies: [reverse_checkpointed: {schedule: optimal, points: 4}]\n"
+    )
+    code, out, _ = run(path, "--format", "json", capfd=capfd)
+    points = json.loads(out)["points"]
+    peaks = [check["measured"] for point in points for check in point["checks"] if check["quantity"] == "peak bytes"]
+    assert code == 0
+    assert peaks == sorted(set(peaks))
+    assert len(peaks) == 4
+
+
 def test_a_prediction_that_is_off_exits_with_1_and_says_which(
     scenario: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
