@@ -32,7 +32,6 @@ class Look:
     name: str
     colour: str
     marker: str
-    filled: bool = True
 
 
 LOOKS: Mapping[str, Look] = {

@@ -84,9 +84,6 @@ class Walk(NamedTuple):
     record: Record
 
 
-_NONE = np.empty(0, dtype=np.int64)
-
-
 def walk(
     schedule: Schedule,
     *,

@@ -218,11 +218,8 @@ def _from_plan(graph: Graph, plan: LevelPlan, levels: dict[int, Level], chunk: i
     for turns, width in chunks(graph.output_scalars, chunk or graph.output_scalars):
         with builder.loop(turns):
             builder.rows(rows, width=width)
-    evaluations, cost = plan.counts()[0] - steps, 0.0
-    for number, level in enumerate(levels.values(), start=1):
-        _, _, writes, reads = plan.counts(number)
-        cost += writes * level.write_cost + reads * level.read_cost
-    text = f"{evaluations} evaluations of a step before the taping ones, and copies at the price of {cost:g}"
+    evaluations, price = plan.counts()[0] - steps, plan.price(list(levels.values()))
+    text = f"{evaluations} evaluations of a step before the taping ones, and copies at the price of {price:g}"
     return builder.build(prune=True, notes=(("serial cost", text),))
 
 
@@ -281,6 +278,11 @@ class LevelPlan(NamedTuple):
         )
         return evaluations, adjoints, writes, reads
 
+    def price(self, levels: Sequence[Level]) -> float:
+        """The price of all copies, in evaluations of a step."""
+        counts = [self.counts(number) for number in range(1, len(levels) + 1)]
+        return sum(w * level.write_cost + r * level.read_cost for level, (*_, w, r) in zip(levels, counts, strict=True))
+
 
 def device_costs(length: int, slots: int) -> Floats:
     """Evaluations before the taping one for 0 … `length` steps, binomial: r·l - C(s+r, s+1).
@@ -295,15 +297,6 @@ def device_costs(length: int, slots: int) -> Floats:
         cost[done + 1 : reach + 1] = r * np.arange(done + 1, reach + 1) - comb(slots + r, slots + 1)
         r, done = r + 1, reach
     return cost
-
-
-def multilevel_cost(length: int, slots: int, levels: Sequence[Level]) -> float:
-    """The cost of `multilevel_plan` without taping evaluations and adjoints, in evaluations of a step.
-
-    >>> multilevel_cost(10, 1, [Level(slots=1, write_cost=2, read_cost=2)])
-    27.0
-    """
-    return float(_tables(length, slots, levels)[1][-1, -1, length])
 
 
 def multilevel_plan(length: int, slots: int, levels: Sequence[Level]) -> LevelPlan:
