@@ -56,7 +56,7 @@ def checkpoint(f: F, plan: Schedule | Mapping[str, Any]) -> F:
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """What a plan means for a function of arguments of one layout."""
+    """The meaning of a plan for a function of arguments of one layout."""
 
     names: tuple[str, ...]
     differentiated: tuple[bool, ...]

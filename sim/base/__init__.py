@@ -1,4 +1,4 @@
-"""What everything stands on; imports nothing of `sim`.
+"""Foundations of all rooms; imports nothing of `sim`.
 
 `errors` that callers tell apart, `units` of what people write and read, the `registry` of entries whose
 parameters are checked, `document`, `yaml` and `json` (data with the places of its values), `files`

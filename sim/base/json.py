@@ -47,7 +47,7 @@ Measured = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
 Number = Annotated[int | float, PlainValidator(_number)]
 """A number; whole ones stay exact."""
 Plain = Annotated[Any, PlainValidator(_plain)]
-"""What parameters are: numbers, text, true, false, null and lists of such."""
+"""The values of parameters: numbers, text, true, false, null and lists of such."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'

@@ -1,4 +1,4 @@
-"""Which points of a two-sided trade-off are worth having: the front and its landmarks.
+"""The points of a two-sided trade-off that are worth having: the front and its landmarks.
 
 Both coordinates are minimised. Points are pairs of Python numbers, and every comparison is Python's
 own, which is exact between ints of any size and floats. That is why the few lines below are here:

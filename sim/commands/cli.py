@@ -47,7 +47,7 @@ them took a tenth of a run."""
 
 
 UNPRINTED = (errno.EBADF, errno.ENOSPC, errno.EIO)
-"""What typer raises that cannot print help or the version; our own errors of files are no `OSError`."""
+"""Errors of typer where it cannot print help or the version; our own errors of files are no `OSError`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What every command stands on: where it registers, and data on stdout with all else on stderr."""
+"""The ground of every command: where it registers, and data on stdout with all else on stderr."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def emit(text: str) -> None:
 
 
 def unprinted(error: OSError) -> PipeClosed | OutputError:
-    """What became of data that standard output does not take; from here on all is thrown away that is printed."""
+    """The error for data that standard output does not take; from here on all is thrown away that is printed."""
     # what is still buffered would fail again when the interpreter exits
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
@@ -81,5 +81,5 @@ def note(text: str, *, quiet: bool = False) -> None:
 
 
 def colours() -> bool:
-    """Whether stdout may be coloured (https://no-color.org)."""
+    """Tell whether stdout may be coloured (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What a command returns to the shell."""
+    """The exit code of a command."""
 
     FINE = 0
     OURS = 1

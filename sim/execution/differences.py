@@ -1,4 +1,4 @@
-"""How far a derivative is off: from another one, and from central differences along random directions."""
+"""Errors of a derivative: off another one, and from central differences along random directions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Derivative = Mapping[str, Array]
 
 
 def derivative(result: Execution) -> Derivative:
-    """What an execution differentiated: gradients by node, or the Jacobian under the name `jacobian`."""
+    """The derivative that an execution made: gradients by node, or the Jacobian under the name `jacobian`."""
     return result.gradients if result.jacobian is None else {"jacobian": result.jacobian}
 
 

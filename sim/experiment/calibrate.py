@@ -32,7 +32,7 @@ TINY_LAYERS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was measured: flops a second by dtype, bytes a second, seconds."""
+    """The rates of a machine: flops a second by dtype, bytes a second, seconds."""
 
     flops_per_s: dict[str, float]
     bandwidth_bytes_per_s: float

@@ -30,7 +30,7 @@ from sim.strategies.optimal.strategy import optimal_front
 from sim.strategies.plain import plain_front, rematerialize
 
 PROOF_SECONDS = 30.0
-"""What branch and bound may take."""
+"""The most seconds of branch and bound."""
 SPREAD = 24
 """Points of the optimal front that are measured, beside those next to the budget."""
 
@@ -217,7 +217,7 @@ def _measured(
 
 
 def _planned(graph: Graph, budget_bytes: int | None) -> list[StrategyPoint]:
-    """What the planner is asked for: the budget, the ends of its front, a spread, and the neighbours of the budget."""
+    """The requests to the planner: the budget, the ends of its front, a spread, and the neighbours of the budget."""
     strategy, parameters = ("rematerialize", {}) if graph.plain else ("reverse_checkpointed", {"schedule": "optimal"})
     if graph.plain and budget_bytes is not None:
         with suppress(*REFUSALS):

@@ -11,7 +11,7 @@ from sim.simulation.device import Device
 from sim.strategies.front import Front
 
 POINTS = 12
-"""How many points of a front are simulated unless `points` says."""
+"""Points of a front that are simulated unless `points` says."""
 
 
 def stand_ins(request: StrategyPoint, graph: Graph, device: Device | None) -> list[StrategyPoint]:

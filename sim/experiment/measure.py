@@ -1,4 +1,4 @@
-"""What a schedule takes: exact bytes and flops by replay, seconds by simulation."""
+"""The cost of a schedule: exact bytes and flops by replay, seconds by simulation."""
 
 from __future__ import annotations
 

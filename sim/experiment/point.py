@@ -32,7 +32,7 @@ class Flops(TypedDict):
 
 
 class OnFront(TypedDict):
-    """Whether no other point beats this one in memory and work, and in memory and time."""
+    """The fronts that a point is on: no other beats it in memory and work, and in memory and time."""
 
     flops: bool
     seconds: bool

@@ -42,12 +42,12 @@ SECONDS_TOLERANCE = 0.25
 COMPUTE_BOUND = 0.8
 """Share of the predicted seconds that products must take for them to be judged."""
 ROUNDINGS = 2
-"""How many times what rounding to its dtype moves the reference's slopes by is allowed, where that is more."""
+"""The multiple of what rounding to its dtype moves the reference's slopes by that is allowed, where that is more."""
 DIRECTIONS = 2
 REPEATS = 3
 
 ROUGH_BANDWIDTH, ROUGH_OVERHEAD_S, ROUGH_EFFICIENCY = 2e9, 1e-4, 0.5
-"""What NumPy reaches at the least, to say beforehand how long a point would take."""
+"""The least rate of NumPy, to say beforehand how long a point would take."""
 TEMPORARIES = 3
 """Memory that an execution needs, in units of the peak: operations have temporaries that no schedule counts."""
 

@@ -1,4 +1,4 @@
-"""Where graphs come from; imports `base`, `graphs` and `ops`.
+"""Sources of graphs; imports `base`, `graphs` and `ops`.
 
 `families` make graphs of a few numbers, `importers` of real models: `onnx` files, `torch` modules and
 `jax` functions, each a package that imports its library when a model is read. `factory` finds functions

@@ -165,7 +165,7 @@ def _family(top: str) -> dict[str, ModuleType]:
 
 
 def _is_elsewhere(top: str, places: tuple[str, ...]) -> bool:
-    """Whether a module of this name is imported, though the first one in the places is another."""
+    """Tell whether a module of this name is imported, though the first one in the places is another."""
     if top not in sys.modules:
         return False
     files = (f"{top}.py", f"{top}/__init__.py")

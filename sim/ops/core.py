@@ -20,7 +20,7 @@ DENSE = LocalJacobian("dense")
 CONSTANT = LocalJacobian("constant")
 """Of a linear map: its weight, one block for all samples."""
 FACTORS: tuple[Reads, ...] = ("others", "others")
-"""What the derivative of a product of two activations reads: for the one factor the other."""
+"""The reads of the derivative of a product of two activations: for the one factor the other."""
 Dtype = Literal["float64", "float32", "float16", "bfloat16"]
 P = ParamSpec("P")
 

@@ -64,7 +64,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
 
 
 class _Panel(NamedTuple):
-    """What one panel shows: points over `xs`, which are counts or seconds."""
+    """One panel: points over `xs`, which are counts or seconds."""
 
     title: str
     unit: str

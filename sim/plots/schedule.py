@@ -22,7 +22,7 @@ PANELS = 4
 SHARED_SCALE = 4.0
 SMALLEST_MARK, LARGEST_MARK = 1.8, 7.0
 SHORTEST_BAR = 3
-"""What is in memory for fewer actions is passed from one action to the next, and no checkpoint."""
+"""Actions that a checkpoint is in memory for at the least; fewer pass a value from one to the next."""
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def _fill(figure: Figure, axes: Axes, profile: Profile, kinds: Mapping[str, str]
 
 
 def _in_all(profile: Profile) -> str:
-    """What all turns of the loops take together, where the axis shows one turn for many."""
+    """The length of all turns of the loops together, where the axis shows one turn for many."""
     if not profile.loops:
         return ""
     whole = profile.x[-1] + sum((loop.times - 1) * (loop.end - loop.start) for loop in profile.loops)

@@ -1,4 +1,4 @@
-"""What a file asks for: scenarios, checked as a whole, and their JSON Schema.
+"""Scenarios as files ask for them, checked as a whole, and their JSON Schema.
 
 A `scenario` holds the graph to build and its strategies as `points`, one for each combination of values,
 and perhaps the `axes` of a map; `schema` is for editors. Imports `base`, `graphs`, `models`, `schedules`,

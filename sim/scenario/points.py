@@ -23,7 +23,7 @@ from sim.schedules.schedule import Schedule
 
 MOST_POINTS = 10_000
 REFUSALS = (NotApplicable, ParameterError, GraphError, CountOverflow)
-"""What a strategy raises that cannot work on a graph with these parameters."""
+"""The errors of a strategy that cannot work on a graph with these parameters."""
 _RANGE_KEYS = ("from", "to", "step", "factor")
 _RANGE = "a range such as {from: 2, to: 16}, {from: 2, to: 16, step: 2} or {from: 1, to: 64, factor: 2}"
 
@@ -42,7 +42,7 @@ class StrategyPoint:
 
     @property
     def label(self) -> str:
-        """What tells the point apart in tables and charts.
+        """The name of the point in tables and charts.
 
         Words as they are, numbers with their key; a checkpointing schedule is known by its own name:
         `binomial slots=3`, `jacobian_chain optimal`, `forward_recompute chunk=8`.
@@ -85,7 +85,7 @@ IN_ORDER = StrategyPoint("in_order", {})
 
 
 def baseline(graph: Graph) -> StrategyPoint:
-    """What the points of a graph are compared with."""
+    """The point that those of a graph are compared with."""
     return IN_ORDER if graph.plain else FULL_STORE
 
 

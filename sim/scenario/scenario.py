@@ -113,7 +113,7 @@ class Scenario:
 
     @property
     def steps(self) -> int:
-        """How many points there are to compute, and cells of the map."""
+        """The number of points to compute, and of cells of the map."""
         return len(self.points) + (len(self.regimes) if self.regimes else 0)
 
     def cell(self, column: int, row: int) -> Scenario:
@@ -160,7 +160,7 @@ class Scenario:
         return self.document.error([Problem(path, message.removeprefix(key))])
 
     def _graph_place(self, error: SimError) -> KeyPath:
-        """Where the key or the layer at fault is, or the graph as a whole."""
+        """The place of the key or the layer at fault, or of the graph as a whole."""
         graph = self.document.data.get("graph", {}) if isinstance(self.document.data, dict) else {}
         match error:
             case ParameterError(parameter=path):

@@ -23,7 +23,7 @@ Schema = dict[str, Any]
 
 
 def schema_text() -> str:
-    """What `sim schema` prints: the schema as JSON."""
+    """The JSON Schema of scenarios, as `sim schema` prints it."""
     return json.dumps(scenario_schema(), indent=1, ensure_ascii=False) + "\n"
 
 

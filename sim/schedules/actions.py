@@ -1,4 +1,4 @@
-"""What is done: a class for each kind of action, which says its effects, its text and its JSON.
+"""Actions: a class for each kind, which says its effects, its text and its JSON.
 
 The forward, VJP and JVP of a node are tabulated for a whole graph at once (`sim.schedules.effects`);
 the other actions say what they touch here, in terms of the `Scope` of a schedule. A new action is a
@@ -36,11 +36,11 @@ from sim.schedules.values import (
 )
 
 Touches = list[tuple[int, int]]
-"""What an action touches, in order: the number of a value, and how."""
+"""The touches of an action, in order: the number of a value, and how."""
 
 
 class Row(NamedTuple):
-    """What an action does, whatever its width: its touches, flops per unit of width, and workspace bytes."""
+    """The effects of an action, whatever its width: its touches, flops per unit of width, and workspace bytes."""
 
     touches: Touches
     flops: int
@@ -81,7 +81,7 @@ class Action:
 
     @classmethod
     def takes(cls, item: Mapping[str, Any]) -> bool:
-        """Whether an item with these keys, `kind` and `width` left out, is such an action."""
+        """Tell whether an item with these keys, `kind` and `width` left out, is such an action."""
         keys = cls.keys()
         return item.keys() <= keys.keys() and all(key in item for key, must in keys.items() if must)
 
@@ -353,7 +353,7 @@ class Scope:
         self.added: dict[Value, int] = {}
         """Number of each value that is not the graph's own."""
         self.structure: dict[int, Structure] = {}
-        """How each accumulated Jacobian is stored, by its number."""
+        """The structure of each accumulated Jacobian, by its number."""
         self._sizes: list[int] = []
 
     @cached_property
@@ -421,7 +421,7 @@ class Scope:
         return [int(p) for p in inputs if self.graph.active[p]]
 
     def derivative_reads(self, node: int) -> Touches:
-        """What a node's JVP reads beyond tangents: taken from its own JVP row, so that it is written once."""
+        """The reads of a node's JVP beyond tangents: those of its own JVP row, so that they are written once."""
         c, numbers = self.own, self.numbers
         row = numbers.row(JVP, node)
         touched = zip(*(x[c.ptr[row] : c.ptr[row + 1]].tolist() for x in (c.value, c.access)), strict=True)

@@ -102,7 +102,7 @@ def _add(builder: Builder, scope: Scope, items: Any, *, place: str, depth: int) 
 
 
 class _NotAnAction(Exception):
-    """What is wrong with an item."""
+    """The fault of an item."""
 
 
 def _rows(builder: Builder, scope: Scope, item: Mapping[str, Any]) -> tuple[list[int], int]:

@@ -41,7 +41,7 @@ Ints4 = NDArray[np.int32]
 
 
 class Columns(NamedTuple):
-    """What rows touch and values take, as compiled loops read it.
+    """The touches of rows and the sizes of values, as compiled loops read them.
 
     `ptr`, `value`, `access` are a CSR of what each row touches. `value_bytes` are per unit of width for
     tangents and cotangents; `remains` says that a value lives to the end. `workspace` has an entry a
@@ -131,7 +131,7 @@ def _flops(graph: Graph, opcode: int) -> Ints:
 
 
 class _Rules(NamedTuple):
-    """What the rules ask of a graph: nodes, graph inputs, how many opcodes, and arrays by node or edge."""
+    """The part of a graph that the rules read: nodes, graph inputs, how many opcodes, and arrays by node or edge."""
 
     n: int
     m: int

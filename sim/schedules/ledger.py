@@ -25,7 +25,7 @@ LIFE_VALUE, LIFE_BYTES, LIFE_START, LIFE_STOP = range(4)
 
 
 class Record(NamedTuple):
-    """What a walk writes down, where the arrays have room: empty ones stay empty.
+    """The record of a walk, where its arrays have room: empty ones stay empty.
 
     `during` and `after` (an entry an action) are the device bytes of each action; `buckets` (B, kinds
     and workspace) the breakdown at the fullest action of each of B equal stretches; `lives` (L, 4) the

@@ -36,7 +36,7 @@ class Allocations(NamedTuple):
 
 
 class Lives(NamedTuple):
-    """What the streams of a schedule with copies have to know of each flat action.
+    """The knowledge of streams about each flat action of a schedule with copies.
 
     `taken` is allocated in the tier that the stream writes to; `freed_from` and `freed_to` are
     returned in the tiers of `ENDS` at its end. A life whose last accesses on several streams may end
@@ -66,7 +66,7 @@ class Ends(NamedTuple):
 
 
 def ends(table: Table, rows: Ints4, flags: Bytes8) -> Iterator[Ends]:
-    """What ends with each action of a sequence of rows, given the marks of `ledger.mark`."""
+    """The values whose life ends with each action of a sequence of rows, given the marks of `ledger.mark`."""
     c, e = table.columns, 0
     for row in rows.tolist():
         values = c.value[c.ptr[row] : c.ptr[row + 1]]
@@ -76,7 +76,7 @@ def ends(table: Table, rows: Ints4, flags: Bytes8) -> Iterator[Ends]:
 
 
 def allocations(walked: Walk) -> Allocations:
-    """What each action takes and returns on the device, of a walk that has the bytes of actions."""
+    """The bytes that each action takes and returns on the device, of a walk that has the bytes of actions."""
     during, after = walked.record.during, walked.record.after
     before = np.concatenate([[0], after[:-1]])
     return Allocations(during - before, during - after)

@@ -120,7 +120,7 @@ def _of_model(node: Any) -> bool:
 
 
 def _form(schedule: Schedule) -> Plan:
-    """What a schedule is made from again."""
+    """The inputs of a schedule that is made again."""
     adjoint = schedule.opcode == VJP
     width = int(schedule.widths[adjoint].max(initial=1))
     own = schedule.rows < Numbers(len(schedule.graph), len(schedule.graph.inputs)).rows(VJP).stop
@@ -229,7 +229,7 @@ def write(plan: Mapping[str, Any], path: Path) -> Path:
 
 
 def to_json(plan: Mapping[str, Any]) -> str:
-    """What plan.json holds: a line for each key, and for each action of what is written out."""
+    """The text of plan.json: a line for each key, and for each action of what is written out."""
     lines = []
     for key, value in plan.items():
         inner = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -257,6 +257,6 @@ def kept(schedule: Schedule) -> dict[str, dict[str, list[str]]]:
 
 
 def recomputed(schedule: Schedule, walked: Walk | None = None) -> dict[str, int]:
-    """How often each node is evaluated beyond once, in the order of the graph; nodes evaluated once are left out."""
+    """The evaluations of each node beyond the first, in the order of the graph; nodes evaluated once are left out."""
     runs = (walk(schedule) if walked is None else walked).runs[: len(schedule.graph)]
     return {schedule.graph.nodes[i].name: int(runs[i]) - 1 for i in np.flatnonzero(runs > 1).tolist()}

@@ -54,7 +54,7 @@ class PeakAt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a schedule takes, exactly. Bytes are of the device unless a name says otherwise."""
+    """The exact cost of a schedule. Bytes are of the device unless a name says otherwise."""
 
     working_bytes: int
     resident_bytes: int
@@ -71,7 +71,7 @@ class Cost:
 
 
 class Walk(NamedTuple):
-    """What one pass of the ledger finds; `left` is the width of each value that is there at the end."""
+    """The outcome of one pass of the ledger; `left` is the width of each value that is there at the end."""
 
     peak: int
     peak_action: int
@@ -122,7 +122,7 @@ def walk(
 
 
 def _makes(table: Table) -> Ints:
-    """How many values each row may make."""
+    """The most values that each row may make."""
     c = table.columns
     return np.diff(np.concatenate([[0], np.cumsum(c.access >= ACCUMULATE)])[c.ptr])
 

@@ -210,7 +210,7 @@ class Builder:
 
 
 def all_ones(widths: NDArray[np.int32]) -> bool:
-    """Whether every width is 1, held in the memory of one number."""
+    """Tell whether every width is 1, held in the memory of one number."""
     return widths.strides == (0,) and bool((widths[:1] == 1).all())
 
 

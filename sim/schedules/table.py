@@ -36,7 +36,7 @@ from sim.schedules.values import (
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What one action does. Bytes and flops are for the whole action, its width multiplied in."""
+    """The effects of one action. Bytes and flops are for the whole action, its width multiplied in."""
 
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
@@ -87,7 +87,7 @@ class Table:
 
     @cached_property
     def scaled(self) -> NDArray[np.bool_]:
-        """Whether a value's bytes are per unit of width."""
+        """Mark the values whose bytes are per unit of width."""
         kind = self.columns.value_kind
         scaled: NDArray[np.bool_] = (kind == TANGENT) | (kind == COTANGENT)
         return scaled
@@ -104,7 +104,7 @@ class Table:
         return self.flops[self.numbers.rows(opcode)]
 
     def touches(self, row: int) -> dict[int, int]:
-        """How a row touches each value."""
+        """The touch of each value by a row."""
         c = self.columns
         span = slice(int(c.ptr[row]), int(c.ptr[row + 1]))
         return dict(zip(c.value[span].tolist(), c.access[span].tolist(), strict=True))
@@ -157,7 +157,7 @@ class Table:
         return fixed, per_width
 
     def effects(self, row: int, width: int = 1) -> Effects:
-        """What the action of a row does, as people read it."""
+        """The effects of the action of a row, as people read them."""
         touches = self.touches(row)
 
         def values(*accesses: int) -> tuple[Value, ...]:
@@ -257,7 +257,7 @@ class Rows:
 
 
 def effects(graph: Graph, action: Action) -> Effects:
-    """What `action` reads, writes, accumulates into, costs and moves on `graph`.
+    """The effects of `action` on `graph`: what it reads, writes, accumulates into, costs and moves.
 
     >>> from sim.models.families.chain import chain
     >>> print(*effects(chain(length=2), actions.Vjp("layer2")).reads)

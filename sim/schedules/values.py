@@ -1,4 +1,4 @@
-"""What lies in memory: values, the tiers they lie in, and the numbers that arrays have for them."""
+"""Values: what lies in memory, the tiers it lies in, and the numbers that arrays have for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_NODES = JACOBIAN_VALUE
 DEVICE = 0
 
 READ, CONSUME, ACCUMULATE, WRITE, SAVE = range(5)
-"""How an action touches a value. CONSUME is the read that ends the life of an accumulated value;
+"""The ways to touch a value. CONSUME is the read that ends the life of an accumulated value;
 SAVE is the write of a residual, which takes no memory unless somebody reads it later."""
 
 IntOrInts = TypeVar("IntOrInts", int, NDArray[np.int32], NDArray[np.int64])
@@ -77,11 +77,11 @@ class Numbers(NamedTuple):
         return OF_NODES * self.nodes + self.inputs
 
     def is_of_node(self, value: Any) -> Any:
-        """Whether a value on the device is that of a node."""
+        """Tell whether a value on the device is that of a node."""
         return value < OF_NODES * self.nodes
 
     def is_made_by_forward(self, value: Any) -> Any:
-        """Whether a value is an activation or a residual of a node on the device."""
+        """Tell whether a value is an activation or a residual of a node on the device."""
         return value < (RESIDUAL + 1) * self.nodes
 
     def kind_and_node(self, value: int) -> tuple[int, int]:

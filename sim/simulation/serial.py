@@ -45,7 +45,7 @@ class Memory(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What the processes saw: when each flat action could have started, did start, and ended.
+    """The clock of a run: when each flat action could have started, did start, and ended.
 
     `issued` is when its stream was free and the schedule had come to it; `ready` when its data were
     there too, so that the rest of the wait is for memory. `marks` are the times at which segments
@@ -135,7 +135,7 @@ def out_of_memory(schedule: Schedule, k: int, tier: int, *, need: int, level: in
 
 
 def _live(schedule: Schedule, k: int, tier: int) -> str:
-    """What a tier holds when flat action k is about to start in schedule order: by kind, and the largest values."""
+    """The bytes in a tier when flat action k is about to start in schedule order: by kind, and the largest values."""
     t, widths = schedule.table, walk(schedule, stop=k).left
     c = t.columns
     size = np.where(c.value_tier == tier, c.value_bytes * np.where(t.scaled, widths, widths > 0), 0)

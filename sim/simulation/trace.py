@@ -1,4 +1,4 @@
-"""What a simulation saw, and its export for chrome://tracing and Perfetto."""
+"""Traces of simulations, and their export for chrome://tracing and Perfetto."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHORTEST_STALL_S = 1e-12
 
 
 class StreamUse(NamedTuple):
-    """What one stream did. `stall_seconds` is the time that an action it had been given waited to start."""
+    """The work of one stream. `stall_seconds` is the time that an action it had been given waited to start."""
 
     actions: int
     busy_seconds: float
@@ -72,7 +72,7 @@ class Trace:
 
     @property
     def serial_seconds(self) -> float:
-        """What all actions take one after the other: the cost of a recurrence that knows no overlap."""
+        """The seconds of all actions one after the other: the cost of a recurrence that knows no overlap."""
         return sum(use.busy_seconds for use in self.streams.values())
 
     @property

@@ -34,7 +34,7 @@ Recipe = Callable[[Graph], Schedule]
 
 
 class Candidate(NamedTuple):
-    """What a schedule takes, and how to make it."""
+    """The cost of a schedule, and the way to make it."""
 
     peak_bytes: int
     cost: int
@@ -166,7 +166,7 @@ def unbeaten(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def adjoint_cost(graph: Graph, width: int, costs: tuple[Ints, Ints] | None) -> int:
-    """What all VJPs of `width` cotangents cost; `costs` are of all cotangents."""
+    """The cost of all VJPs of `width` cotangents; `costs` are of all cotangents."""
     each = base_table(graph).own_flops(VJP) if costs is None else costs[1]
     total: int = sum(each[graph.active[len(graph.inputs) :]].tolist())
     return total * width if costs is None else total

@@ -50,7 +50,7 @@ def selective(graph: Graph, kept: NDArray[np.bool_]) -> Schedule:
 
 
 def worth_keeping(graph: Graph, costs: Ints) -> Iterator[NDArray[np.bool_]]:
-    """Which nodes cost the most for the bytes they take, and those with every join of branches as well."""
+    """The nodes that cost the most for the bytes they take, and those with every join of branches as well."""
     c = graph.columns
     joins = np.diff(c.input_ptr) > 1
     price = costs / np.maximum(1, c.activation_bytes + np.maximum(0, c.residual_bytes))

@@ -1,1 +1,1 @@
-"""What commands print for people; imported when a command runs, as it needs all that it shows."""
+"""Tables that commands print for people; imported when a command runs, as it needs all that it shows."""

@@ -1,4 +1,4 @@
-"""What `sim plan` prints: the price of a plan, what it keeps and recomputes by name, and its neighbours."""
+"""The answer of `sim plan`: the price of a plan, what it keeps and recomputes by name, and its neighbours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARGIN = 14
 
 
 def text(choice: Choice, made: Plan, graph: Graph, *, name: str) -> str:
-    """What a person reads: the price, what is kept and recomputed by name, and the neighbours."""
+    """The text for a person: the price, what is kept and recomputed by name, and the neighbours."""
     chosen, point = choice.chosen, choice.chosen.point
     lines = [f"{name}: {chosen.request.label}, the best of {choice.considered} plans", ""]
     lines += _line("peak", f"{format_bytes(point.peak_bytes)} ({point.peak_bytes} bytes)" + _headroom(choice))

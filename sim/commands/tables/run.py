@@ -56,7 +56,7 @@ def table(results: Results, *, colour: bool = False) -> str:
 
 
 def _remarks(point: Point) -> list[str]:
-    """What the planner says of its plan, and what overlapping copies with computation saved of its serial cost."""
+    """The notes of the planner on its plan, and what overlapping copies with computation saved of its serial cost."""
     out = [f"{point.label}: {what} {_short(text)}" for what, text in point.notes.items()]
     if point.notes.get("serial cost") and point.serial_seconds is not None and point.seconds is not None:
         saved = format_seconds(max(0.0, point.serial_seconds - point.seconds))
@@ -111,7 +111,7 @@ def _front(point: Point) -> str:
 
 
 def heading(results: Results) -> str:
-    """What was computed: the scenario, its graph, its device and its budget."""
+    """The subject of a run: the scenario, its graph, its device and its budget."""
     scenario, graph = results.scenario, results.scenario["graph"]
     parts = [f"{scenario['name']}: {graph['nodes']} nodes"]
     if graph["parameters"]:

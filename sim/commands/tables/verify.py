@@ -1,4 +1,4 @@
-"""What `sim verify` prints: each prediction beside what was measured, and what counts as equal."""
+"""The table of `sim verify`: each prediction beside what was measured, and what counts as equal."""
 
 from __future__ import annotations
 

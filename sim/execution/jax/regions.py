@@ -1,4 +1,4 @@
-"""What a reverse schedule keeps, and which stretches of nodes it computes again: a tree of regions.
+"""A reverse schedule as a tree of regions: what it keeps, and the stretches of nodes that it computes again.
 
 The first forward sweep keeps some values for the adjoint sweep. Each burst of forwards between VJPs
 computes a stretch of nodes again, and keeps some values for later bursts, which lie inside it.
@@ -94,7 +94,7 @@ def _region(start: int, stop: int, kept: Kept, inner: Sequence[Region]) -> Regio
 
 
 def _closed(graph: Graph, start: int, stop: int, kept: Kept) -> bool:
-    """Whether no kept value that enters or leaves nodes start … stop-1 is read on both sides of their border.
+    """Tell whether no kept value that enters or leaves nodes start … stop-1 is read on both sides of their border.
 
     JAX would keep it twice (under two names for one buffer): for the region, and for what is around it.
     """
@@ -112,7 +112,7 @@ def _closed(graph: Graph, start: int, stop: int, kept: Kept) -> bool:
 
 
 def _turning_points(schedule: Schedule) -> list[int]:
-    """Where runs of forwards end and VJPs begin."""
+    """The places where runs of forwards end and VJPs begin."""
     opcode = schedule.opcode
     return [k for k in range(1, len(opcode)) if opcode[k] == VJP and opcode[k - 1] == FORWARD]
 

@@ -83,7 +83,7 @@ def _readers(program: Program) -> dict[int, int]:
 
 
 def _named(piece: Piece, name: str, env: dict[int, Any], *, differentiated: bool) -> Sequence[Any]:
-    """What a piece writes, under its name, with a derivative whose residuals are named."""
+    """The outputs of a piece, under its name, with a derivative whose residuals are named."""
     reads = _reads(piece)
     values_read = [env[v] for v in reads]
 

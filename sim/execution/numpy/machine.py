@@ -28,7 +28,7 @@ A = TypeVar("A", bound=Action)
 
 
 class Step(NamedTuple):
-    """What an action touches (how, by value), and what ends with it."""
+    """The touches of an action (how, by value), and the values that end with it."""
 
     touches: Mapping[int, int]
     ends: Ends
@@ -57,12 +57,12 @@ class Machine:
         self.seeds = Seeds(graph)
         self.sinks = frozenset(graph.sinks.tolist())
         self.added: dict[int, int] = {}
-        """How many VJPs have added to each cotangent in memory."""
+        """The number of VJPs that have added to each cotangent in memory."""
         readers = Counter(p for i in range(self.n) if graph.active[self.m + i] for p in self.active_inputs(i))
         self.consumers: list[int] = [readers[self.m + i] for i in range(self.n)]
-        """How many VJPs add to the cotangent of each node before it is complete."""
+        """The number of VJPs that make the cotangent of each node complete."""
         self.structure: dict[int, Structure] = {}
-        """How each accumulated Jacobian is stored."""
+        """The structure of each accumulated Jacobian."""
         self.outputs: dict[str, Array] = {}
         self.gradients: dict[int, Array] = {}
         """Gradients by node that are results, not working values."""
@@ -147,7 +147,7 @@ class Machine:
 
 
 HANDLERS: dict[type[Action], Callable[[Machine, Any, Step], None]] = {}
-"""What does the actions of each class."""
+"""The handler of each class of actions."""
 
 
 def handles(

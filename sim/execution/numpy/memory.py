@@ -1,4 +1,4 @@
-"""What an execution holds: arrays by value number, each in a buffer of its own, and what they carry."""
+"""The memory of an execution: arrays by value number, each in a buffer of its own, and what they carry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sim.schedules.values import TIERS
 
 
 class Carried(NamedTuple):
-    """Which tangents or cotangents an array holds: numbers `start` … `start + width - 1` of those that
+    """The tangents or cotangents that an array holds: numbers `start` … `start + width - 1` of those that
     `seed` (a node with parameters; -1: the graph's inputs or outputs) sends out."""
 
     seed: int

@@ -25,11 +25,11 @@ class Seeds:
         self._done: dict[str, tuple[int, int]] = {}  # what is seeded: tangents carried so far, of how many
 
     def columns(self, position: int) -> slice:
-        """Which of the n_in columns belong to a graph input."""
+        """The columns, of the n_in, that belong to a graph input."""
         return self._inputs[position]
 
     def rows(self, sink: int) -> slice:
-        """Which of the n_out rows belong to a sink."""
+        """The rows, of the n_out, that belong to a sink."""
         return self._outputs[sink]
 
     def cotangents(self, sink: int, width: int) -> tuple[Array, Carried]:

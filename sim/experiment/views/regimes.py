@@ -1,4 +1,4 @@
-"""Who wins where: the points of a scenario in each cell of a map over two of its keys."""
+"""The map of winners: the points of a scenario in each cell of a map over two of its keys."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _ranked(graph: Graph, points: Sequence[Point]) -> list[int]:
 
 
 def _is_checkpointed(graph: Graph, point: Point) -> bool:
-    """Whether a reverse mode evaluates nodes again."""
+    """Tell whether a reverse mode evaluates nodes again."""
     return point.actions.get("vjp", 0) > 0 and point.actions.get("forward", 0) > len(graph)
 
 

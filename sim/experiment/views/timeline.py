@@ -93,7 +93,7 @@ def profiles(run: Measurements) -> list[Annotated[Profile, AfterValidator(_fitti
 
 
 def _worth_a_look(points: Sequence[Point], compared: StrategyPoint) -> list[int]:
-    """What others are compared with, one point of the front and the smallest peak for each strategy, then more."""
+    """The baseline, one point of the front and the smallest peak for each strategy, then more."""
     smallest: dict[str, int] = {}
     for i in sorted(range(len(points)), key=lambda i: points[i].peak_bytes):
         smallest.setdefault(points[i].strategy, i)

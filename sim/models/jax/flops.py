@@ -181,12 +181,12 @@ def opened(program: Any) -> Any:
 
 
 def is_literal(atom: Any) -> bool:
-    """Whether what an equation reads is a number written into it."""
+    """Tell whether what an equation reads is a number written into it."""
     return hasattr(atom, "val")
 
 
 def is_view(primitive: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> bool:
-    """Whether an equation of one array moves no scalar; XLA makes a bitcast of it."""
+    """Tell whether an equation of one array moves no scalar; XLA makes a bitcast of it."""
     return primitive in VIEWS and _size(inputs[0]) == _size(outputs[0])
 
 

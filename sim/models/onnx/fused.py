@@ -97,6 +97,6 @@ class _Reader:
         return [(a, b), (b, a)]
 
     def _number(self, tensor: str) -> bool:
-        """Whether a tensor is a single number."""
+        """Tell whether a tensor is a single number."""
         kind = self.tensors.get(tensor)
         return kind is not None and kind.shape in ((), (1,))

@@ -168,7 +168,7 @@ class _Import:
             self.unmodelled.update(filter(None, node.outputs[1:]))
 
     def _is_weight(self, node: OnnxNode) -> bool:
-        """Whether a node only picks or rearranges a weight (rows of a table, say), by whatever shapes."""
+        """Tell whether a node only picks or rearranges a weight (rows of a table, say), by whatever shapes."""
         kind = self.model.tensors.get(node.inputs[0])
         several = kind is not None and kind.dtype in FLOATS and kind.shape not in ((), (1,))
         return several and node.inputs[0] not in self.made_of_shapes

@@ -134,7 +134,7 @@ def _evaluated(proto: Any, node: Any, values: dict[str, Any], shapes: dict[str, 
 
 
 def _grows(node: Any, operands: dict[str, Any]) -> bool:
-    """Whether the sizes that a node reads ask for a large tensor."""
+    """Tell whether the sizes that a node reads ask for a large tensor."""
     if node.op_type not in ("ConstantOfShape", "Expand") or not operands:
         return False
     return math.prod(int(d) for d in operands[node.input[-1]].ravel()) > LARGEST_KEPT

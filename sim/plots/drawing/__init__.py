@@ -1,1 +1,1 @@
-"""What figures share: the look, points and curves as charts need them, marks, and places for names."""
+"""Parts of figures: the look, points and curves as charts need them, marks, and places for names."""

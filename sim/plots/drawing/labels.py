@@ -148,13 +148,13 @@ def _candidates(
 
 
 def _overlap(a: Floats, b: Floats) -> NDArray[np.bool_]:
-    """Which boxes of `a` overlap which of `b`: shape (len(a), len(b))."""
+    """Mark the boxes of `a` that overlap each of `b`: shape (len(a), len(b))."""
     a = a[:, None, :]
     return np.asarray((a[..., :2] < b[:, 2:]).all(axis=2) & (b[:, :2] < a[..., 2:]).all(axis=2))
 
 
 def _crosses(segments: Floats, boxes: Floats) -> NDArray[np.bool_]:
-    """Which segments pass through which boxes (slab method): shape (len(segments), len(boxes))."""
+    """Mark the segments that pass through each of the boxes (slab method): shape (len(segments), len(boxes))."""
     start = segments[:, None, :2]
     step = segments[:, None, 2:] - start
     step = np.where(step == 0, 1e-12, step)
@@ -165,7 +165,7 @@ def _crosses(segments: Floats, boxes: Floats) -> NDArray[np.bool_]:
 
 
 def _meet(a: Floats, b: Floats) -> NDArray[np.bool_]:
-    """Which segments of `a` cross which of `b`: shape (len(a), len(b))."""
+    """Mark the segments of `a` that cross each of `b`: shape (len(a), len(b))."""
 
     def side(p: Floats, q: Floats, r: Floats) -> Floats:
         return np.asarray(

@@ -1,4 +1,4 @@
-"""What the charts of points share: markers, staircases of fronts, and the names beside points."""
+"""Parts of the charts of points: markers, staircases of fronts, and the names beside points."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def staircase(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float
 
 
 def inches(figure: Figure, axes: Axes, data: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Where points of the data lie on the figure."""
+    """The places of points of the data on the figure."""
     return [(float(x), float(y)) for x, y in axes.transData.transform(np.asarray(data)) / figure.dpi]
 
 

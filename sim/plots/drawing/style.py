@@ -123,7 +123,7 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 
 
 def renderer(figure: Figure) -> RendererAgg:
-    """What measures texts and frames before the figure is drawn, in pixels."""
+    """The renderer that measures texts and frames before the figure is drawn, in pixels."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     return canvas.get_renderer()  # type: ignore[no-untyped-call, no-any-return]
@@ -243,7 +243,7 @@ def heading(figure: Figure, results: Mapping[str, Any], *, what: str) -> float:
 
 
 def graph_summary(scenario: Mapping[str, Any]) -> list[str]:
-    """What a reader should know of the graph: its size, the work of one evaluation, the device."""
+    """The graph in words: its size, the work of one evaluation, the device."""
     graph, device = scenario.get("graph") or {}, scenario.get("device")
     facts = []
     if "nodes" in graph:

@@ -44,7 +44,7 @@ def mixed(
 
 
 def check_work(steps: int, slots: int, schedule: str) -> None:
-    """Nothing, where a dynamic program of steps² · slots / 2 transitions is bearable.
+    """Raise `NotApplicable` unless a dynamic program of steps² · slots / 2 transitions is bearable.
 
     Raises
     ------

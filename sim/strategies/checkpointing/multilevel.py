@@ -265,8 +265,11 @@ class Level:
 
 
 class LevelPlan(NamedTuple):
-    """What is done, in order: `kind` 0 evaluates `step`, 1 is its adjoint, 2·l stores what it starts from in level l,
-    2·l + 1 loads that (levels count from 1)."""
+    """Evaluations, adjoints and copies in order.
+
+    `kind` 0 evaluates `step`, 1 is its adjoint, 2·l stores what it starts from in level l, 2·l + 1 loads that (levels
+    count from 1).
+    """
 
     kind: NDArray[np.int8]
     step: NDArray[np.int32]
@@ -364,7 +367,7 @@ def _on_device(first: int, length: int, slots: int) -> tuple[NDArray[Any], NDArr
 
 
 def _limited(length: int, slots: int | None) -> bool:
-    """Whether a level may run out of slots; no plan stores more than a checkpoint for each step."""
+    """Tell whether a level may run out of slots; no plan stores more than a checkpoint for each step."""
     return slots is not None and slots < length
 
 
@@ -421,7 +424,7 @@ def _emit(
     length: Any, free: Any, best: Any, stored: Any, split: Any, limited: Any, room: Any, write: Any, reach: Any,
     kind: Any, step: Any,
 ) -> Any:  # fmt: skip
-    """How many actions the plan has; fills `kind` and `step` if they are long enough.
+    """The number of actions of the plan; fills `kind` and `step` if they are long enough.
 
     A stack entry is (a, n, level, d, stored): n steps from a with d slots of the level left; level -1
     is the device. n = 0 stands for loading what step a starts from.

@@ -134,7 +134,7 @@ class Chain:
 
     @property
     def is_single(self) -> bool:
-        """Whether every element is one node."""
+        """Tell whether every element is one node."""
         return all(len(self.nodes(e)) == 1 for e in range(len(self)))
 
     def elements(self) -> Elements:

@@ -129,7 +129,7 @@ class Blocks:
 
     @cached_property
     def intermediates(self) -> tuple[int, ...]:
-        """What is eliminated, in topological order."""
+        """The positions to eliminate, in topological order."""
         entered, left = {v for _, v in self.edges}, {u for u, _ in self.edges}
         return tuple(sorted(entered & left))
 

@@ -104,7 +104,7 @@ class Search:
 
     @cached_property
     def _only_splits(self) -> dict[tuple[int, int], tuple[How, int]]:
-        """How `only` has each of its parts, and where it splits them."""
+        """The way in which `only` has each of its parts, and the place where it splits them."""
         return {
             (p.first, p.last): (p.how, p.right.last if p.right else p.left.first - 1 if p.left else p.first)
             for p in (self.only.parts() if self.only else ())

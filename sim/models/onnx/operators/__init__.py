@@ -25,7 +25,7 @@ def load() -> Mapping[str, Operator]:
 
 
 STATIC = frozenset({"Shape", "Size"})
-"""What these say of a tensor is known without computing it."""
+"""Operators that say of a tensor what is known without computing it."""
 
 CONTROL_FLOW: Mapping[str, str] = {
     "If": "which branch runs depends on values",
