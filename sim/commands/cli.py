@@ -22,8 +22,8 @@ from sim.commands.command import PipeClosed, app, note, unprinted
 from sim.commands.exit import Exit
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(asked: bool) -> None:
+    if asked:
         from importlib.metadata import version
 
         typer.echo(f"sim {version('ad-tradeoff-sim')}")

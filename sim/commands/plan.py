@@ -71,10 +71,10 @@ def plan(
     except NothingFits as error:
         note(f"error: {file}: {error}")
         return Exit.NOTHING_FITS
-    wanted = choice.chosen.request
-    plan = plan_of(wanted.schedule(graph)) | {
-        "strategy": wanted.strategy,
-        "parameters": dict(wanted.parameters),
+    request = choice.chosen.request
+    plan = plan_of(request.schedule(graph)) | {
+        "strategy": request.strategy,
+        "parameters": dict(request.parameters),
         "budget_bytes": choice.budget_bytes,
         "seconds": choice.chosen.point.seconds,
     }
@@ -86,18 +86,18 @@ def plan(
     return Exit.FINE
 
 
-def _bytes(given: str) -> int:
+def _bytes(text: str) -> int:
     from sim.base.units import parse_bytes
 
     try:
-        return parse_bytes(given)
+        return parse_bytes(text)
     except ValueError as error:
-        raise ParameterError(f"--budget: got '{given}', expected {error}", parameter=("budget",)) from None
+        raise ParameterError(f"--budget: got '{text}', expected {error}", parameter=("budget",)) from None
 
 
-def _share(given: str) -> Fraction:
-    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*%\s*", given)
+def _share(text: str) -> Fraction:
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*%\s*", text)
     if match is None:
-        message = f"--max-overhead: got '{given}', expected a percentage such as 20%"
+        message = f"--max-overhead: got '{text}', expected a percentage such as 20%"
         raise ParameterError(message, parameter=("max-overhead",))
     return Fraction(match[1]) / 100

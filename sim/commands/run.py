@@ -52,60 +52,60 @@ def run(
     with nullcontext(plots.draw_all) if no_plots else painter() as draw_all, _told_of_compilation(quiet):
         from sim.commands.tables.run import table
         from sim.experiment import run as experiment
-        from sim.scenario import scenario
+        from sim.scenario.scenario import load
 
-        wanted = scenario.load(file)
-        folder = Path("outputs") / wanted.name if output is None else output
+        scenario = load(file)
+        folder = Path("outputs") / scenario.name if output is None else output
         files.check_writable(folder)
-        if wanted.repeated_points:
-            note(f"{wanted.repeated_points} points are written twice and computed once", quiet=quiet)
+        if scenario.repeated_points:
+            note(f"{scenario.repeated_points} points are written twice and computed once", quiet=quiet)
         derived = ("trace.json", *(f"{figure}.{kind}" for figure in plots.FIGURES for kind in ("png", "svg")))
 
         def write(results: Results) -> list[Path]:
-            written = results.write(folder)
+            paths = results.write(folder)
             files.remove(folder, derived)  # an earlier run's would contradict these results
-            return written
+            return paths
 
         def text(results: Results) -> str:
             if format is Format.table:
                 return table(results, colour=colours())
             return results.to_json() if format is Format.json else results.to_csv()
 
-        def kept(results: Results, total: int, written: Iterable[Path]) -> str:
-            _tell_of(written, quiet=quiet)
+        def message(results: Results, total: int, paths: Iterable[Path]) -> str:
+            _tell_of(paths, quiet=quiet)
             return f"{len(results.points)} of {total} points are finished and kept"
 
         def finish(results: Results, total: int) -> str:
-            written = write(results)
+            paths = write(results)
             with suppress(PipeClosed, files.OutputError):
                 emit(text(results))
-            return kept(results, total, written)
+            return message(results, total, paths)
 
-        with _progress(wanted.steps, quiet) as show:
+        with _progress(scenario.steps, quiet) as show:
 
             def done(so_far: Measurements) -> None:
-                points = so_far.steps - wanted.steps + len(wanted.points)  # without the cells of the map
+                points = so_far.steps - scenario.steps + len(scenario.points)  # without the cells of the map
                 on_interruption(lambda: finish(experiment.results_so_far(so_far), points))
                 show(so_far.steps_done, so_far.steps)
 
-            measurements = experiment.compute(wanted, progress=done)
+            measurements = experiment.compute(scenario, progress=done)
             results = experiment.results_of(measurements)
-        on_interruption(lambda: kept(results, len(results.points), write(results)))
-        written = write(results)
-        on_interruption(lambda: kept(results, len(results.points), written))
+        on_interruption(lambda: message(results, len(results.points), write(results)))
+        paths = write(results)
+        on_interruption(lambda: message(results, len(results.points), paths))
         emit(text(results))
         _warn_of_many_gradients(results, quiet=quiet)
         chrome = experiment.traces(measurements)
         if chrome is not None:
-            written.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
+            paths.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
         if not no_plots:
-            written += draw_all(results.to_dict(), folder)
-    _tell_of(written, quiet=quiet)
+            paths += draw_all(results.to_dict(), folder)
+    _tell_of(paths, quiet=quiet)
     return _fits(results, strict=strict, quiet=quiet)
 
 
-def _tell_of(written: Iterable[Path], *, quiet: bool) -> None:
-    for path in written:
+def _tell_of(paths: Iterable[Path], *, quiet: bool) -> None:
+    for path in paths:
         note(f"wrote {path}", quiet=quiet)
 
 
@@ -157,13 +157,13 @@ def _progress(total: int, quiet: bool) -> Iterator[Callable[[int, int], object]]
 def _told_of_compilation(quiet: bool) -> Iterator[None]:
     """Tell when numba starts to compile, once on a machine; another process then compiles kernels of strategies."""
     events: Any = importlib.import_module("numba.core.event")
-    told: list[object] = []
+    compilations: list[object] = []
     beside = ExitStack()
 
     class Listener(events.Listener):  # type: ignore[misc]
         def on_start(self, event: Any) -> None:
-            if not told:
-                told.append(event)
+            if not compilations:
+                compilations.append(event)
                 note("compiling kernels, once per machine: this takes some seconds", quiet=quiet)
                 beside.enter_context(companion("sim.strategies.compile_some"))
 

@@ -19,20 +19,20 @@ def validate(
 ) -> Exit:
     """Check scenarios, their graphs and their strategies, without computing anything."""
     from sim.base.document import DocumentError
-    from sim.scenario import scenario
+    from sim.scenario.scenario import load
 
     code = Exit.FINE
     for number, path in enumerate(files):
         on_interruption(f"{number} of {len(files)} files are checked")
         try:
-            wanted = scenario.load(path)
-            graph = wanted.check()
+            scenario = load(path)
+            graph = scenario.check()
         except DocumentError as error:
             note(str(error))
             code = Exit.USAGE
             continue
         if not quiet:
-            count = len(wanted.points)
+            count = len(scenario.points)
             size = "a model that is not built here" if graph is None else f"{len(graph)} nodes"
-            emit(f"{path}: valid: {wanted.name}, {size}, {count} point{'s' if count != 1 else ''}\n")
+            emit(f"{path}: valid: {scenario.name}, {size}, {count} point{'s' if count != 1 else ''}\n")
     return code

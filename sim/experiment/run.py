@@ -52,7 +52,7 @@ def compute(scenario: Scenario, *, progress: Progress | None = None) -> Measurem
     """Measure every point of a scenario; raises as `run` does."""
     measurements = Measurements(scenario, tell=progress)
     problems: list[Problem] = []
-    with _kept(measurements):
+    with _keeping(measurements):
         for request in scenario.points:
             try:
                 points = stand_ins(request, measurements.graph, scenario.device)
@@ -70,13 +70,13 @@ def compute(scenario: Scenario, *, progress: Progress | None = None) -> Measurem
 
 def results_of(measurements: Measurements) -> Results:
     """The results of a finished run, with every view; raises as `run` does."""
-    with _kept(measurements):
+    with _keeping(measurements):
         data = {key: view.function(measurements) for key, view in views.load().items()}
         return _results(measurements, data, complete=True)
 
 
 @contextmanager
-def _kept(measurements: Measurements) -> Iterator[None]:
+def _keeping(measurements: Measurements) -> Iterator[None]:
     """Ctrl-C becomes `Interrupted`, with the points that are finished."""
     try:
         yield
@@ -106,9 +106,9 @@ def traces(measurements: Measurements) -> dict[str, Any] | None:
             continue
         process += 1
         chrome = trace.to_chrome()
-        named = {"ph": "M", "name": "process_name", "pid": process, "args": {"name": points[timed[k]].label}}
+        name = {"ph": "M", "name": "process_name", "pid": process, "args": {"name": points[timed[k]].label}}
         events += [event | {"pid": process} for event in chrome["traceEvents"] if event["name"] != "process_name"]
-        events.append(named)
+        events.append(name)
     return {"traceEvents": events, "displayTimeUnit": "ms"} if events else None
 
 

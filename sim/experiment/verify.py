@@ -164,17 +164,17 @@ class Verifier:
             own, other = (differences.derivative(r) for r in (self._reference, execute(wide, *arrays)))
             self.slope_tolerance = max(self.slope_tolerance, ROUNDINGS * self._slopes.apart(own, other))
 
-    def verify(self, wanted: StrategyPoint) -> Verified:
+    def verify(self, request: StrategyPoint) -> Verified:
         """Run one point and check its predictions; a schedule that takes too long or too much memory is not run."""
-        schedule = wanted.schedule(self.graph)
+        schedule = request.schedule(self.graph)
         reason = self.impossible or self._refusal(schedule)
         if reason is not None:
-            return Verified(wanted.label, skipped=reason)
+            return Verified(request.label, skipped=reason)
         result, first_s = self._timed(schedule)
         checks = [self._bytes(schedule, result), _flops(schedule, result), self._gradient(result), self._slope(result)]
         if self.device is not None:
             checks.append(self._clock.seconds(schedule, self.device, first_s, lambda: self._timed(schedule)[1]))
-        return Verified(wanted.label, tuple(checks))
+        return Verified(request.label, tuple(checks))
 
     def _bytes(self, schedule: Schedule, result: Execution) -> Check:
         """The peak, and as its error the largest difference at any action and in any tier."""

@@ -97,18 +97,18 @@ class TorchVerifier:
         except NotApplicable as error:
             self.without_slopes = str(error)
 
-    def verify(self, wanted: StrategyPoint) -> Verified:
+    def verify(self, request: StrategyPoint) -> Verified:
         """Run one point and check it; what is no single sweep of reverse mode, or takes too long, is not run."""
         from sim.execution.torch.execute import Runner
 
-        schedule = wanted.schedule(self.graph)
+        schedule = request.schedule(self.graph)
         reason = self._clock.refusal(3 * self._plain_s)
         if reason is not None:
-            return Verified(wanted.label, skipped=reason)
+            return Verified(request.label, skipped=reason)
         try:
             runner = Runner(self._program, schedule)
         except NotApplicable as error:
-            return Verified(wanted.label, skipped=str(error))
+            return Verified(request.label, skipped=str(error))
         gradients, peak, _ = self._run(runner)
         predicted = replay(schedule).working_bytes
         checks = [
@@ -120,7 +120,7 @@ class TorchVerifier:
             checks.append(self._slope(gradients, self._slopes))
         if self.device is not None:
             checks.append(self._clock.seconds(schedule, self.device, self._timed(runner), lambda: self._timed(runner)))
-        return Verified(wanted.label, tuple(checks))
+        return Verified(request.label, tuple(checks))
 
     def _differences(self) -> Slopes:
         """The slopes of the loss; the tolerance becomes twice what rounding does to plain autograd, if that is more.
@@ -143,21 +143,21 @@ class TorchVerifier:
         reason = self._clock.refusal((evaluations + 2) * self._plain_s)
         if reason is not None:
             raise NotApplicable(f"they take {reason}")
-        found, in_float64 = torch_reference.slopes(
+        slopes, in_float64 = torch_reference.slopes(
             self.graph, copy.deepcopy(self._module), self._inputs, self._loss,
             directions=DIRECTIONS, seed=_DIRECTIONS_SEED,
         )  # fmt: skip
-        wide, own = (torch_reference.derivative(g, found) for g in (in_float64, self._expected))
-        if not found.error(wide) <= DIFFERENCE_TOLERANCE["float64"]:
+        wide, own = (torch_reference.derivative(g, slopes) for g in (in_float64, self._expected))
+        if not slopes.error(wide) <= DIFFERENCE_TOLERANCE["float64"]:
             raise NotApplicable(
-                f"plain autograd is {found.error(wide):.1%} off them in float64; the module stops gradients on purpose "
-                "(detach, no_grad), or bends too sharply"
+                f"plain autograd is {slopes.error(wide):.1%} off them in float64; the module stops gradients on "
+                "purpose (detach, no_grad), or bends too sharply"
             )
-        rounding = found.apart(own, wide)
+        rounding = slopes.apart(own, wide)
         if rounding > _COARSEST:
             raise NotApplicable(f"rounding to {self.dtype} alone moves them by more than {_COARSEST:.0%}")
         self.slope_tolerance = max(self.slope_tolerance, ROUNDINGS * rounding)
-        return found
+        return slopes
 
     def _random(self, shape: tuple[int, ...], dtype: str) -> Any:
         kind = getattr(self._torch, dtype)
@@ -175,9 +175,9 @@ class TorchVerifier:
         with self._torch.no_grad():
             run = runner.start(dict(module.named_parameters()), dict(module.named_buffers()), self._inputs)
             with live:
-                made = runner.forward(run)
-                seeds = [[self._torch.ones_like(t) for t in tensors] for tensors in made]
-                del made
+                outputs = runner.forward(run)
+                seeds = [[self._torch.ones_like(t) for t in tensors] for tensors in outputs]
+                del outputs
                 gradients = runner.backward(run, seeds)
         return gradients, getattr(live, "peak_bytes", 0), time.perf_counter() - start
 

@@ -163,18 +163,18 @@ def _spots(
             x, y, marker=marker, linestyle="", color=colour, markersize=marking.size_of(marker, marking.FRONT_SIZE),
             markeredgecolor=style.PAPER, markeredgewidth=0.8, zorder=5, clip_on=False, gid=f"spot-{spot.label}",
         )  # fmt: skip
-    drawn = [(style.drawable(f), style.drawable(m)) for m, f in zip(front.memory, front.flops, strict=True)]
-    stairs = marking.staircase(drawn[::-1])
+    corners = [(style.drawable(f), style.drawable(m)) for m, f in zip(front.memory, front.flops, strict=True)]
+    stairs = marking.staircase(corners[::-1])
     upwards = [stairs[0], (stairs[0][0], max(axes.get_ylim()[1], stairs[0][1]))]
-    shown = [*lines, upwards, stairs[:: max(1, len(stairs) // 200)]]
-    segments = [(*a, *b) for line in shown for a, b in pairwise(marking.inches(figure, axes, line))]
-    named = [
+    edges = [*lines, upwards, stairs[:: max(1, len(stairs) // 200)]]
+    segments = [(*a, *b) for line in edges for a, b in pairwise(marking.inches(figure, axes, line))]
+    names = [
         s if share is None else replace(s, label=f"{s.label}  {percent(share)}")
         for s, share in zip(spots, shares, strict=True)
     ]
     chosen = _chosen(spots, shares)
     marks = marking.inches(figure, axes, places)
-    marking.write_names(figure, axes, named, marks, chosen, set(chosen), markers, segments, (), towards=(1.0, 1.0))
+    marking.write_names(figure, axes, names, marks, chosen, set(chosen), markers, segments, (), towards=(1.0, 1.0))
 
 
 def _chosen(spots: Sequence[Spot], shares: Sequence[float | None]) -> list[int]:

@@ -88,8 +88,8 @@ class _Panel(NamedTuple):
         return [self.competing[k] for k in front([self.pairs[i] for i in self.competing])]
 
     def horizontal(self, *, most_ticks: int) -> style.Scale:
-        shown = [*self.xs, *(flops for curve in self.curves for _, flops in curve.breakpoints)]
-        return style.scale_of([style.drawable(x) for x in shown], self.unit, most_ticks=most_ticks)
+        values = [*self.xs, *(flops for curve in self.curves for _, flops in curve.breakpoints)]
+        return style.scale_of([style.drawable(x) for x in values], self.unit, most_ticks=most_ticks)
 
 
 def _with_budget(memory: Sequence[Number], budget: int | None) -> list[float]:
@@ -183,8 +183,8 @@ def _fill(
             gid=f"{panel.unit}-{'front' if on_front else 'copies' if hollow else 'dominated'}-{i}",
         )
     lines = [stairs] * bool(stairs) + [[places[i] for i in members] for members in lines_of_sweeps] + curve_lines
-    drawn = [s for line in lines for s in pairwise(marking.inches(figure, axes, line))]
-    segments = [(*a, *b) for a, b in drawn]
+    pieces = [s for line in lines for s in pairwise(marking.inches(figure, axes, line))]
+    segments = [(*a, *b) for a, b in pieces]
     marks = marking.inches(figure, axes, places)
     taken = []
     if budget is not None:
@@ -202,10 +202,10 @@ def _chosen(panel: _Panel, marks: Sequence[tuple[float, float]]) -> list[int]:
     ranked = [competing[k] for k in among]
     if len(along) > MOST_LABELS:
         return _spread(ranked, along, marks)
-    named = list(dict.fromkeys([*ranked, *along]))
-    rest = [i for i in representatives(panel.pairs, series, count=len(series)) if i not in named]
+    first = list(dict.fromkeys([*ranked, *along]))
+    rest = [i for i in representatives(panel.pairs, series, count=len(series)) if i not in first]
     others = sorted(rest, key=lambda i: i in competing)  # those out of competition first: they stand out
-    return named + others[: max(LABELS_WITH_DOMINATED - len(named), 0)]
+    return first + others[: max(LABELS_WITH_DOMINATED - len(first), 0)]
 
 
 def _spread(ranked: Sequence[int], along: Sequence[int], marks: Sequence[tuple[float, float]]) -> list[int]:

@@ -90,8 +90,8 @@ def read_map(section: Mapping[str, Any]) -> Map:
     strategies = section["strategies"]
     winner = np.array([[-1 if w is None else w for w in row] for row in section["winner"]], dtype=np.int64)
     factor = np.array([[math.nan if f is None else f for f in row] for row in section["factor"]], dtype=np.float64)
-    known = np.array([[[v is not None for v in row] for row in matrix] for matrix in section["values"]])
-    factor[known.sum(axis=0) == 1] = math.inf
+    applies = np.array([[[v is not None for v in row] for row in matrix] for matrix in section["values"]])
+    factor[applies.sum(axis=0) == 1] = math.inf
     return Map(
         by=section["by"],
         names=tuple(short_label(s["strategy"], s.get("parameters") or {}) for s in strategies),
@@ -189,8 +189,8 @@ def _ticks(figure: Figure, axes: Axes, chart: Map) -> None:
         needed = 5.8 * max(map(len, texts)) + 6 if axis is axes.xaxis else 13.0
         step = max(1, math.ceil(needed / room))
         set_ticks([k + 0.5 for k in range(0, len(texts), step)], texts[::step])
-        named = about["label"] if about["label"] == about["key"] else f"{about['label']}  ({about['key']})"
-        set_label(named, labelpad=6)
+        title = about["label"] if about["label"] == about["key"] else f"{about['label']}  ({about['key']})"
+        set_label(title, labelpad=6)
 
 
 def _names(figure: Figure, axes: Axes, chart: Map) -> set[tuple[int, int]]:
@@ -269,12 +269,12 @@ def _legend(figure: Figure, axes: Axes, chart: Map) -> None:
 
     write(LEAST[chart.by], left, y - 0.1, fontsize=10, fontweight="bold")
     y -= 0.42
-    shown: list[tuple[str, str | Colour, int]] = [
+    entries: list[tuple[str, str | Colour, int]] = [
         (chart.names[k], _tint(chart.colours[k], DEEPEST / 3), int((chart.winner == k).sum())) for k in chart.winners
     ]
     if (chart.winner < 0).any():
-        shown.append(("nothing applies or fits", NOTHING, int((chart.winner < 0).sum())))
-    for name, colour, cells in shown:
+        entries.append(("nothing applies or fits", NOTHING, int((chart.winner < 0).sum())))
+    for name, colour, cells in entries:
         patch(left, y, 0.26, colour)
         for line in _wrapped(name):
             write(line, left + 0.36, y, fontsize=9)

@@ -107,12 +107,12 @@ def _boxes(figure: Figure, count: int, top: float, *, shared: bool) -> list[tupl
 def _legend(figure: Figure, entries: Sequence[Mapping[str, Any]], top: float) -> float:
     """Draw what the marks and bars mean under the heading; the inches from the upper edge where panels may begin."""
     width, height = (float(v) for v in figure.get_size_inches())
-    used = {entry["kinds"][kind] for entry in entries for kind, _, _ in entry["sweeps"]}
+    kinds = {entry["kinds"][kind] for entry in entries for kind, _, _ in entry["sweeps"]}
     stored = {(s["value"], s["tier"]) for entry in entries for s in entry["stored"] if s["spans"]}
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, markersize=6, linewidth=1.0, label=look.name)
         for kind, look in LOOKS.items()
-        if kind in used
+        if kind in kinds
     ]
     bars = {bar.name: bar.colour for key, bar in BARS.items() if key in stored} | {"graph input": INPUT_COLOUR}
     handles += [
@@ -236,8 +236,8 @@ def _counts(entry: Mapping[str, Any]) -> str:
         name = LOOKS[entry["kinds"][kind]].name
         counts[name] = counts.get(name, 0) + int(weights[at:stop].sum())
         at = stop
-    shown = [(look.name, counts[look.name]) for look in LOOKS.values() if look.name in counts]
-    return " · ".join(f"{count:,} {_plural(name) if count != 1 else name}" for name, count in shown)
+    parts = [(look.name, counts[look.name]) for look in LOOKS.values() if look.name in counts]
+    return " · ".join(f"{count:,} {_plural(name) if count != 1 else name}" for name, count in parts)
 
 
 def _plural(name: str) -> str:

@@ -158,9 +158,9 @@ def draw(results: Mapping[str, Any], stem: Path, *, panels: int = PANELS) -> tup
 
 def _kinds(profiles: Sequence[Profile]) -> dict[str, str]:
     """The kinds of value that occur, from the lowest layer to the highest, with their colours."""
-    used = {kind for p in profiles for kind, values in p.bytes.items() if any(values)}
-    known = {kind: colour for kind, colour in style.KIND_COLOURS.items() if kind in used}
-    return known | dict.fromkeys(sorted(used - known.keys()), style.MUTED)
+    kinds = {kind for p in profiles for kind, values in p.bytes.items() if any(values)}
+    colours = {kind: colour for kind, colour in style.KIND_COLOURS.items() if kind in kinds}
+    return colours | dict.fromkeys(sorted(kinds - colours.keys()), style.MUTED)
 
 
 def _shared_end(profiles: Sequence[Profile]) -> float | None:

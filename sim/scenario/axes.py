@@ -112,13 +112,13 @@ def assigned(data: Mapping[str, Any], values: Mapping[KeyPath, Any]) -> dict[str
     return changed
 
 
-def _axis(written: Mapping[str, Any], path: KeyPath, data: Mapping[str, Any], problems: list[Problem]) -> Axis | None:
+def _axis(entry: Mapping[str, Any], path: KeyPath, data: Mapping[str, Any], problems: list[Problem]) -> Axis | None:
     count = len(problems)
-    key = written["key"]
+    key = entry["key"]
     place = _place(key, data)
     if isinstance(place, str):
         problems.append(Problem((*path, "key"), place))
-    values, wrong = listed(written["values"], (*path, "values"))
+    values, wrong = listed(entry["values"], (*path, "values"))
     problems += wrong
     if key == "budget":
         values = list(_sizes(values, problems))
@@ -127,7 +127,7 @@ def _axis(written: Mapping[str, Any], path: KeyPath, data: Mapping[str, Any], pr
             problems.append(Problem(at, f"got {value!r:.60}, expected a number or a word"))
     if len(problems) > count or isinstance(place, str):
         return None
-    label = written.get("label") or key
+    label = entry.get("label") or key
     return Axis(key, place, label, tuple(v for v, _ in values), tuple(at for _, at in values))
 
 
@@ -161,8 +161,8 @@ def _place(key: str, data: Mapping[str, Any]) -> KeyPath | str:
                 return f"got {key!r:.60}, but the list there has {len(inside)} entries"
             part %= len(inside)
         elif not isinstance(inside, dict) or (part not in inside and k < len(parts)):
-            known = inside if isinstance(inside, dict) else ()
-            return f"got {key!r:.60}, but there is no '{part}' there{suggest(part, known) if known else ''}"
+            keys = inside if isinstance(inside, dict) else ()
+            return f"got {key!r:.60}, but there is no '{part}' there{suggest(part, keys) if keys else ''}"
         path.append(part)
         inside = inside.get(part) if isinstance(inside, dict) else inside[part]
     if path == ["graph", "kind"]:

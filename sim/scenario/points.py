@@ -47,10 +47,10 @@ class StrategyPoint:
         Words as they are, numbers with their key; a checkpointing schedule is known by its own name:
         `binomial slots=3`, `jacobian_chain optimal`, `forward_recompute chunk=8`.
         """
-        given = {k: v for k, v in self.parameters.items() if v is not None and k not in self.derived}
-        words = [v for v in given.values() if isinstance(v, str)]
-        numbers = [f"{k}={_shown(k, v)}" for k, v in given.items() if not isinstance(v, str)]
-        return " ".join([*([] if "schedule" in given else [self.strategy]), *words, *numbers])
+        values = {k: v for k, v in self.parameters.items() if v is not None and k not in self.derived}
+        words = [v for v in values.values() if isinstance(v, str)]
+        numbers = [f"{k}={_shown(k, v)}" for k, v in values.items() if not isinstance(v, str)]
+        return " ".join([*([] if "schedule" in values else [self.strategy]), *words, *numbers])
 
     @property
     def entry(self) -> Entry[Any]:
@@ -285,13 +285,13 @@ def _bounded(count: int, path: KeyPath) -> None:
         raise _Refused(path, f"makes {count} values, expected at most {MOST_POINTS}; give a larger step, or a factor")
 
 
-def _exact(written: Any, path: KeyPath) -> Fraction:
-    if isinstance(written, int | float) and not isinstance(written, bool):
-        return Fraction(repr(written))
+def _exact(number: Any, path: KeyPath) -> Fraction:
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        return Fraction(repr(number))
     try:
-        return Fraction(parse_bytes(written))
+        return Fraction(parse_bytes(number))
     except ValueError:
-        raise _Refused(path, f"got {written!r:.60}, expected a number or a size such as 8 GB") from None
+        raise _Refused(path, f"got {number!r:.60}, expected a number or a size such as 8 GB") from None
 
 
 def _shown(key: str, value: Any) -> str:

@@ -58,15 +58,15 @@ def _graph(definitions: dict[str, Schema]) -> Schema:
 def _strategies(definitions: dict[str, Schema]) -> Schema:
     registry = strategies.load()
     bare = [name for name, entry in sorted(registry.items()) if not entry.schema.get("required")]
-    named = {}
+    with_parameters = {}
     for name, entry in sorted(registry.items()):
-        named[name] = {"description": entry.summary, **_strategy(entry, definitions)}
+        with_parameters[name] = {"description": entry.summary, **_strategy(entry, definitions)}
     return {
         "anyOf": [
             {"enum": bare},
             {
                 "type": "object",
-                "properties": named,
+                "properties": with_parameters,
                 "additionalProperties": False,
                 "minProperties": 1,
                 "maxProperties": 1,

@@ -153,18 +153,18 @@ def _chrome(trace: Trace, *, most_events: int) -> dict[str, Any]:
     longest stalls stay; `otherData` says so.
     """
     many = len(trace.starts)
-    used = [s for s, name in enumerate(STREAMS) if name in trace.streams]
-    share = max(most_events // 4, len(used))
-    merged = -(-many // max(most_events // 2 - len(used), 1))  # rounded up: what is left over is one event a stream
+    streams = [s for s, name in enumerate(STREAMS) if name in trace.streams]
+    share = max(most_events // 4, len(streams))
+    merged = -(-many // max(most_events // 2 - len(streams), 1))  # rounded up: what is left over is one event a stream
     stalls = _longest_stalls(trace, share)
     events = [{"ph": "M", "pid": _PROCESS, "name": "process_name", "args": {"name": trace.device.name}}]
-    events += [_thread(s, STREAMS[s]) for s in used]
+    events += [_thread(s, STREAMS[s]) for s in streams]
     if trace.repeats:
         events.append(_thread(_LOOPS - 1, "loops"))
         events += [
             _span(_LOOPS - 1, f"×{r.times}", r.start, r.end, cat="loop", args={"times": r.times}) for r in trace.repeats
         ]
-    for s in used:
+    for s in streams:
         events += _actions(trace, s, merged)
     events += stalls
     events += _counters(trace, share)
@@ -228,9 +228,9 @@ def _longest_stalls(trace: Trace, most: int) -> list[Event]:
 
 def _counters(trace: Trace, most: int) -> Iterator[Event]:
     """Bytes of each tier that is used, over the clock."""
-    used = [(tier, memory) for tier, memory in zip(TIERS, trace.run.memory, strict=True) if memory.bytes.any()]
-    for tier, (times, levels) in used:
-        stretch = -(-len(times) // max(most // len(used), 1))
+    tiers = [(tier, memory) for tier, memory in zip(TIERS, trace.run.memory, strict=True) if memory.bytes.any()]
+    for tier, (times, levels) in tiers:
+        stretch = -(-len(times) // max(most // len(tiers), 1))
         at = np.arange(0, len(times), stretch)
         highest = np.maximum.reduceat(levels, at)
         for time, level in zip(times[at].tolist(), highest.tolist(), strict=True):

@@ -16,7 +16,7 @@ WIDTH = 100
 _MARGIN = 14
 
 
-def text(choice: Choice, made: Plan, graph: Graph, *, name: str) -> str:
+def text(choice: Choice, plan: Plan, graph: Graph, *, name: str) -> str:
     """The text for a person: the price, what is kept and recomputed by name, and the neighbours."""
     chosen, point = choice.chosen, choice.chosen.point
     lines = [f"{name}: {chosen.request.label}, the best of {choice.considered} plans", ""]
@@ -26,14 +26,14 @@ def text(choice: Choice, made: Plan, graph: Graph, *, name: str) -> str:
         lines += _line("proven", _proven(choice.proof, chosen, graph))
     lines += _line("in order" if graph.plain else "full store", _full(choice.full_store))
     head = "kept"
-    for tier, kinds in made["kept"].items():
+    for tier, kinds in plan["kept"].items():
         where = "" if tier == "device" else f" on the {tier}"
         for kind, names in kinds.items():
             lines += _line(head, f"{kind}s{where} of {ranges(names, graph)}")
             head = ""
     if head:
         lines += _line(head, "nothing")
-    lines += _line("recomputed", _recomputed(made["recomputed"], graph))
+    lines += _line("recomputed", _recomputed(plan["recomputed"], graph))
     if point.copied_bytes:
         copied = ", ".join(f"{format_bytes(b)} {link.replace('_', ' ')}" for link, b in point.copied_bytes.items())
         lines += _line(
@@ -109,24 +109,24 @@ def ranges(names: Sequence[str], graph: Graph) -> str:
     Neighbours are so in the graph, or among its nodes of one op where that makes fewer ranges
     (`layer1.relu … layer28.relu (28)`).
     """
-    wanted = set(names)
+    members = set(names)
     by_op: dict[str, list[str]] = {}
     for node in graph.nodes:
         by_op.setdefault(node.op, []).append(node.name)
-    along = _runs(graph.names, wanted)
-    alike = _runs([x.name for x in graph.inputs], wanted) + [r for of in by_op.values() for r in _runs(of, wanted)]
+    along = _runs(graph.names, members)
+    alike = _runs([x.name for x in graph.inputs], members) + [r for of in by_op.values() for r in _runs(of, members)]
     place = {name: i for i, name in enumerate(graph.names)}
     chosen = along if len(along) <= len(alike) else sorted(alike, key=lambda run: place[run[0]])
     return ", ".join(run[0] if len(run) == 1 else f"{run[0]} … {run[-1]} ({len(run)})" for run in chosen)
 
 
-def _runs(names: Sequence[str], wanted: Container[str]) -> list[list[str]]:
-    """The wanted names, in stretches that nothing else interrupts."""
-    return [list(run) for inside, run in groupby(names, key=lambda name: name in wanted) if inside]
+def _runs(names: Sequence[str], members: Container[str]) -> list[list[str]]:
+    """The names that are members, in stretches that nothing else interrupts."""
+    return [list(run) for inside, run in groupby(names, key=lambda name: name in members) if inside]
 
 
-def _line(head: str, told: str) -> Iterator[str]:
+def _line(head: str, words: str) -> Iterator[str]:
     margin = " " * _MARGIN
     yield from textwrap.wrap(
-        told, WIDTH, initial_indent=f"{head:<{_MARGIN}}", subsequent_indent=margin, break_on_hyphens=False
+        words, WIDTH, initial_indent=f"{head:<{_MARGIN}}", subsequent_indent=margin, break_on_hyphens=False
     )

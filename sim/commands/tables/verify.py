@@ -62,12 +62,12 @@ def _row(p: Verified, *, timed: bool) -> list[str]:
     if p.skipped:
         return [p.label, *["-"] * (8 if timed else 6), "not run"]
     cells = [p.label]
-    for quantity, shown in (("peak bytes", format_bytes), ("flops", format_flops)):
+    for quantity, text_of in (("peak bytes", format_bytes), ("flops", format_flops)):
         c = p.check(quantity)
         assert c is not None
         same = c.predicted == c.measured
         cells += [
-            shown(int(c.predicted or 0)),
+            text_of(int(c.predicted or 0)),
             "the same" if same else f"{int(c.measured or 0) - int(c.predicted or 0):+}",
         ]
     for quantity in ("gradient", "slopes"):

@@ -93,9 +93,9 @@ def pictures(run: Measurements) -> list[Annotated[PictureOfPoint, AfterValidator
     for i in _ranked(run.graph, run.points):
         schedule, point = run.schedule(i), run.points[i]
         if len(schedule.flat.rows) <= PICTURED_ACTIONS:
-            drawn = picture(schedule)
+            content = picture(schedule)
             entries.append(
-                PictureOfPoint(label=point.label, strategy=point.strategy, parameters=point.parameters, **drawn)
+                PictureOfPoint(label=point.label, strategy=point.strategy, parameters=point.parameters, **content)
             )
         elif not entries and not _is_checkpointed(run.graph, point):
             break

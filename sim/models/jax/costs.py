@@ -132,13 +132,13 @@ class Pricing:
 
         closed, (_, out, pull) = jax.make_jaxpr(forward, return_shape=True)(self._structs(by), self._structs(others))
         backward = jax.make_jaxpr(lambda pull, cotangents: pull(cotangents))(pull, out)
-        kept = closed.jaxpr.outvars[len(by) + len(out) :]
+        residuals = closed.jaxpr.outvars[len(by) + len(out) :]
         names: dict[Any, int] = dict(zip(closed.jaxpr.invars, (*by, *others), strict=True))
-        written = closed.jaxpr.outvars[len(by) : len(by) + len(out)]
-        for var, k in zip(written, active, strict=True):
+        results = closed.jaxpr.outvars[len(by) : len(by) + len(out)]
+        for var, k in zip(results, active, strict=True):
             if not is_literal(var):
                 names.setdefault(var, piece.writes[k])
-        pairs = zip(sources(closed.jaxpr, kept, names), kept, strict=True)
+        pairs = zip(sources(closed.jaxpr, residuals, names), residuals, strict=True)
         by_source = {source: v.aval for source, v in pairs if source is not None}
         return _Linearized(program_flops(closed), program_flops(backward), by_source)
 

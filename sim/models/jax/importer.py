@@ -167,8 +167,8 @@ class Imported:
         for k, (value, name) in enumerate(zip(self.program.arguments, self.input_names, strict=True)):
             aval = self.program.avals[value]
             dtype, size = _dtype(aval, name), _bytes(aval)
-            shown = None if size == math.prod(aval.shape) * ITEMSIZE[dtype] else size
-            entering.append(GraphInput(name, tuple(aval.shape), dtype, shown, constant=k in self.constant))
+            other_size = None if size == math.prod(aval.shape) * ITEMSIZE[dtype] else size
+            entering.append(GraphInput(name, tuple(aval.shape), dtype, other_size, constant=k in self.constant))
         return entering
 
     def _node(

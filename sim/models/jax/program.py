@@ -232,11 +232,11 @@ class _Cutting:
 
     def _reached(self) -> set[int]:
         """The values that a cotangent of the outputs reaches."""
-        reached = {o for o in self.outputs if isinstance(o, int)}
+        values = {o for o in self.outputs if isinstance(o, int)}
         for step in reversed(self.steps):
-            if self.active.intersection(step.writes) and reached.intersection(step.writes):
-                reached.update(step.values)
-        return reached
+            if self.active.intersection(step.writes) and values.intersection(step.writes):
+                values.update(step.values)
+        return values
 
     def _piece(self, i: int, step: Step) -> Piece:
         before, reads = self._closure(step.values)
@@ -297,12 +297,12 @@ class _Cutting:
 def _alive(steps: Sequence[Step], outputs: Iterable[Any]) -> list[Step]:
     """The equations that an output depends on."""
     live = {o for o in outputs if isinstance(o, int)}
-    kept = []
+    alive = []
     for step in reversed(steps):
         if live.intersection(step.writes):
             live.update(step.values)
-            kept.append(step)
-    return kept[::-1]
+            alive.append(step)
+    return alive[::-1]
 
 
 def _word(step: Step) -> str:

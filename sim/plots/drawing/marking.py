@@ -24,12 +24,12 @@ FRONT_PATIENCE, DOMINATED_PATIENCE = 3.0, 0.55
 
 def markers_of(spots: Sequence[Spot]) -> dict[str, tuple[str, str]]:
     """Marker and colour of each series: the colour by strategy, the marker its own; the well-known keep theirs."""
-    known = list(style.STRATEGY_COLOURS)
+    order = list(style.STRATEGY_COLOURS)
     strategies = sorted({s.strategy for s in spots})
     spare = iter(("#8C564B", "#7F7F7F", style.YELLOW) * len(strategies))
     colours = {s: style.STRATEGY_COLOURS.get(s) or next(spare) for s in strategies}
     series = sorted(
-        {(known.index(s.strategy) if s.strategy in known else len(known), s.strategy, s.series) for s in spots}
+        {(order.index(s.strategy) if s.strategy in order else len(order), s.strategy, s.series) for s in spots}
     )
     taken = {style.SERIES_MARKERS[name] for _, _, name in series if name in style.SERIES_MARKERS}
     free = iter([m for m in style.MARKERS if m not in taken] + list(style.MARKERS) * len(series))
@@ -41,14 +41,14 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> float:
     width, height = (float(v) for v in figure.get_size_inches())
     renderer = style.renderer(figure)
     for columns in range(min(6, len(handles)), 0, -1):
-        shown = figure.legend(
+        box = figure.legend(
             handles=list(handles), loc="lower left", bbox_to_anchor=(0.85 / width, 0.06 / height), ncols=columns,
             fontsize=9, handletextpad=0.4, columnspacing=1.6, borderaxespad=0.0, borderpad=0.2,
         )  # fmt: skip
-        extent = shown.get_window_extent(renderer)
+        extent = box.get_window_extent(renderer)
         if extent.x1 <= (width - 0.2) * figure.dpi or columns == 1:
             break
-        shown.remove()
+        box.remove()
     return float(extent.y1) / figure.dpi
 
 
@@ -116,7 +116,7 @@ def write_names(
     sizes = [(float(e.width) / figure.dpi, float(e.height) / figure.dpi) for e in extents]
     left, bottom, right, top = (float(v) / figure.dpi for v in axes.get_window_extent(renderer).extents)
     anchors = [marks[group[0]] for group in groups]
-    found = labels.place(
+    corners = labels.place(
         anchors,
         sizes,
         inside=(left, bottom, right + 0.3, top),
@@ -126,7 +126,7 @@ def write_names(
         towards=towards,
         patience=[FRONT_PATIENCE if group[0] in best else DOMINATED_PATIENCE for group in groups],
     )
-    for group, text, size, anchor, corner in zip(groups, texts, sizes, anchors, found, strict=True):
+    for group, text, size, anchor, corner in zip(groups, texts, sizes, anchors, corners, strict=True):
         if corner is None:
             text.remove()
             continue
@@ -145,10 +145,10 @@ def write_names(
 
 
 def _lines(spots: Sequence[Spot], group: Sequence[int]) -> str:
-    named = [spots[i].label for i in sorted(group)]
-    if len(named) > MOST_LINES:
-        named[MOST_LINES - 1 :] = [f"and {len(named) - MOST_LINES + 1} more"]
-    return "\n".join(named)
+    names = [spots[i].label for i in sorted(group)]
+    if len(names) > MOST_LINES:
+        names[MOST_LINES - 1 :] = [f"and {len(names) - MOST_LINES + 1} more"]
+    return "\n".join(names)
 
 
 def _length(segment: tuple[float, float, float, float]) -> float:

@@ -52,8 +52,8 @@ def paint() -> None:
     each = partial(draw, results=results, folder=Path(folder))
     if "fork" in multiprocessing.get_all_start_methods():
         with multiprocessing.get_context("fork").Pool(2) as pool:
-            drawn = pool.map(each, FIGURES, chunksize=1)
+            figures = pool.map(each, FIGURES, chunksize=1)
     else:
-        drawn = [each(name) for name in FIGURES]
-    print(json.dumps([str(path) for paths in drawn for path in paths]), flush=True)
+        figures = [each(name) for name in FIGURES]
+    print(json.dumps([str(path) for paths in figures for path in paths]), flush=True)
     os._exit(0)  # taking matplotlib down takes a tenth of a second

@@ -203,9 +203,9 @@ def _log_ticks(low: float, high: float, most: int) -> tuple[float, ...]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for mantissas in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3)):
         ticks = [float(f"{m}e{k}") for k in range(first, last + 1) for m in mantissas]
-        shown = tuple(t for t in ticks if low <= t <= high)
-        if len(shown) <= most:
-            return shown
+        inside = tuple(t for t in ticks if low <= t <= high)
+        if len(inside) <= most:
+            return inside
     step = next(s for s in (1, 2, 3, 6, 12, 24, 48, 96, 192) if (last - first) / s <= most)
     return tuple(t for k in range(first, last + 1) if k % step == 0 and low <= (t := float(f"1e{k}")) <= high)
 
