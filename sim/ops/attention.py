@@ -130,9 +130,9 @@ def flash_attention(name: str, q: Tensor, k: Tensor, v: Tensor, *, heads: Count,
     """softmax(q·kᵀ/√d)·v in one kernel: 4·batch·sequence²·hidden flops and no sequence² tensor.
 
     Its derivative reads q, k, v, its output and the log-sum-exp of each row (4 bytes at least), and
-    computes the scores again: 5 products where the forward has 2 (Dao et al., FlashAttention, 2022,
-    Algorithm 4). The softmax inside is counted like the op of that name. A causal mask halves neither,
-    as in the counters of frameworks.
+    computes the scores again: 5 products where the forward has 2 (Dao, Fu, Ermon, Rudra & Ré 2022,
+    FlashAttention, arXiv:2205.14135, Algorithm 4). The softmax inside is counted like the op of that
+    name. A causal mask halves neither, as in the counters of frameworks.
     """
     batch, sequence, hidden = _sequence(name, q, k, v, heads=heads)
     product = 2 * batch * sequence**2 * hidden

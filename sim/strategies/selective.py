@@ -1,6 +1,6 @@
 """Selective checkpointing: some nodes are kept, the others made again right before a VJP reads them.
 
-Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models, arXiv 2205.05198.
+Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models, arXiv:2205.05198.
 """
 
 from __future__ import annotations

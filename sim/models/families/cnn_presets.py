@@ -27,7 +27,7 @@ _VGG_CHANNELS = (64, 128, 256, 512, 512)
 
 
 def _vgg(depths: Sequence[int]) -> Callable[[int], Layers]:
-    """Simonyan & Zisserman 2015, configurations D (16 layers) and E (19): stages of 3×3 convolutions."""
+    """Configurations D (16 layers) and E (19) of Simonyan & Zisserman 2015, arXiv:1409.1556: stages of 3×3 kernels."""
 
     def layers(classes: int) -> Layers:
         stages: Layers = []
@@ -55,7 +55,7 @@ def _bottleneck(channels: int, stride: int) -> Layers:
 
 
 def _resnet(block: Callable[[int, int], Layers], depths: Sequence[int], expansion: int) -> Callable[[int], Layers]:
-    """He et al. 2016: four stages of residual blocks, each but the first halving the image."""
+    """He et al. 2016, arXiv:1512.03385: four stages of residual blocks, each but the first halving the image."""
 
     def layers(classes: int) -> Layers:
         net: Layers = [*_conv_norm(64, 7, 2), "relu", {"max_pool": {"kernel": 3, "stride": 2, "padding": 1}}]
@@ -74,7 +74,7 @@ def _resnet(block: Callable[[int, int], Layers], depths: Sequence[int], expansio
 
 
 def _unet(classes: int) -> Layers:
-    """Ronneberger et al. 2015, with padded convolutions, so that the output has the size of the image.
+    """U-Net (Ronneberger, Fischer & Brox 2015, arXiv:1505.04597), its convolutions padded to keep the image size.
 
     Each level is a concatenation of its own features with what comes back from the level below.
     """

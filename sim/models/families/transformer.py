@@ -47,7 +47,8 @@ def transformer(
 ) -> Graph:
     """A decoder-only transformer of pre-norm blocks (Radford et al. 2019, GPT-2).
 
-    With h = `hidden`, S = `sequence`, T = batch·S tokens and `mlp_ratio` 4, a block costs
+    Source: Radford, Wu, Child, Luan, Amodei & Sutskever 2019, Language models are unsupervised multitask
+    learners. With h = `hidden`, S = `sequence`, T = batch·S tokens and `mlp_ratio` 4, a block costs
     24·T·h² + 4·T·S·h flops in matrix products. With explicit attention, layer norms and GELU its
     derivative keeps 16·T·h scalars, the softmax output (batch·heads·S² scalars) and 16·T bytes of
     statistics: the inputs of both norms, their outputs, q, k, v, the attention's output, and the MLP's

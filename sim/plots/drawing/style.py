@@ -1,9 +1,9 @@
 """The look that all figures share: colours, axes with human units, headings, and files that repeat bit for bit.
 
-Colours are those of Okabe and Ito (2008, "Color universal design"), which stay apart under the common
-colour vision deficiencies; whatever a colour says, a marker, a position or a word says too. Figures
-are made without pyplot and from matplotlib's own defaults, so neither a global state nor a person's
-matplotlibrc changes them.
+Colours are those of Okabe & Ito (2008, Color universal design, https://jfly.uni-koeln.de/color/), which
+stay apart under the common colour vision deficiencies; whatever a colour says, a marker, a position
+or a word says too. Figures are made without pyplot and from matplotlib's own defaults, so neither a
+global state nor a person's matplotlibrc changes them.
 """
 
 from __future__ import annotations

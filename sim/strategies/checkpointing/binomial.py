@@ -36,8 +36,8 @@ def binomial(
 ) -> Schedule:
     """Fewest evaluations of equal steps for so many checkpoints, the input counted as one.
 
-    With C(s+r-1, s) < l ≤ C(s+r, s) they are l + r·l - C(s+r, s+1) (Griewank & Walther, Algorithm
-    799, ACM TOMS 26(1), 2000). Prefer `optimal` where steps differ in cost or size.
+    With C(s+r-1, s) < l ≤ C(s+r, s) they are l + r·l - C(s+r, s+1) (Griewank & Walther 2000).
+    Prefer `optimal` where steps differ in cost or size.
     """
     return from_plan(graph, binomial_plan(len(graph.step_starts) - 1, slots), chunk)
 

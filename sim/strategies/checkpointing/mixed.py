@@ -1,6 +1,7 @@
 """Mixed checkpointing: each unit of storage holds a checkpoint or the residual of one step, whichever saves more.
 
-Source: Maddison, Journal of Computational Science 82, 102405 (2024).
+Source: Maddison 2024, Step-based checkpointing with high-level algorithmic differentiation, Journal of
+Computational Science 82, 102405, doi:10.1016/j.jocs.2024.102405.
 """
 
 from __future__ import annotations

@@ -6,9 +6,14 @@ checkpoint is all of them. The input counts as a checkpoint like any other, as i
 takes a slot, and the plan may write it away and read it back. The caller keeps it all the same, so
 `resident_input: true` gives plans that need neither slot nor copies for it.
 
-The adjoint of a step is done exactly once in every plan, so its cost has no influence. Sources: H-Revolve
-(Herrmann & Pallez, ACM TOMS 46(2), 2020), Disk-Revolve (Aupy, Herrmann, Hovland & Robert, SIAM J. Sci.
-Comput. 38(3), 2016), periodic Disk-Revolve (Aupy & Herrmann, Optim. Methods Softw. 32(3), 2017).
+The adjoint of a step is done exactly once in every plan, so its cost has no influence. Sources:
+
+- Herrmann & Pallez 2020, H-Revolve: a framework for adjoint computation on synchronous hierarchical platforms,
+  ACM TOMS 46(2), doi:10.1145/3378672
+- Aupy, Herrmann, Hovland & Robert 2016, Optimal multistage algorithm for adjoint computation (Disk-Revolve),
+  SIAM J. Sci. Comput. 38(3), doi:10.1137/15M1019222
+- Aupy & Herrmann 2017, Periodicity in optimal hierarchical checkpointing schemes for adjoint computations,
+  Optim. Methods Softw. 32(3), doi:10.1080/10556788.2016.1230612
 """
 
 from __future__ import annotations
@@ -118,8 +123,7 @@ def multilevel(
     """Checkpoints on the device, the host and the disk at the least cost (H-Revolve).
 
     `write_cost` and `read_cost` are those of the host; the disk's are the same unless given. Device
-    slots cost nothing (Herrmann & Pallez, ACM TOMS 46(2), 2020). Without slots elsewhere this is
-    `binomial`.
+    slots cost nothing (Herrmann & Pallez 2020). Without slots elsewhere this is `binomial`.
     """
     given = {
         HOST: (host_slots, write_cost, read_cost),
@@ -150,10 +154,7 @@ def disk(
     resident_input: ResidentInput = False,
     chunk: Cotangents = None,
 ) -> Schedule:
-    """Any number of checkpoints on disk beside the device slots, at the least cost (Disk-Revolve).
-
-    Aupy, Herrmann, Hovland & Robert, SIAM J. Sci. Comput. 38(3), 2016.
-    """
+    """Any number of checkpoints on disk beside the device slots, at the least cost (Aupy et al. 2016)."""
     level = Level(slots=None, write_cost=write_cost, read_cost=read_cost)
     return _planned(graph, slots, {HOST if tier == "host" else DISK: level}, resident_input, chunk)
 

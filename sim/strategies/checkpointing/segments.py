@@ -58,7 +58,10 @@ def uniform(
 
 @schedules.register("sqrt")
 def sqrt(graph: Graph, *, chunk: Cotangents = None) -> Schedule:
-    """About √L uniform segments: memory O(√L) for one more forward (Chen et al. 2016)."""
+    """About √L uniform segments: memory O(√L) for one more forward (Chen et al. 2016).
+
+    Chen, Xu, Zhang & Guestrin 2016, Training deep nets with sublinear memory cost, arXiv:1604.06174.
+    """
     steps = len(graph.step_starts) - 1
     return uniform(graph, segments=max(1, round(math.sqrt(steps))), chunk=chunk)
 

@@ -69,7 +69,7 @@ def optimal_matrix_free(
     *,
     tape: Annotated[Bytes | None, Field(description="most bytes of tape that an adjoint sweep may use")] = None,
 ) -> Schedule:
-    """The cheapest mix of products, tangent sweeps and adjoint sweeps (Naumann, arXiv 2406.11862).
+    """The cheapest mix of products, tangent sweeps and adjoint sweeps (Naumann 2024, arXiv:2406.11862).
 
     Prefer it over `optimal` wherever JVPs and VJPs are cheaper than forming Jacobians.
     """

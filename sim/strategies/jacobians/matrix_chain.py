@@ -118,8 +118,10 @@ def in_order(length: int, *, forward: bool) -> Bracketing:
 def best_product(elements: Elements) -> tuple[int, Bracketing]:
     """The cheapest order of products: c(j,i) = min_k c(j,k+1) + c(k,i) + product(j,k,i).
 
-    A dense product costs 2·n_{j+1}·n_{k+1}·n_i for each sample (Godbole 1973; Griewank & Naumann
-    2003). The forming of local Jacobians is paid in every order.
+    A dense product costs 2·n_{j+1}·n_{k+1}·n_i for each sample. The forming of local Jacobians is paid
+    in every order. Godbole 1973, On efficient computation of matrix chain products, IEEE Trans. Comput. C-22(9),
+    doi:10.1109/TC.1973.5009182; Griewank & Naumann 2003, Accumulating Jacobians as chained sparse matrix
+    products, Math. Program. 95, doi:10.1007/s10107-002-0329-7.
     """
     _check_flops(elements, elements.form)
     own = np.stack([elements.form, np.full(len(elements), NEVER), np.full(len(elements), NEVER)])
@@ -127,8 +129,9 @@ def best_product(elements: Elements) -> tuple[int, Bracketing]:
 
 
 def best_matrix_free(elements: Elements, *, tape: int | None = None) -> tuple[int, Bracketing]:
-    """The cheapest mix of products, tangent sweeps and adjoint sweeps (Naumann, arXiv 2406.11862).
+    """The cheapest mix of products, tangent sweeps and adjoint sweeps.
 
+    Naumann 2024, Matrix-free Jacobian chaining, arXiv:2406.11862.
     Adjoints through elements i … k are allowed only if their tapes fit `tape` bytes together.
     """
     _check_flops(elements, elements.tangent, elements.adjoint)
