@@ -92,6 +92,7 @@ def test_the_same_seed_finds_the_same_plans() -> None:
         assert [(p.peak, p.cost, p.rows.tolist()) for p in one] == [(p.peak, p.cost, p.rows.tolist()) for p in other]
 
 
+@pytest.mark.slow
 def test_more_rounds_are_never_worse() -> None:
     for problem in drawn(6, 12, seed=5):
         found = [plan(problem, rounds=rounds) for rounds in (4, 16, 50, 120)]

@@ -60,7 +60,7 @@ def test_a_planner_in_its_kernels_is_left_and_finished_points_are_kept(tmp_path:
     assert {p.name for p in (tmp_path / "outputs/s").iterdir()} == {"results.json", "results.csv"}
 
 
-@pytest.mark.parametrize("after", [0.02, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize("after", [0.02, 0.3, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.1, 1.0))])
 def test_at_the_start_nothing_is_finished_and_nothing_written(tmp_path: Path, after: float) -> None:
     path = endless(tmp_path)
     running = started("plan", path, "--budget", "1GB", cwd=tmp_path)

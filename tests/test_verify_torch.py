@@ -47,6 +47,7 @@ def scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_point_is_run_or_told_why_not(scenario: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code = cli.main(["verify", str(scenario), "--format", "json"])
     data = json.loads(capfd.readouterr().out)

@@ -2,7 +2,7 @@
 
 Each item is a mapping. `{"kind": "forward", "node": "a", "through": "c"}` evaluates every node from a to
 c in the order of the graph (backwards, for VJPs, where `through` comes before `node`); without
-`through` it is one node. `width` is the number of tangents or cotangents, 1 unless fields.
+`through` it is one node. `width` is the number of tangents or cotangents, 1 unless given.
 `{"kind": "repeat", "times": n, "actions": […]}` is a loop. The other keys are those of the action's class
 in `sim.schedules.actions`.
 """
