@@ -6,6 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from effects import effects
 from execution import check_bytes
 from graphs import graphs
 from hypothesis import given
@@ -18,7 +19,6 @@ from sim.graphs.graph import Graph
 from sim.models.families import load as load_families
 from sim.models.families.chain import chain
 from sim.schedules.replay import replay
-from sim.schedules.table import effects
 from sim.strategies import load
 from sim.strategies.jacobians.elimination import Blocks, blocks_of, eliminate, elimination_by
 

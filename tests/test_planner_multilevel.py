@@ -16,6 +16,7 @@ from checkpoint_schedules import (
     Reverse,
     StorageType,
 )
+from effects import effects
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,6 @@ from sim.models.families.chain import chain
 from sim.schedules import actions
 from sim.schedules.replay import Cost, replay
 from sim.schedules.schedule import Schedule
-from sim.schedules.table import effects
 from sim.simulation.device import Device, device
 from sim.simulation.simulate import simulate
 from sim.strategies import load

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from counts import saved_bytes
+from effects import effects
 from execution import check_graph
 from twins import PlainGraph
 
@@ -16,7 +17,6 @@ from sim.graphs.node import GraphInput, Node, Reads
 from sim.models.families import load
 from sim.schedules.actions import Jvp, Vjp
 from sim.schedules.plan import graph_sha256
-from sim.schedules.table import effects
 from sim.strategies.optimal.stages import READS as READ_BYTES
 from sim.strategies.optimal.stages import READS_INPUT, stages_of
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from effects import effects
 from graphs import graphs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,6 @@ from sim.graphs.node import ITEMSIZE, GraphInput, Node
 from sim.models.families.chain import chain
 from sim.schedules.replay import BREAKDOWN_KINDS, dot, profile, replay, walk
 from sim.schedules.schedule import Builder, Schedule
-from sim.schedules.table import effects
 from sim.strategies import load
 
 STRATEGIES = load()

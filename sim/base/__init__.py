@@ -7,15 +7,6 @@ caches of what follows from an object (`memo`), and a `companion` that works bes
 """
 
 __all__ = [
-    "companion",
-    "compiled",
-    "document",
-    "errors",
-    "files",
-    "json",
-    "memo",
-    "pareto",
-    "registry",
-    "units",
+    "companion", "compiled", "document", "errors", "files", "json", "memo", "pareto", "registry", "units",
     "yaml",
-]
+]  # fmt: skip

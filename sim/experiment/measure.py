@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 from sim.base.errors import Deadlock, OutOfMemory
 from sim.base.units import format_bytes
 from sim.experiment.point import Flops, PeakAt, Point
 from sim.scenario.points import StrategyPoint
-from sim.schedules.replay import Cost, replay
+from sim.schedules.replay import replay
 from sim.schedules.schedule import Schedule
 from sim.simulation.device import Device
 from sim.simulation.simulate import simulate
@@ -33,8 +34,8 @@ def measure(
         strategy=request.strategy,
         parameters=dict(request.parameters),
         label=request.label,
-        peak_at=PeakAt(action=cost.peak_at.action, kind=cost.peak_at.kind, node=cost.peak_at.node),
-        flops=_flops(cost),
+        peak_at=cast(PeakAt, cost.peak_at._asdict()),
+        flops=cast(Flops, dataclasses.asdict(cost.flops) | {"total": cost.flops.total}),
         seconds=trace.seconds if trace else None,
         stall_seconds=trace.stall_seconds if trace else None,
         simulated_peak_bytes=trace.peak_bytes if trace else None,
@@ -56,16 +57,3 @@ def within(device: Device, budget_bytes: int | None) -> Device:
     """The device with no more memory than a budget, so that copies wait rather than exceed it."""
     limits = [limit for limit in (device.memory_bytes, budget_bytes) if limit is not None]
     return dataclasses.replace(device, memory_bytes=min(limits)) if limits else device
-
-
-def _flops(cost: Cost) -> Flops:
-    f = cost.flops
-    return Flops(
-        primal=f.primal,
-        recompute=f.recompute,
-        tangent=f.tangent,
-        adjoint=f.adjoint,
-        jacobian=f.jacobian,
-        product=f.product,
-        total=f.total,
-    )

@@ -1,6 +1,6 @@
 """The effects of every row that a schedule uses: those of its graph, and those of the actions it adds.
 
-Replay, simulate, execute and the planners all read them here; `effects` answers for one action.
+Replay, simulate, execute and the planners all read them here.
 """
 
 from __future__ import annotations
@@ -22,28 +22,12 @@ from sim.schedules.actions import OWN, Action, Scope
 from sim.schedules.effects import COPY, FORWARD, JACOBIAN, JVP, KINDS, VJP, Columns, own_effects
 from sim.schedules.values import (
     ACCUMULATE,
-    CONSUME,
     COTANGENT,
     GRADIENT,
-    READ,
-    SAVE,
     TANGENT,
-    WRITE,
     Numbers,
     Value,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Effects:
-    """The effects of one action. Bytes and flops are for the whole action, its width multiplied in."""
-
-    reads: tuple[Value, ...]
-    writes: tuple[Value, ...]
-    accumulates: tuple[Value, ...]
-    flops: int
-    moved_bytes: int
-    workspace_bytes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,25 +140,6 @@ class Table:
         fixed[forward] = self.node_columns.forward_bytes[self.node[forward]]
         return fixed, per_width
 
-    def effects(self, row: int, width: int = 1) -> Effects:
-        """The effects of the action of a row, as people read them."""
-        touches = self.touches(row)
-
-        def values(*accesses: int) -> tuple[Value, ...]:
-            return tuple(self.describe_value(v) for v, access in touches.items() if access in accesses)
-
-        fixed, per_width = self.moved_bytes
-        saves = SAVE in touches.values() and row < self.numbers.nodes
-        workspace = self.columns.saving_workspace if saves else self.columns.workspace
-        return Effects(
-            reads=values(READ, CONSUME),
-            writes=values(WRITE, SAVE),
-            accumulates=values(ACCUMULATE),
-            flops=int(self.flops[row]) * width,
-            moved_bytes=int(fixed[row]) + int(per_width[row]) * width,
-            workspace_bytes=int(workspace[row]),
-        )
-
 
 class _Names:
     """The name at each position, made when it is asked for: a graph may have a million nodes."""
@@ -254,15 +219,3 @@ class Rows:
             added=tuple(self._actions),
             added_values=tuple(self.scope.added),
         )
-
-
-def effects(graph: Graph, action: Action) -> Effects:
-    """The effects of `action` on `graph`: what it reads, writes, accumulates into, costs and moves.
-
-    >>> from sim.models.families.chain import chain
-    >>> print(*effects(chain(length=2), actions.Vjp("layer2")).reads)
-    residual(layer2)
-    """
-    rows = Rows(graph)
-    number = rows.number(action)
-    return rows.table().effects(number, action.width)

@@ -10,7 +10,7 @@ it (`{preset: a100-80, flops: 312 TFLOP/s}` for bfloat16). Memories are as vendo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -70,23 +70,10 @@ class DeviceModel(BaseModel):
     copy_latency: Annotated[Duration | None, Field(description="Time to start one copy.")] = None
 
 
-FIELDS: Mapping[str, str] = MappingProxyType(
-    {
-        "name": "name",
-        "flops": "flops_per_s",
-        "bandwidth": "bandwidth_bytes_per_s",
-        "memory": "memory_bytes",
-        "to_host": "to_host_bytes_per_s",
-        "from_host": "from_host_bytes_per_s",
-        "to_disk": "to_disk_bytes_per_s",
-        "from_disk": "from_disk_bytes_per_s",
-        "host_memory": "host_memory_bytes",
-        "disk_memory": "disk_memory_bytes",
-        "overhead": "overhead_s",
-        "copy_latency": "copy_latency_s",
-    }
-)
-"""Keys of a scenario and the fields of `Device` that they set."""
+def _field(key: str) -> str:
+    """The field of `Device` that a key of a scenario sets: its name, or its name and a unit."""
+    return next(f.name for f in fields(Device) if f.name == key or f.name.startswith(f"{key}_"))
+
 
 _REQUIRED = ("flops", "bandwidth")
 
@@ -213,7 +200,7 @@ def check(value: object) -> tuple[Device | None, list[Problem]]:
         model = DeviceModel.model_validate(dict(value))
     except ValidationError as error:
         return None, problems_of(error, DeviceModel)
-    set_here = {FIELDS[key]: getattr(model, key) for key in model.model_fields_set if key != "preset"}
+    set_here = {_field(key): getattr(model, key) for key in model.model_fields_set if key != "preset"}
     if model.preset is not None:
         if model.preset not in PRESETS:
             return None, [Problem(("preset",), _unknown(model.preset))]
