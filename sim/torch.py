@@ -1,4 +1,4 @@
-"""Plans on PyTorch modules: `apply(module, plan)` trains a module by the schedule of a plan.
+"""Plans on PyTorch: a `backend` for `torch.compile` that trains within a budget, and `apply` for plans of files.
 
 Imported with PyTorch alone: `import sim.torch`.
 """
@@ -9,26 +9,190 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from sim.base.errors import GraphError, NotApplicable
+from sim.base import json as positioned
+from sim.base.errors import GraphError, NotApplicable, ParameterError, suggest
+from sim.base.units import parse_bytes
 from sim.execution.torch.execute import Runner
+from sim.execution.torch.halves import halves
 from sim.execution.torch.work import Run, Tensors
+from sim.experiment.joint_plan import Minimize, Question, StepPlan, plan_step
 from sim.models.torch.program import Program, program
 from sim.models.torch.recorded import Captured, Op, tensors_of
+from sim.models.torch.rows import joint_rows
 from sim.schedules.plan import plan_of, read, schedule_of
+from sim.simulation.device import Device
+from sim.simulation.device import device as device_of
 
-__all__ = ["apply", "plan_of"]
+__all__ = ["Backend", "apply", "backend", "plan_of"]
 
 M = TypeVar("M", bound=nn.Module)
 
 STATE = "_sim_plan"
+Inner = Literal["eager", "inductor"]
+
+
+def backend(
+    *,
+    budget: int | str | None = None,
+    max_overhead: float | str | None = None,
+    plan: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    inner: Inner = "eager",
+    reserve: int | str = 0,
+    minimize: Minimize = "seconds",
+    device: str | Mapping[str, Any] | Device | None = None,
+    effort: float | None = None,
+    seed: int = 0,
+) -> Backend:
+    """A backend for `torch.compile` under which a model trains by the best plan found.
+
+    Exactly one of three says what is asked for: `budget`, the bytes that a step may take, or a share of what plain
+    training takes (`"60%"`); `max_overhead`, the share of time that recomputation may add (`"5%"`), for the smallest
+    peak; `plan`, one that was written before. Peaks count live tensors of the whole step: parameters, buffers and
+    inputs, activations, results (also while the caller holds them), their cotangents and gradients. Not counted are
+    the optimizer's state, what the caller computes outside the model and what kernels take inside: `reserve` is the
+    part of the budget left to those.
+
+    Plans minimise seconds, measured call by call on the device that the model is on, or those of the roofline of a
+    `device`; `minimize="flops"` counts flops. `inner` runs the two halves: `"eager"` call by call, which gives the
+    bits of plain training and the peak predicted; `"inductor"` compiled, where the peak is that before fusion.
+
+    Dynamo guards what the plan was made for: another shape, dtype, mode or attribute of the model is traced and
+    planned anew within the same budget (`torch._dynamo.config.recompile_limit` times at most). A new hook is
+    guarded too, for which this sets `torch._dynamo.config.skip_nnmodule_hook_guards` to False.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is wrong; at the first step in training, wrapped by Dynamo, if no plan keeps the budget.
+    """
+    asked = {"budget": budget, "max_overhead": max_overhead, "plan": plan}
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) != 1:
+        got = " and ".join(given) or "none of them"
+        raise ParameterError(f"backend: got {got}, expected exactly one of budget, max_overhead and plan")
+    if inner not in get_args(Inner):
+        known = get_args(Inner)
+        raise ParameterError(
+            f"inner: got {inner!r}, expected {' or '.join(known)}{suggest(str(inner), known)}", parameter=("inner",)
+        )
+    if minimize not in get_args(Minimize):
+        raise ParameterError(f"minimize: got {minimize!r}, expected seconds or flops", parameter=("minimize",))
+    document = positioned.read(Path(plan)).data if isinstance(plan, str | os.PathLike) else plan
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    return Backend(
+        Question(
+            budget=None if budget is None else _budget(budget),
+            max_overhead=None if max_overhead is None else _share("max_overhead", max_overhead),
+            plan=document,
+            reserve=_size("reserve", reserve),
+            minimize=minimize,
+            device=None if device is None else device_of(device),
+            effort=effort,
+            seed=seed,
+        ),
+        inner,
+    )
+
+
+class Backend:
+    """A backend for `torch.compile`, for one model; `plans` are those of the graphs compiled so far, in order.
+
+    A step is one graph. Where a part of the model cannot be traced (a graph break) there would be several,
+    each of which knows nothing of the others' memory: that is refused, with the place of the break.
+    """
+
+    def __init__(self, question: Question, inner: Inner) -> None:
+        self.question = question
+        self.inner = inner
+        self.plans: list[StepPlan] = []
+        self._frame: int | None = None
+
+    def __call__(self, module: Any, inputs: Sequence[Any]) -> Any:
+        """The compiled form of a graph that Dynamo traced."""
+        for given in inputs:
+            if isinstance(given, torch.SymInt | torch.SymFloat):
+                float(given)  # fixes the size: Dynamo then guards its value
+        reason = getattr(module, "compile_subgraph_reason", None)
+
+        def partition(joint: Any, _: Any, *, num_fwd_outputs: int, **__: Any) -> tuple[Any, Any]:
+            self._check_whole(reason)
+            rows = joint_rows(joint, num_fwd_outputs)
+            plan = plan_step(rows, self.question)
+            self.plans.append(plan)
+            made = halves(rows, plan.rows)
+            return made.forward, made.backward
+
+        if self.inner == "inductor":
+            return _inductor(module, inputs, partition)
+        from torch._dynamo.backends.common import aot_autograd
+        from torch._dynamo.backends.debugging import boxed_nop
+
+        return aot_autograd(fw_compiler=boxed_nop, partition_fn=partition, keep_inference_input_mutations=True)(
+            module, inputs
+        )
+
+    def _check_whole(self, reason: Any) -> None:
+        """Raise `NotApplicable` if a graph is but a part of a step."""
+        advice = "the budget is for the whole step, so trace it as one graph: torch.compile(…, fullgraph=True) says why"
+        if reason is not None and reason.graph_break:
+            stack = reason.user_stack or []
+            place = f" at {stack[-1].filename}:{stack[-1].lineno}" if stack else ""
+            raise NotApplicable(
+                f"the model breaks into several graphs{place} ({reason.reason.splitlines()[0]}); {advice}"
+            )
+        compiled = torch._guards.CompileContext.current_compile_id()
+        frame = None if compiled is None else compiled.frame_id
+        if self._frame is not None and frame != self._frame:
+            raise NotApplicable(f"a second function trains under this backend: {advice}; a second model has its own")
+        self._frame = frame
+
+
+def _inductor(module: Any, inputs: Sequence[Any], partition: Any) -> Any:
+    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.custom_graph_pass import CustomPartitionerFn
+
+    class Partitioner(CustomPartitionerFn):  # type: ignore[misc]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return partition(*args, **kwargs)
+
+        def uuid(self) -> None:
+            return None
+
+    return compile_fx(module, list(inputs), config_patches={"custom_partitioner_fn": Partitioner()})
+
+
+def _budget(budget: int | str) -> int | Fraction:
+    if isinstance(budget, str) and budget.strip().endswith("%"):
+        return _share("budget", budget)
+    return _size("budget", budget)
+
+
+def _size(name: str, given: int | str) -> int:
+    try:
+        return parse_bytes(given)
+    except ValueError as error:
+        also = " or a share such as 60%" if name == "budget" else ""
+        raise ParameterError(f"{name}: got {given!r}, expected {error}{also}", parameter=(name,)) from None
+
+
+def _share(name: str, given: float | str) -> Fraction:
+    text = str(given).strip()
+    try:
+        share = Fraction(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = Fraction(-1)
+    if share < 0:
+        raise ParameterError(f"{name}: got {given!r}, expected a percentage such as 5%", parameter=(name,))
+    return share
 
 
 def apply(module: M, plan: Mapping[str, Any] | str | os.PathLike[str]) -> M:

@@ -57,11 +57,11 @@ def test_training_under_a_plan_is_training(framework: str, capsys: pytest.Captur
     pytest.importorskip(framework, reason=f"needs the extra {framework}")
     (example,) = [b for b in blocks("python") if f"import sim.{framework}\n" in b]
     exec(compile(example, "README.md", "exec", dont_inherit=True), {"__name__": "readme"})
-    printed = capsys.readouterr().out.split()
-    assert printed[-1] == "True"
+    printed = capsys.readouterr().out
+    assert "True" in printed.split()
     if framework == "torch":
-        full, planned = map(int, printed[:2])
-        assert planned <= 0.8 * full
+        planned, full = map(float, re.search(r"peak (\S+) MB \(full store (\S+) MB\)", printed).groups())  # type: ignore[union-attr]
+        assert planned <= 0.6 * full
 
 
 def test_the_strategy_to_add_works_as_it_stands() -> None:
