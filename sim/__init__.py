@@ -97,19 +97,28 @@ def simulate(schedule: Schedule, device: Device) -> Trace:
     return simulated(schedule, device)
 
 
-def load(path: str | Path) -> Scenario:
-    """The scenario in a YAML file, validated (see `sim.scenario.scenario.load`)."""
+def load(source: str | Path | Mapping[str, Any]) -> Scenario:
+    """The scenario in a YAML file or a mapping, or a shipped one by name (see `sim.scenario.scenario.load`)."""
     from sim.scenario.scenario import load as loaded
 
-    return loaded(path)
+    return loaded(source)
 
 
-def run(scenario: Scenario) -> Results:
-    """Every point of a scenario, replayed and simulated (see `sim.experiment.run.run`)."""
+def run(scenario: Scenario | str | Path | Mapping[str, Any]) -> Results:
+    """Every point of a scenario, or of what `load` takes, replayed and simulated (see `sim.experiment.run.run`)."""
     from sim.experiment.run import run as ran
+    from sim.scenario.scenario import Scenario
 
-    return ran(scenario)
+    return ran(scenario if isinstance(scenario, Scenario) else load(scenario))
+
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module 'sim' has no attribute '{name}'")
+    from importlib.metadata import version
+
+    return version("ad-tradeoff-sim")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

@@ -38,11 +38,13 @@ class Document:
     data: Any
     keys: dict[KeyPath, Position] = field(default_factory=dict)
     values: dict[KeyPath, Position] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
+    """What `data` has in place of what the text says: `graph.batch=16`."""
 
     @property
     def sha256(self) -> str:
-        """The digest of the file, as `sha256sum` prints it."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """The digest of the file, as `sha256sum` prints it; with changes, of the file and a line for each."""
+        return hashlib.sha256("\n".join((self.text, *self.changes)).encode()).hexdigest()
 
     def position(self, problem: Problem) -> Position:
         """The place to point at: the key or value at the problem's path, or the closest thing that contains it."""

@@ -51,6 +51,12 @@ def read(path: Path, *, name: str | None = None) -> Document:
     return parse(read_text(path, name, kind="a YAML file", largest=LARGEST_FILE), name=name)
 
 
+def dumped(data: Any) -> str:
+    """Plain data as YAML."""
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def parse(text: str, *, name: str) -> Document:
     """The document in `text`.
 

@@ -31,7 +31,14 @@ class TableOrJson(StrEnum):
     json = "json"
 
 
-ScenarioPath = Annotated[Path, typer.Argument(help="A scenario, such as scenarios/deep_mlp.yaml.")]
+ScenarioPath = Annotated[
+    Path,
+    typer.Argument(help="A scenario: a file, the name of a shipped one such as deep_mlp, or - for standard input."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, such as graph.batch=16; repeatable."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 Shown = Annotated[TableOrJson, typer.Option("--format", "-f", help="What to print.")]
 

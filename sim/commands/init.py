@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sim.base import files
-from sim.base.errors import ParameterError
+from sim.base.errors import ParameterError, suggest
 from sim.commands.command import app, note
 from sim.commands.exit import Exit
 
@@ -45,9 +45,13 @@ strategies:                      # `sim list strategies`; a list or a range of v
 @app.command()
 def init(
     file: Annotated[Path, typer.Argument(help="The file to write, or a name for it.")] = Path("scenario.yaml"),
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="NAME", help="A shipped scenario to start from, such as resnet50.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
 ) -> Exit:
     """Write a commented scenario to start from."""
+    from sim.scenario import shipped
     from sim.scenario.scenario import SAFE_NAME
 
     path = file if file.suffix in (".yaml", ".yml") else file.with_name(f"{file.name}.yaml")
@@ -57,9 +61,23 @@ def init(
         )
     if path.exists() and not force:
         raise ParameterError(f"{path}: this file is there already; --force overwrites it")
-    files.write(path, TEMPLATE.format(schema_line=_schema_line(path.parent), name=path.stem))
+    if source is not None and source not in shipped.names():
+        raise ParameterError(f"--from: there is no shipped scenario '{source}'{suggest(source, shipped.names())}")
+    schema = _schema_line(path.parent)
+    files.write(
+        path, TEMPLATE.format(schema_line=schema, name=path.stem) if source is None else _copy(source, path, schema)
+    )
     note(f"wrote {path}; compute it with: sim run {path}")
     return Exit.FINE
+
+
+def _copy(source: str, path: Path, schema: str) -> str:
+    """The text of a shipped scenario, under the name of its new file."""
+    from sim.scenario import shipped
+
+    text = (shipped.folder() / f"{source}.yaml").read_text(encoding="utf-8")
+    body = re.sub(r"^# yaml-language-server: .*\n", "", text)
+    return f"{schema}\n" + re.sub(r"(?m)^name: .*$", f"name: {path.stem}", body, count=1)
 
 
 def _schema_line(folder: Path) -> str:

@@ -93,20 +93,20 @@ def _devices() -> Rows:
 
 
 def _scenarios() -> Rows:
-    """The scenarios in `scenarios/` here, or else of the checkout that this program runs from."""
+    """The scenarios in `scenarios/` here, or else those that come with the program, by name."""
     from sim.base import yaml as yamltext
     from sim.base.document import DocumentError
+    from sim.scenario import shipped
 
-    places = [Path("scenarios"), Path(__file__).parents[2] / "scenarios"]
-    folder = next((p for p in places if p.is_dir()), None)
+    here = Path("scenarios")
     rows: Rows = []
-    for path in sorted(folder.glob("*.y*ml")) if folder else []:
+    for path in sorted((here if here.is_dir() else shipped.folder()).glob("*.y*ml")):
         try:
             data = yamltext.read(path).data
             about = str(data.get("description", "")) if isinstance(data, dict) else ""
         except DocumentError:
             about = "(not YAML: `sim validate` says why)"
-        rows.append((str(path), about, ""))
+        rows.append((str(path) if here.is_dir() else path.stem, about, ""))
     return rows
 
 

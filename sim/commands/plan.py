@@ -12,7 +12,7 @@ import typer
 
 from sim.base import files
 from sim.base.errors import ParameterError
-from sim.commands.command import Quiet, ScenarioPath, Shown, TableOrJson, app, emit, note
+from sim.commands.command import Changes, Quiet, ScenarioPath, Shown, TableOrJson, app, emit, note
 from sim.commands.exit import Exit
 from sim.commands.process import on_interruption
 
@@ -28,6 +28,7 @@ class BoundLevel(Enum):
 @app.command()
 def plan(
     file: ScenarioPath,
+    changes: Changes = None,
     budget: Annotated[str | None, typer.Option("--budget", "-b", help="Peak memory at most, such as 8GB.")] = None,
     max_overhead: Annotated[
         str | None, typer.Option("--max-overhead", help="Price over full store at most, such as 20%.")
@@ -53,7 +54,7 @@ def plan(
     overhead = None if max_overhead is None else _share(max_overhead)
     given = None if device is None else named_device(device)
     files.check_writable(output.parent)
-    scenario = load(file)
+    scenario = load(file, changes=changes or ())
     machine = given or scenario.device
     if budget_bytes is None and (given is not None or overhead is None):
         limits = (scenario.budget_bytes if given is None else None, machine.memory_bytes if machine else None)

@@ -15,7 +15,7 @@ import typer
 
 from sim.base import files
 from sim.base.companion import companion
-from sim.commands.command import PipeClosed, Quiet, ScenarioPath, app, colours, emit, note
+from sim.commands.command import Changes, PipeClosed, Quiet, ScenarioPath, app, colours, emit, note
 from sim.commands.exit import Exit
 from sim.commands.process import on_interruption
 
@@ -37,6 +37,7 @@ class Format(StrEnum):
 @app.command()
 def run(
     file: ScenarioPath,
+    changes: Changes = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the files; outputs/NAME unless given.")
     ] = None,
@@ -54,7 +55,7 @@ def run(
         from sim.experiment import run as experiment
         from sim.scenario.scenario import load
 
-        scenario = load(file)
+        scenario = load(file, changes=changes or ())
         folder = Path("outputs") / scenario.name if output is None else output
         files.check_writable(folder)
         if scenario.repeated_points:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sim.commands.command import app, emit, note
+from sim.commands.command import Changes, app, emit, note
 from sim.commands.exit import Exit
 from sim.commands.process import on_interruption
 
@@ -15,6 +15,7 @@ from sim.commands.process import on_interruption
 @app.command()
 def validate(
     files: Annotated[list[Path], typer.Argument(help="Scenarios to check.")],
+    changes: Changes = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors alone.")] = False,
 ) -> Exit:
     """Check scenarios, their graphs and their strategies, without computing anything."""
@@ -25,7 +26,7 @@ def validate(
     for number, path in enumerate(files):
         on_interruption(f"{number} of {len(files)} files are checked")
         try:
-            scenario = load(path)
+            scenario = load(path, changes=changes or ())
             graph = scenario.check()
         except DocumentError as error:
             note(str(error))

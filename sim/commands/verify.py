@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sim.base.errors import GraphError, NotApplicable, ParameterError
-from sim.commands.command import Shown, TableOrJson, app, emit, note
+from sim.commands.command import Changes, ScenarioPath, Shown, TableOrJson, app, emit, note
 from sim.commands.exit import Exit
 from sim.commands.process import on_interruption
 
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(help="A scenario whose layers NumPy can run.")],
+    file: ScenarioPath,
+    changes: Changes = None,
     device: Annotated[
         str | None, typer.Option("--device", "-d", help="What `sim calibrate` measured here: compares seconds too.")
     ] = None,
@@ -41,7 +41,7 @@ def verify(
 
     if not max_seconds > 0:
         raise ParameterError(f"--max-seconds: got {max_seconds:g}, expected more than 0", parameter=("max-seconds",))
-    scenario = load(file)
+    scenario = load(file, changes=changes or ())
     machine = named_device(device) if device is not None else None
     if batch is not None:
         scenario = _with_batch(scenario, batch)

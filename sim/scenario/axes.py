@@ -6,24 +6,20 @@ the file stays a whole graph, so that everything else works as without a map.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from sim.base.document import KeyPath
-from sim.base.errors import suggest
 from sim.base.registry import Problem
 from sim.base.units import parse_bytes
+from sim.scenario.keys import KEY, place
 from sim.scenario.points import listed
 
 Measure = Literal["flops", "peak_bytes", "seconds"]
 MOST_CELLS = 2_500
-_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[-?\d+\])*")
-_PART = re.compile(r"\[(-?\d+)\]|(\w+)")
 
 
 def _list_or_range(value: Any) -> Any:
@@ -101,17 +97,6 @@ def read(section: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Regimes |
     return (None if problems else regimes), problems
 
 
-def assigned(data: Mapping[str, Any], values: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    """The graph and the budget of a file with other values in some places."""
-    changed: dict[str, Any] = {"graph": deepcopy(data["graph"]), "budget": data.get("budget")}
-    for path, value in values.items():
-        inside: Any = changed
-        for part in path[:-1]:
-            inside = inside[part]
-        inside[path[-1]] = value
-    return changed
-
-
 def _axis(entry: Mapping[str, Any], path: KeyPath, data: Mapping[str, Any], problems: list[Problem]) -> Axis | None:
     count = len(problems)
     key = entry["key"]
@@ -140,31 +125,10 @@ def _sizes(values: list[tuple[Any, KeyPath]], problems: list[Problem]) -> Iterat
 
 
 def _place(key: str, data: Mapping[str, Any]) -> KeyPath | str:
-    """The path that a key names, indices from the end resolved; or why it names nothing.
-
-    The last part may be a parameter of the graph that the file leaves out.
-    """
-    if not _KEY.fullmatch(key):
-        return f"got {key!r:.60}, expected a key such as graph.widths[0], graph.length or budget"
-    parts: list[str | int] = [int(m[1]) if m[1] else m[2] for m in _PART.finditer(key)]
-    if parts == ["budget"]:
-        return ("budget",)
-    if parts[0] != "graph" or len(parts) == 1:
+    """The path that a key of the graph or the budget names, or why it names nothing that can be varied."""
+    if KEY.fullmatch(key) and not (key == "budget" or key.startswith("graph.")):
         return f"got {key!r:.60}, expected a key under graph, such as graph.batch, or budget"
-    inside: Any = data.get("graph")
-    path: list[str | int] = ["graph"]
-    for k, part in enumerate(parts[1:], start=2):
-        if isinstance(part, int):
-            if not isinstance(inside, list):
-                return f"got {key!r:.60}, but there is no list at {'.'.join(map(str, path))}"
-            if not -len(inside) <= part < len(inside):
-                return f"got {key!r:.60}, but the list there has {len(inside)} entries"
-            part %= len(inside)
-        elif not isinstance(inside, dict) or (part not in inside and k < len(parts)):
-            keys = inside if isinstance(inside, dict) else ()
-            return f"got {key!r:.60}, but there is no '{part}' there{suggest(part, keys) if keys else ''}"
-        path.append(part)
-        inside = inside.get(part) if isinstance(inside, dict) else inside[part]
-    if path == ["graph", "kind"]:
+    path = place(key, data)
+    if path == ("graph", "kind"):
         return f"got {key!r:.60}, expected a parameter of the graph; its kind stays the same"
-    return tuple(path)
+    return path

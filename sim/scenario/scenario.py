@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,14 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sim.base import yaml as yamltext
-from sim.base.document import Document, DocumentError, KeyPath
+from sim.base.document import Document, DocumentError, Finding, KeyPath, shown_path
 from sim.base.errors import CountOverflow, GraphError, ParameterError, SimError, suggest
 from sim.base.registry import Entry, Problem, problems_of
 from sim.base.units import Bytes
 from sim.graphs.graph import Graph
 from sim.graphs.node import Optimizer, Wrt
 from sim.models.factory import Factory
-from sim.scenario import axes
+from sim.scenario import axes, shipped
+from sim.scenario.keys import assigned, place
 from sim.scenario.points import REFUSALS, StrategyPoint, expand
 from sim.simulation.device import Device
 from sim.simulation.device import check as check_device
@@ -120,7 +122,7 @@ class Scenario:
         """The scenario of one cell of its map: its graph and its budget with the values of both axes."""
         assert self.regimes is not None, "a scenario without regimes has no cells"
         x, y = self.regimes.x, self.regimes.y
-        data = axes.assigned(self.document.data, {x.path: x.values[column], y.path: y.values[row]})
+        data = assigned(self.document.data, {x.path: x.values[column], y.path: y.values[row]})
         parameters, wrong = _graph_parameters(data["graph"], Path(self.document.name).parent)
         if wrong:
             raise self.error(("regimes",), f"{wrong[0].path[-1]}: {wrong[0].message}")
@@ -192,16 +194,18 @@ def graph_kind(name: object) -> Entry[Graph] | None:
     return None
 
 
-def load(path: str | Path) -> Scenario:
-    """The scenario in a file.
+def load(source: str | Path | Mapping[str, Any], *, changes: Sequence[str] = ()) -> Scenario:
+    """The scenario in a file, of the name of one that comes with the program, in standard input (`-`) or a mapping.
+
+    `changes` are keys with other values than there, such as `graph.batch=16`.
 
     Raises
     ------
     DocumentError
-        With everything that is wrong with the file.
+        With everything that is wrong with the file, or with the changes.
     """
     try:
-        document = yamltext.read(Path(path), name=str(path))
+        document = _read(source)
     except DocumentError as unreadable:
         if unreadable.document is None:
             raise
@@ -210,7 +214,42 @@ def load(path: str | Path) -> Scenario:
         except DocumentError as wrong:
             raise unreadable.joined(wrong) from None
         raise
-    return from_document(document)
+    return _changed(document, changes) if changes else from_document(document)
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> Document:
+    if isinstance(source, Mapping):
+        return yamltext.parse(yamltext.dumped(source), name="scenario")
+    if str(source) == "-":
+        return yamltext.parse(sys.stdin.read(), name="standard input")
+    path = shipped.find(Path(source))
+    try:
+        return yamltext.read(path, name=str(path))
+    except DocumentError as error:
+        if path.suffix or path.name != str(path) or path.exists():
+            raise
+        known = suggest(str(path), shipped.names())
+        raise DocumentError([replace(f, message=f.message + known) for f in error.findings]) from None
+
+
+def _changed(document: Document, changes: Sequence[str]) -> Scenario:
+    """The scenario of a document with other values at some keys."""
+    values: dict[KeyPath, Any] = {}
+    for change in changes:
+        key, equals, written = change.partition("=")
+        path = place(key.strip(), document.data) if equals else f"got {change!r:.60}, expected KEY=VALUE"
+        if isinstance(path, str):
+            raise DocumentError([Finding("--set", None, "", path)])
+        values[path] = yamltext.parse(written, name=f"--set {key}").data if written.strip() else None
+    try:
+        return from_document(replace(document, data=assigned(document.data, values), changes=tuple(changes)))
+    except DocumentError as error:
+        keys = [shown_path(path) for path in values]
+        findings = [
+            replace(f, file="--set", at=None) if any(f.path.startswith(key) for key in keys) else f
+            for f in error.findings
+        ]
+        raise DocumentError(findings, error.text) from None
 
 
 def from_document(document: Document) -> Scenario:
@@ -305,9 +344,9 @@ def _cells(regimes: axes.Regimes | None, data: Mapping[str, Any], folder: Path) 
     """The problems of the values of a map, each tried by itself, at their places."""
     problems = []
     for axis in (regimes.x, regimes.y) if regimes else ():
-        for value, place in zip(axis.values, axis.places, strict=True):
-            _, wrong = _graph_parameters(axes.assigned(data, {axis.path: value})["graph"], folder)
-            problems += [Problem(place, f"{axis.key}: {p.message}") for p in wrong]
+        for value, at in zip(axis.values, axis.places, strict=True):
+            _, wrong = _graph_parameters(assigned(data, {axis.path: value})["graph"], folder)
+            problems += [Problem(at, f"{axis.key}: {p.message}") for p in wrong]
     return problems
 
 
