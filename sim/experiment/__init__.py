@@ -1,9 +1,20 @@
 """From a question to its answer: runs, plans, verification, calibration, and their results.
 
 `run` makes `measurements` of a scenario and `results` of them, each a `point` (`measure`), with the data
-of figures (`views`); `fronts` spreads points over a planned front, `choose` finds a plan, `verify` and
-`verify_torch` hold predictions against execution, `calibrate` measures this machine. Imports everything
-but `plots` and `commands`.
+of figures (`views`); `fronts` spreads points over a planned front, `choose` finds a plan, `joint_plan`
+plans what a compiler captured, `verify` and `verify_torch` hold predictions against execution,
+`calibrate` measures this machine. Imports everything but `plots` and `commands`.
 """
 
-__all__ = ["calibrate", "choose", "fronts", "measurements", "point", "results", "run", "verify", "verify_torch"]
+__all__ = [
+    "calibrate",
+    "choose",
+    "fronts",
+    "joint_plan",
+    "measurements",
+    "point",
+    "results",
+    "run",
+    "verify",
+    "verify_torch",
+]

@@ -1,8 +1,9 @@
 """Scenarios as files ask for them, checked as a whole, and their JSON Schema.
 
 A `scenario` holds the graph to build and its strategies as `points`, one for each combination of values,
-and perhaps the `axes` of a map; `schema` is for editors. Imports `base`, `graphs`, `models`, `schedules`,
+and perhaps the `axes` of a map; `keys` name places in it, `shipped` finds those that come with the program,
+`schema` is for editors. Imports `base`, `graphs`, `models`, `schedules`,
 `simulation`, `strategies`.
 """
 
-__all__ = ["axes", "points", "scenario", "schema"]
+__all__ = ["axes", "points", "scenario", "schema", "shipped"]
