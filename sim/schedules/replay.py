@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from sim.graphs.graph import Graph
 from sim.graphs.node import LARGEST, Ints
 from sim.schedules import ledger
 from sim.schedules.actions import OWN
-from sim.schedules.effects import FORWARD, KINDS
+from sim.schedules.effects import FORWARD, KINDS, Kind
 from sim.schedules.ledger import Record
 from sim.schedules.schedule import Schedule, all_ones
 from sim.schedules.table import Table
@@ -175,7 +174,7 @@ def cost_of(schedule: Schedule, walked: Walk) -> Cost:
     k = schedule.flat.origin(walked.peak_action)
     action = schedule.action(k)
     resident = graph.resident_bytes
-    counts = _by_kind(t, walked.runs, (1 for _ in t.added), None)
+    counts = _by_kind(t, walked.runs, None)
     return Cost(
         working_bytes=int(walked.peak),
         resident_bytes=resident,
@@ -183,38 +182,39 @@ def cost_of(schedule: Schedule, walked: Walk) -> Cost:
         peak_breakdown=dict(zip(BREAKDOWN_KINDS, [*walked.breakdown.tolist(), resident], strict=True)),
         flops=_flops(graph, t, walked),
         actions={kind: counts[kind] for kind in COUNTED_KINDS},
-        copied_bytes=_copied(t, walked),
+        copied_bytes=_copied(t, walked) if t.added else {},
         tier_peak_bytes=dict(zip(TIERS, walked.tier_peaks.tolist(), strict=True)),
     )
 
 
-def _by_kind(t: Table, times: Ints, each: Iterable[int], of_row: Ints | None) -> dict[str, int]:
-    """Σ times · what a row counts for, by kind of action: `of_row` (1 if `None`), and `each` of those added."""
+def _by_kind(t: Table, times: Ints, of_row: Ints | None) -> dict[str, int]:
+    """Σ times · what a row counts for (1 if `None`), by kind of action."""
+    rows_of: list[tuple[Kind, Any]] = [(own.kind, t.numbers.rows(opcode)) for opcode, own in enumerate(OWN)]
+    if t.added:
+        first = t.numbers.first_added_row
+        added = t.opcode[first:]
+        rows_of += [(KINDS[code], first + np.flatnonzero(added == code)) for code in np.unique(added).tolist()]
     sums: dict[str, int] = dict.fromkeys(KINDS, 0)
-    for opcode, own in enumerate(OWN):
-        rows = t.numbers.rows(opcode)
-        sums[own.kind] = int(times[rows].sum()) if of_row is None else dot(of_row[rows], times[rows])
-    first = t.numbers.first_added_row
-    for action, count, one in zip(t.added, times[first:].tolist(), each, strict=True):
-        sums[action.kind] += count * one
+    for kind, rows in rows_of:
+        sums[kind] += int(times[rows].sum()) if of_row is None else dot(of_row[rows], times[rows])
     return sums
 
 
 def _flops(graph: Graph, t: Table, walked: Walk) -> Flops:
-    sums = _by_kind(t, walked.run_widths, t.flops[t.numbers.first_added_row :].tolist(), t.flops)
+    sums = _by_kind(t, walked.run_widths, t.flops)
     primal = dot(graph.columns.forward_flops, walked.evaluated)
     recompute = sums[KINDS[FORWARD]] - primal
     return Flops(primal, recompute, sums["jvp"], sums["vjp"], sums["jacobian"], sums["multiply"])
 
 
 def _copied(t: Table, walked: Walk) -> dict[str, int]:
-    rows, source, target = t.copies
+    rows, source, target = (x[walked.runs[t.copies[0]] > 0] for x in t.copies)
     times = np.where(t.scaled[source], walked.run_widths[rows], walked.runs[rows])
-    links = list(zip(t.columns.value_tier[source].tolist(), t.columns.value_tier[target].tolist(), strict=True))
+    link = len(TIERS) * t.columns.value_tier[source].astype(np.int64) + t.columns.value_tier[target]
     copied: dict[str, int] = {}
-    for link in dict.fromkeys(link for link, runs in zip(links, walked.runs[rows].tolist(), strict=True) if runs):
-        here = np.array([other == link for other in links])
-        name = "_to_".join(TIERS[tier] for tier in link)
+    for k in sorted(np.unique(link, return_index=True)[1].tolist()):  # in the order of the first copies
+        here = link == link[k]
+        name = "_to_".join(TIERS[tier] for tier in divmod(int(link[k]), len(TIERS)))
         copied[name] = dot(t.columns.value_bytes[source[here]], times[here])
     return copied
 
