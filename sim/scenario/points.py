@@ -116,11 +116,11 @@ def expand(items: list[Any]) -> Expansion:
 def _expand_one(item: Any, path: KeyPath, result: Expansion) -> Iterator[StrategyPoint]:
     from sim import strategies
 
-    written = _name_and_parameters(item)
-    if isinstance(written, str):
-        result.problems.append(Problem(path, written))
+    request = _name_and_parameters(item)
+    if isinstance(request, str):
+        result.problems.append(Problem(path, request))
         return
-    name, parameters = written
+    name, parameters = request
     if isinstance(item, dict):
         path = (*path, name)
     registry = strategies.load()
@@ -222,8 +222,8 @@ def _admitted(strategy: str, key: str, parameters: Mapping[str, Any]) -> set[str
     chooser, registry = entry.variants
     names = parameters.get(chooser)
     first = names[0] if isinstance(names, list) and names else names
-    known = key != chooser and isinstance(first, str) and first in registry
-    return admitted_types(registry[str(first)], key) if known else set()
+    names_one = key != chooser and isinstance(first, str) and first in registry
+    return admitted_types(registry[str(first)], key) if names_one else set()
 
 
 def admitted_types(entry: Entry[Any], key: str) -> set[str]:
@@ -250,7 +250,7 @@ def _range(value: dict[str, Any], path: KeyPath) -> list[Any]:
             raise _Refused(path, f"'{key}' is missing; expected {_RANGE}")
     if "step" in value and "factor" in value:
         raise _Refused((*path, "factor"), "got both step and factor, expected one of them", on_key=True)
-    exact = {key: _exact(written, (*path, key)) for key, written in value.items()}
+    exact = {key: _exact(number, (*path, key)) for key, number in value.items()}
     start, stop = exact["from"], exact["to"]
     if stop < start:
         raise _Refused((*path, "to"), f"got {value['to']!r}, expected at least 'from', which is {value['from']!r}")

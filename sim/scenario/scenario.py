@@ -236,11 +236,11 @@ def _changed(document: Document, changes: Sequence[str]) -> Scenario:
     """The scenario of a document with other values at some keys."""
     values: dict[KeyPath, Any] = {}
     for change in changes:
-        key, equals, written = change.partition("=")
+        key, equals, text = change.partition("=")
         path = place(key.strip(), document.data) if equals else f"got {change!r:.60}, expected KEY=VALUE"
         if isinstance(path, str):
             raise DocumentError([Finding("--set", None, "", path)])
-        values[path] = yamltext.parse(written, name=f"--set {key}").data if written.strip() else None
+        values[path] = yamltext.parse(text, name=f"--set {key}").data if text.strip() else None
     try:
         return from_document(replace(document, data=assigned(document.data, values), changes=tuple(changes)))
     except DocumentError as error:

@@ -244,10 +244,10 @@ class LocalJacobian(Action):
     def row(self, scope: Scope) -> Row:
         c, node, own = scope.graph.columns, scope.node(self.node), scope.position(self.node)
         if self.source is None:
-            reached = scope.active_inputs(node)
-            if len(reached) != 1:
-                raise NotApplicable(f"{self}: the node has {len(reached)} inputs to differentiate by, expected one")
-            (source,) = reached
+            sources = scope.active_inputs(node)
+            if len(sources) != 1:
+                raise NotApplicable(f"{self}: the node has {len(sources)} inputs to differentiate by, expected one")
+            (source,) = sources
         else:
             source = scope.position(self.source)
         value = scope.jacobian(own, source, self.into or STRUCTURES[int(c.jacobian_structure[node])])

@@ -223,8 +223,8 @@ def dot(costs: Ints, counts: NDArray[np.int64] | NDArray[np.bool_]) -> int:
     """Σ costs·counts as an exact Python integer, whatever its size."""
     if int(costs.max(initial=0)) * int(counts.sum()) < LARGEST:
         return int(np.dot(costs, counts))
-    used = np.flatnonzero(counts)
-    return sum(a * b for a, b in zip(costs[used].tolist(), counts[used].tolist(), strict=True))
+    nonzero = np.flatnonzero(counts)
+    return sum(a * b for a, b in zip(costs[nonzero].tolist(), counts[nonzero].tolist(), strict=True))
 
 
 def profile(schedule: Schedule, *, samples: int = 500) -> NDArray[np.int64]:

@@ -179,10 +179,10 @@ def device(value: str | Mapping[str, Any] | Device) -> Device:
     ParameterError
         For an unknown preset or key, or a value that is out of range; the first of all problems.
     """
-    found, wrong = check(value)
-    if found is None:
+    machine, wrong = check(value)
+    if machine is None:
         raise first_of(wrong)
-    return found
+    return machine
 
 
 def check(value: object) -> tuple[Device | None, list[Problem]]:

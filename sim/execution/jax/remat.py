@@ -106,7 +106,7 @@ def _with_named_jvp(function: Callable[..., list[Any]], name: str) -> Any:
     """The function with JAX's own linearization of it, in which outputs and residuals are named."""
     jax, derivatives = extra("jax", "jax", "jax.custom_derivatives")
 
-    planned = jax.custom_jvp(lambda *given: _all_named(function(*given), name))
+    planned = jax.custom_jvp(lambda *arguments: _all_named(function(*arguments), name))
 
     def rule(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         moving = [k for k, t in enumerate(tangents) if not isinstance(t, derivatives.SymbolicZero)]
@@ -121,26 +121,26 @@ def _with_named_vjp(function: Callable[..., list[Any]], name: str) -> Any:
     """The function with JAX's own VJP of it, in which outputs and residuals are named."""
     jax, numpy = extra("jax", "jax", "jax.numpy")
 
-    planned = jax.custom_vjp(lambda *given: _all_named(function(*given), name))
+    planned = jax.custom_vjp(lambda *arguments: _all_named(function(*arguments), name))
 
-    def moving(given: Sequence[Any]) -> list[int]:
-        return [k for k, v in enumerate(given) if numpy.issubdtype(numpy.result_type(v), numpy.floating)]
+    def moving(arguments: Sequence[Any]) -> list[int]:
+        return [k for k, v in enumerate(arguments) if numpy.issubdtype(numpy.result_type(v), numpy.floating)]
 
-    def forward(*given: Any) -> Any:
-        outputs, pull = _taken_apart(jax.vjp, function, given, moving(given), name)
-        return outputs, (pull, given)
+    def forward(*arguments: Any) -> Any:
+        outputs, pull = _taken_apart(jax.vjp, function, arguments, moving(arguments), name)
+        return outputs, (pull, arguments)
 
-    def backward(kept: Any, cotangents: Any) -> Any:
-        pull, given = kept
-        found = dict(zip(moving(given), pull(cotangents), strict=True))
-        return tuple(found.get(k) for k in range(len(given)))
+    def backward(residuals: Any, cotangents: Any) -> Any:
+        pull, arguments = residuals
+        cotangents_of = dict(zip(moving(arguments), pull(cotangents), strict=True))
+        return tuple(cotangents_of.get(k) for k in range(len(arguments)))
 
     planned.defvjp(forward, backward)
     return planned
 
 
 def _taken_apart(
-    derive: Callable[..., Any], function: Callable[..., list[Any]], given: Sequence[Any],
+    derive: Callable[..., Any], function: Callable[..., list[Any]], arguments: Sequence[Any],
     moving: Sequence[int], name: str,
 ) -> tuple[list[Any], Any]:  # fmt: skip
     """What `derive` (`jax.linearize` or `jax.vjp`) of the function by its `moving` arguments gives, named.
@@ -157,8 +157,8 @@ def _taken_apart(
 
         return derive(of_moving, *(values[k] for k in moving))
 
-    closed, (out_shape, derivative) = jax.make_jaxpr(derived, return_shape=True)(*given)
-    flat = core.eval_jaxpr(closed.jaxpr, closed.consts, *given)
+    closed, (out_shape, derivative) = jax.make_jaxpr(derived, return_shape=True)(*arguments)
+    flat = core.eval_jaxpr(closed.jaxpr, closed.consts, *arguments)
     count = len(out_shape)
     outputs, residuals = _all_named(flat[:count], name), flat[count:]
     variables = closed.jaxpr.outvars
@@ -171,7 +171,7 @@ def _taken_apart(
             continue
         if isinstance(source, tuple):
             kind, which = source
-            base = given[which] if kind == "given" else outputs[which]
+            base = arguments[which] if kind == "given" else outputs[which]
             residuals[k] = base.reshape(residuals[k].shape)
         else:
             residuals[k] = checkpointing.checkpoint_name(residuals[k], residual_name(name))

@@ -51,9 +51,9 @@ def local(machine: Machine, action: LocalJacobian, step: Step) -> None:
 def _constant(machine: Machine, i: int, at: At, source: int) -> Array:
     """The Jacobian (p, q) that every sample has: at hand, or made of the tangents of one sample."""
     rule, batch, single = machine.rules[i], machine.graph.batch, machine.operands[i].count(source) == 1
-    known: Array | None = rule.matrix(at) if single else None
-    if known is not None:
-        return known
+    matrix: Array | None = rule.matrix(at) if single else None
+    if matrix is not None:
+        return matrix
     if rule.reduces or any(s[:1] != (batch,) for s in (*at.shapes, at.node.output_shape, machine.shape(source))):
         return np.asarray(_from_columns(machine, machine.pushed(i, at, {source: _identity(machine, source)}))[0])
     shapes = tuple((1, *s[1:]) for s in at.shapes)

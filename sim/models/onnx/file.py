@@ -182,15 +182,15 @@ def _located(file: Path | PackageFile) -> Path:
     return Path(folders[0]) / file.inside
 
 
-def _parsed(onnx: Any, path: Path, shown: str) -> Any:
+def _parsed(onnx: Any, path: Path, file: str) -> Any:
     try:
         proto = onnx.load_model(str(path), load_external_data=False)
     except OSError as error:
-        raise GraphError(f"file: {shown}: {(error.strerror or str(error)).lower()}", key="file") from None
+        raise GraphError(f"file: {file}: {(error.strerror or str(error)).lower()}", key="file") from None
     except Exception as error:  # each of protobuf's parsers has exceptions of its own
-        raise GraphError(f"file: {shown}: this is no ONNX model ({line(error)})", key="file") from None
+        raise GraphError(f"file: {file}: this is no ONNX model ({line(error)})", key="file") from None
     if not proto.graph.node:
-        raise GraphError(f"file: {shown}: this is no ONNX model: it has no nodes", key="file")
+        raise GraphError(f"file: {file}: this is no ONNX model: it has no nodes", key="file")
     return proto
 
 
@@ -246,10 +246,10 @@ def _closed(shape: Sequence[int | str | None], what: str) -> Shape:
     """The shape, if all its dimensions are numbers."""
     if all(isinstance(d, int) for d in shape):
         return tuple(d for d in shape if isinstance(d, int))
-    shown = ", ".join("?" if d is None else str(d) for d in shape)
+    dims = ", ".join("?" if d is None else str(d) for d in shape)
     names = ", ".join(f"{d}: 1" for d in dict.fromkeys(d for d in shape if isinstance(d, str)))
     advice = f"give its sizes, such as dims: {{{names}}}" if names else "it depends on computed values"
-    raise GraphError(f"{what} is open: ({shown}); {advice}")
+    raise GraphError(f"{what} is open: ({dims}); {advice}")
 
 
 def _own_batch(inputs: Sequence[str], tensors: Mapping[str, TensorType]) -> int:

@@ -234,12 +234,12 @@ class _Import:
 
 def _needed(nodes: Sequence[OnnxNode], outputs: Sequence[str]) -> list[OnnxNode]:
     """The nodes that the outputs depend on, in the order of the model."""
-    live, kept = set(outputs), []
+    live, needed = set(outputs), []
     for node in reversed(nodes):
         if live.intersection(filter(None, node.outputs)):
             live.update(node.inputs)
-            kept.append(node)
-    return kept[::-1]
+            needed.append(node)
+    return needed[::-1]
 
 
 def _logits(output: str, makers: Mapping[str, OnnxNode]) -> str:

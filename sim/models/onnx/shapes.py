@@ -20,7 +20,7 @@ SHAPE_KEPT = frozenset({"GroupNormalization", "RMSNormalization"})
 """Operators with the shape of their first input for which ONNX's inference has no rule."""
 
 
-def inferred(proto: Any, shown: str) -> Any:
+def inferred(proto: Any, file: str) -> Any:
     """The model with a shape for every tensor whose shape does not depend on the values of its inputs.
 
     Raises
@@ -28,24 +28,24 @@ def inferred(proto: Any, shown: str) -> Any:
     GraphError
         If operators are given shapes that they cannot work on.
     """
-    result = _infer(proto, shown)
+    result = _infer(proto, file)
     opens = _open(result)
     while opens:
         result = _with_kept_shapes(result)
-        result = _with_shapes(result, _infer(_folded(result), shown))
+        result = _with_shapes(result, _infer(_folded(result), file))
         before, opens = opens, _open(result)
         if opens == before:
             break
     return result
 
 
-def _infer(proto: Any, shown: str) -> Any:
+def _infer(proto: Any, file: str) -> Any:
     (inference,) = extra("onnx", "onnx.shape_inference")
     try:
         return inference.infer_shapes(proto, data_prop=True)
     except (inference.InferenceError, ValueError) as error:
         advice = "if the file was made for other sizes, give those under 'dims'"
-        raise GraphError(f"file: {shown}: shapes cannot be inferred: {line(error)}; {advice}", key="file") from None
+        raise GraphError(f"file: {file}: shapes cannot be inferred: {line(error)}; {advice}", key="file") from None
 
 
 def line(error: Exception) -> str:

@@ -189,11 +189,11 @@ def crossings(graph: Graph) -> list[NDArray[np.int64]]:
     np.maximum.at(last, c.input_index[inner] - m, reader[inner])
     made_in = np.searchsorted(starts, np.arange(len(graph)), side="right") - 1
     read_in = np.searchsorted(starts, last, side="right") - 1
-    found: list[list[int]] = [[] for _ in range(len(starts) - 1)]
+    crossing: list[list[int]] = [[] for _ in range(len(starts) - 1)]
     for node in np.flatnonzero(read_in > made_in).tolist():
         for step in range(int(made_in[node]) + 1, int(read_in[node]) + 1):
-            found[step].append(node)
-    return [np.array(nodes, dtype=np.int64) for nodes in found]
+            crossing[step].append(node)
+    return [np.array(nodes, dtype=np.int64) for nodes in crossing]
 
 
 def _planned(graph: Graph, slots: int, levels: dict[int, Level], resident_input: bool, chunk: int | None) -> Schedule:

@@ -48,11 +48,11 @@ def chaining_front(graph: Graph, *, tape: int | None = None, tolerance: float | 
         if len(chain) <= REORDERED_ELEMENTS:
             order = best_order(chain.elements(), chain.memory(), tree)
             recipes += [partial(_ordered, tree=tree, moves=order[1])] if order else []
-    kept = unbeaten(replayed(graph, recipes, None))
+    points = unbeaten(replayed(graph, recipes, None))
     return Front(
-        peak_bytes=tuple(c.peak_bytes for c in kept),
-        cost=tuple(c.cost for c in kept),
-        recipes=tuple(c.recipe for c in kept),
+        peak_bytes=tuple(c.peak_bytes for c in points),
+        cost=tuple(c.cost for c in points),
+        recipes=tuple(c.recipe for c in points),
         label="orders of products",
         schedules="order of products and sweeps, one part after the other,",
         exact=len(chain) <= MOST_ELEMENTS and chain.is_single,

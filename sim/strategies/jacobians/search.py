@@ -134,14 +134,14 @@ class Search:
         return self._fronts[key]
 
     def _thinned(self, points: Iterable[Point]) -> tuple[Point, ...]:
-        kept: list[Point] = []
+        front: list[Point] = []
         least: dict[int, int] = {}
         for p in sorted(points, key=lambda p: (p.peak, p.flops)):
             # without a tolerance integers alone: a float is wrong from 2^53 on
             if p.kind not in least or (p.flops * self._ratio if self.tolerance else p.flops) < least[p.kind]:
-                kept.append(p)
+                front.append(p)
                 least[p.kind] = p.flops
-        return tuple(kept)
+        return tuple(front)
 
     def jacobian_bytes(self, i: int, cut: int, kind: int = DENSE) -> int:
         """Bytes of the Jacobian of a cut by cut i; that of the whole chain is written into the result."""
@@ -167,10 +167,10 @@ class Search:
         start = x.activation[i] * (x.reads_input[i] or keep)
         peak = 0
         for e in range(i, j + 1):
-            kept = x.residuals[e + 1] - x.residuals[i] + x.activation[e] + x.activation[e + 1] + x.workspace[e]
+            held = x.residuals[e + 1] - x.residuals[i] + x.activation[e] + x.activation[e + 1] + x.workspace[e]
             if e > i:
-                kept += start + x.inner[e] - x.inner[i + 1]  # cuts i + 1 … e - 1
-            peak = max(peak, kept)
+                held += start + x.inner[e] - x.inner[i + 1]  # cuts i + 1 … e - 1
+            peak = max(peak, held)
         return peak
 
     def _leaves(self, e: int, context: Context) -> Iterator[Point]:
