@@ -20,14 +20,12 @@ from sim.base.units import format_bytes
 from sim.experiment.measure import measure
 from sim.experiment.point import Point
 from sim.graphs.graph import Graph
-from sim.scenario.points import REFUSALS, StrategyPoint, baseline
+from sim.scenario.points import REFUSALS, StrategyPoint, baseline, planner
 from sim.scenario.scenario import Scenario
 from sim.simulation.device import Device
 from sim.strategies.front import BoundClass, Front
 from sim.strategies.general.certificate import Level
 from sim.strategies.general.front import proven_flops
-from sim.strategies.optimal.strategy import optimal_front
-from sim.strategies.plain import plain_front, rematerialize
 
 PROOF_SECONDS = 30.0
 """The most seconds of branch and bound."""
@@ -218,10 +216,14 @@ def _measured(
 
 def _planned(graph: Graph, budget_bytes: int | None) -> list[StrategyPoint]:
     """The requests to the planner: the budget, the ends of its front, a spread, and the neighbours of the budget."""
-    strategy, parameters = ("rematerialize", {}) if graph.plain else ("reverse_checkpointed", {"schedule": "optimal"})
+
+    def within(peak: int) -> StrategyPoint:
+        request = planner(graph)
+        return dataclasses.replace(request, parameters={**request.parameters, "budget": peak})
+
     if graph.plain and budget_bytes is not None:
         with suppress(*REFUSALS):
-            rematerialize(graph, budget=budget_bytes)
+            within(budget_bytes).schedule(graph)
     try:
         front = _front(graph)
     except REFUSALS:
@@ -230,11 +232,14 @@ def _planned(graph: Graph, budget_bytes: int | None) -> list[StrategyPoint]:
     if budget_bytes is not None:
         at = bisect_right(front.peak_bytes, budget_bytes) - 1
         peaks |= set(front.peak_bytes[max(0, at - 1) : at + 2])
-    return [StrategyPoint(strategy, {**parameters, "budget": peak}) for peak in sorted(peaks)]
+    return [within(peak) for peak in sorted(peaks)]
 
 
 def _front(graph: Graph) -> Front:
-    return plain_front(graph) if graph.plain else optimal_front(graph)
+    plan = planner(graph).entry.front
+    assert plan is not None, "planners have fronts"
+    front: Front = plan(graph)
+    return front
 
 
 def _distinct(points: Iterable[StrategyPoint]) -> list[StrategyPoint]:

@@ -89,6 +89,13 @@ def baseline(graph: Graph) -> StrategyPoint:
     return IN_ORDER if graph.plain else FULL_STORE
 
 
+def planner(graph: Graph) -> StrategyPoint:
+    """The strategy whose planned front the points of a graph are compared with."""
+    if graph.plain:
+        return StrategyPoint("rematerialize", {})
+    return StrategyPoint("reverse_checkpointed", {"schedule": "optimal"})
+
+
 @dataclass
 class Expansion:
     """The points, what is wrong, and how many points were written more than once."""
