@@ -18,6 +18,7 @@ from sim import strategies
 from sim.commands import cli
 from sim.commands.list import Topic
 from sim.experiment import measurements as experiment
+from sim.parallel import schedules as pipeline_schedules
 
 SCENARIO = """\
 version: 1
@@ -255,6 +256,7 @@ def test_list_shows_every_registered_name(sim: Run) -> None:
     registry = strategies.load()
     names = {*registry, "chain", "mlp", "cnn", "transformer", "layers", "h100-sxm", "v100"}
     names |= {f"{s.variants[0]}={n}" for s in registry.values() if s.variants for n in s.variants[1]}
+    names |= set(pipeline_schedules.load())
     assert names <= set(out.split())
     for topic in Topic:
         assert sim("list", topic.value)[0] == 0
@@ -276,7 +278,7 @@ def test_list_scenarios_shows_their_descriptions(tmp_path: Path, monkeypatch: py
 def test_schema_prints_json(sim: Run) -> None:
     code, out, _ = sim("schema")
     assert code == 0
-    assert json.loads(out)["required"] == ["version", "name", "graph", "strategies"]
+    assert json.loads(out)["required"] == ["version", "name"]
 
 
 def test_init_writes_a_scenario_that_runs_and_never_overwrites_unasked(

@@ -21,7 +21,7 @@ def test_no_module_imports_itself_through_others(house: Any) -> None:
     graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which lists the modules of a circle
 
 
-@pytest.mark.parametrize("room", ["base", "experiment", "graphs", "models", "ops", "scenario"])
+@pytest.mark.parametrize("room", ["base", "experiment", "graphs", "models", "ops", "parallel", "scenario"])
 def test_other_rooms_import_what_a_room_lists(room: str, house: Any) -> None:
     listed = importlib.import_module(f"sim.{room}").__all__
     inside = house.find_descendants(f"sim.{room}") | {f"sim.{room}"}

@@ -46,7 +46,14 @@ regimes:
   x: {key: graph.length, values: [7]}
   y: {key: budget, values: [30, 60]}
 """
+PARALLEL = """\
+version: 1
+name: demo
+parallel: {pipeline: {stages: 2, schedule: zb_v, micro_batches: 3, times: {forward: 1, input_vjp: 1, weight_vjp: 1}}}
+"""
 RAN = run(from_document(parse(SCENARIO, name="f.yaml")))
+RAN_ON_MANY = run(from_document(parse(PARALLEL, name="f.yaml")))
+EVERY_VIEW = {key: data or RAN_ON_MANY.views[key] for key, data in RAN.views.items()}
 
 
 def other(kind: Any, than: Any = None) -> Any:
@@ -92,7 +99,7 @@ def test_json_reads_back_as_it_was(count: int, seconds: float | None, parameters
 
 def test_results_in_which_every_field_differs_from_its_default_are_read_back() -> None:
     """Every field of the types, whatever they will be, and the data of every view."""
-    made = dataclasses.replace(other(Results), views=RAN.views)
+    made = dataclasses.replace(other(Results), views=EVERY_VIEW)
     for value in (made, *made.points):
         assert all(getattr(value, f.name) != default_of(f) for f in dataclasses.fields(value))
     assert made.views.keys() == views.load().keys()
@@ -102,6 +109,7 @@ def test_results_in_which_every_field_differs_from_its_default_are_read_back() -
 
 def test_what_a_run_made_is_read_back() -> None:
     assert results.from_json(RAN.to_json()) == RAN
+    assert results.from_json(RAN_ON_MANY.to_json()) == RAN_ON_MANY
     assert [*json.loads(RAN.to_json())] == ["scenario", "version", "points", "complete", *views.load()]
 
 
@@ -230,12 +238,16 @@ def test_a_file_that_holds_no_results_is_refused(
 
 
 def test_figures_drawn_again_are_the_same_bytes(tmp_path: Path) -> None:
-    (tmp_path / "demo.yaml").write_text(SCENARIO)
-    assert main(["run", str(tmp_path / "demo.yaml"), "-o", str(tmp_path / "run"), "-q", "--format", "csv"]) == 0
-    assert main(["plot", str(tmp_path / "run" / "results.json"), "-o", str(tmp_path / "again"), "-q"]) == 0
-    drawn = sorted(p for p in (tmp_path / "run").iterdir() if p.suffix in (".png", ".svg"))
-    assert [p.stem for p in drawn] == [name for name in plots.FIGURES for _ in range(2)]
-    assert all(p.read_bytes() == (tmp_path / "again" / p.name).read_bytes() for p in drawn)
+    names: list[str] = []
+    for asked in (SCENARIO, PARALLEL):
+        (tmp_path / "demo.yaml").write_text(asked)
+        run_in = tmp_path / f"run{len(names)}"
+        assert main(["run", str(tmp_path / "demo.yaml"), "-o", str(run_in), "-q", "--format", "csv"]) == 0
+        assert main(["plot", str(run_in / "results.json"), "-o", str(tmp_path / "again"), "-q"]) == 0
+        drawn = [p for p in run_in.iterdir() if p.suffix in (".png", ".svg")]
+        assert all(p.read_bytes() == (tmp_path / "again" / p.name).read_bytes() for p in drawn)
+        names += [p.stem for p in drawn]
+    assert sorted(names) == sorted(name for name in plots.FIGURES for _ in range(2))
 
 
 def test_files_read_back(tmp_path: Path) -> None:

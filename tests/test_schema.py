@@ -26,6 +26,19 @@ BASE = {
 }
 
 
+PIPELINE = {
+    "stages": 4,
+    "schedule": "1f1b",
+    "micro_batches": 8,
+    "times": {"forward": "1 ms", "input_vjp": 2, "weight_vjp": "3 us"},
+}
+
+
+def spread(changes: dict[str, Any]) -> dict[str, Any]:
+    """A scenario of a pipeline with some of its keys changed."""
+    return {"version": 1, "name": "demo", "parallel": {"pipeline": PIPELINE | changes}}
+
+
 def loads(data: dict[str, Any]) -> bool:
     try:
         from_document(yamltext.parse(json.dumps(data), name="f.yaml"))
@@ -125,3 +138,38 @@ def test_what_is_invalid_does_not_satisfy_the_schema(changes: dict[str, Any]) ->
     data = BASE | changes
     assert not loads(data)
     assert list(VALIDATOR.iter_errors(data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "valid"),
+    [
+        ({}, True),
+        ({"stages": [2, 4], "micro_batches": {"from": 4, "to": 16, "factor": 2}}, True),
+        ({"schedule": ["gpipe", {"interleaved": {"chunks": 3}}]}, True),
+        ({"schedule": ["interleaved", "zb_v"], "chunks": [2, 4]}, True),
+        ({"times": PIPELINE["times"] | {"send": "1 us", "forward": [1, 2, "3 ms", 4]}}, True),
+        ({"stages": 0}, False),
+        ({"stages": []}, False),
+        ({"micro_batches": "8 x"}, False),
+        ({"schedule": "2f2b"}, False),
+        ({"schedule": []}, False),
+        ({"schedule": {"interleaved": {"chunks": 1}}}, False),
+        ({"schedule": {"gpipe": {}, "1f1b": {}}}, False),
+        ({"times": {"forward": 1}}, False),
+        ({"times": PIPELINE["times"] | {"forward": []}}, False),
+        ({"times": PIPELINE["times"] | {"back": 1}}, False),
+        ({"stage": 3}, False),
+    ],
+)
+def test_the_schema_says_of_pipelines_what_validation_says(changes: dict[str, Any], valid: bool) -> None:
+    data = spread(changes)
+    assert loads(data) == valid
+    assert (not list(VALIDATOR.iter_errors(data))) == valid
+
+
+@pytest.mark.parametrize("key", ["graph", "strategies"])
+def test_a_job_has_a_graph_and_strategies_or_is_parallel(key: str) -> None:
+    without = {k: v for k, v in BASE.items() if k != key}
+    for data in (without, spread({}) | {key: BASE[key]}):
+        assert not loads(data)
+        assert list(VALIDATOR.iter_errors(data))

@@ -27,6 +27,7 @@ class Topic(StrEnum):
 
     strategies = "strategies"
     schedules = "schedules"
+    pipelines = "pipelines"
     families = "families"
     devices = "devices"
     scenarios = "scenarios"
@@ -36,7 +37,7 @@ class Topic(StrEnum):
 def list_(
     topic: Annotated[Topic | None, typer.Argument(help="What to list; everything unless given.")] = None,
 ) -> Exit:
-    """List strategies, schedules, families, devices and scenarios."""
+    """List strategies, schedules, pipelines, families, devices and scenarios."""
     if topic is not None:
         emit(_text(TOPICS[topic]()))
     else:
@@ -68,6 +69,12 @@ def _schedules() -> Rows:
             key, registry = strategy.variants
             rows += [(f"{strategy.name} {key}={name}", about, takes) for name, about, takes in _entries(registry)]
     return rows
+
+
+def _pipelines() -> Rows:
+    from sim.parallel import schedules
+
+    return _entries(schedules.load())
 
 
 def _families() -> Rows:
@@ -113,6 +120,7 @@ def _scenarios() -> Rows:
 TOPICS: Mapping[Topic, Callable[[], Rows]] = {
     Topic.strategies: _strategies,
     Topic.schedules: _schedules,
+    Topic.pipelines: _pipelines,
     Topic.families: _families,
     Topic.devices: _devices,
     Topic.scenarios: _scenarios,

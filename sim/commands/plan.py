@@ -54,7 +54,7 @@ def plan(
     overhead = None if max_overhead is None else _share(max_overhead)
     given = None if device is None else named_device(device)
     files.check_writable(output.parent)
-    scenario = load(file, changes=changes or ())
+    scenario = load(file, changes=changes or ()).on_one_device()
     machine = given or scenario.device
     if budget_bytes is None and (given is not None or overhead is None):
         limits = (scenario.budget_bytes if given is None else None, machine.memory_bytes if machine else None)

@@ -33,7 +33,8 @@ def validate(
             code = Exit.USAGE
             continue
         if not quiet:
-            count = len(scenario.points)
+            count = len(scenario.points) + len(scenario.pipelines)
             size = "a model that is not built here" if graph is None else f"{len(graph)} nodes"
+            size = "pipelines" if scenario.pipelines else size
             emit(f"{path}: valid: {scenario.name}, {size}, {count} point{'s' if count != 1 else ''}\n")
     return code

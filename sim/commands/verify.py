@@ -41,7 +41,7 @@ def verify(
 
     if not max_seconds > 0:
         raise ParameterError(f"--max-seconds: got {max_seconds:g}, expected more than 0", parameter=("max-seconds",))
-    scenario = load(file, changes=changes or ())
+    scenario = load(file, changes=changes or ()).on_one_device()
     machine = named_device(device) if device is not None else None
     if batch is not None:
         scenario = _with_batch(scenario, batch)

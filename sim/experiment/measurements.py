@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.experiment.measure import measure, within
+from sim.experiment.measure_pipeline import measure_pipeline
 from sim.experiment.point import Point
 from sim.graphs.graph import Graph
+from sim.parallel.simulate import PipelineTrace
+from sim.scenario.parallel import PipelinePoint
 from sim.scenario.points import StrategyPoint
 from sim.scenario.scenario import Scenario
 from sim.schedules.schedule import Schedule
@@ -20,9 +23,9 @@ KEPT_ACTIONS = 2_000_000
 class Measurements:
     """The graph of a scenario, the points that are measured, and how far the experiment is.
 
-    `requests[i]` is what `points[i]` was asked for. Schedules and traces are kept for the views while there
-    is room for them (`KEPT_ACTIONS`), and made again where there was none. `tell` is called after each
-    step: a point, or a cell of the map.
+    `requests[i]` is what `points[i]` was asked for; points of pipelines have their runs in `pipelines`.
+    Schedules and traces are kept for the views while there is room for them (`KEPT_ACTIONS`), and made
+    again where there was none. `tell` is called after each step: a point, or a cell of the map.
     """
 
     def __init__(self, scenario: Scenario, *, tell: Callable[[Measurements], object] | None) -> None:
@@ -31,6 +34,7 @@ class Measurements:
         self.device = within(scenario.device, scenario.budget_bytes) if scenario.device else None
         self.requests: list[StrategyPoint] = []
         self.points: list[Point] = []
+        self.pipelines: list[PipelineTrace] = []
         self.steps = scenario.steps
         self.steps_done = 0
         self._tell = tell
@@ -46,6 +50,12 @@ class Measurements:
             self._kept[len(self.points)] = (schedule, trace)
         self.points.append(point)
         self.requests.append(request)
+        self.step()
+
+    def add_pipeline(self, request: PipelinePoint, trace: PipelineTrace) -> None:
+        """Note the run of a pipeline as one more point."""
+        self.points.append(measure_pipeline(request, trace))
+        self.pipelines.append(trace)
         self.step()
 
     def step(self) -> None:

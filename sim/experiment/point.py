@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -38,6 +39,21 @@ class OnFront(TypedDict):
     seconds: bool
 
 
+class Rank(TypedDict):
+    """Ranks of a pipeline that do the same: how many, what they hold at the peak, and what they do in a step.
+
+    `in_flight` is how many micro-batches their share of the model holds activations of; `idle_seconds` is
+    what is left of the step beside `busy_seconds`, and `communication_seconds` how long their sends take.
+    """
+
+    ranks: list[Amount]
+    count: Amount
+    in_flight: Measured
+    busy_seconds: Measured
+    idle_seconds: Measured
+    communication_seconds: Measured
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One strategy with its parameters: exact bytes, flops and counts; seconds if a device was given.
@@ -47,7 +63,8 @@ class Point:
     lag behind the computation, and `serial_seconds` what copies and computations would take one after
     the other. `notes` is what the planner says of its plan (a bracketing, the cost of its recurrence).
     `pareto["flops"]` says that no other point is at least as good in peak bytes, flops and copied bytes
-    and better in one, `pareto["seconds"]` the same of simulated peak bytes and seconds.
+    and better in one, `pareto["seconds"]` the same of simulated peak bytes and seconds. A pipeline has its
+    `bubble`, the share of the step in which the busiest rank computes nothing, and its `ranks`.
     """
 
     strategy: str
@@ -68,7 +85,14 @@ class Point:
     notes: Mapping[str, str] = field(default_factory=dict)
     fits: bool = True
     why_not: str | None = None
+    bubble: Measured | None = None
+    ranks: tuple[Rank, ...] = ()
     pareto: OnFront = field(default_factory=lambda: OnFront(flops=False, seconds=False))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain data of the point; what pipelines alone have is left out of others."""
+        data = asdict(self)
+        return data if self.ranks else {k: v for k, v in data.items() if k not in ("bubble", "ranks")}
 
 
 def coordinates(point: Point, by: str) -> tuple[pareto.Number, pareto.Number]:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NotRequired, get_type_hints
@@ -66,7 +66,7 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """The plain data of results.json, in which the views stand beside the points."""
         data = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "views"}
-        return data | {"points": [asdict(p) for p in self.points], **self.views}
+        return data | {"points": [p.to_dict() for p in self.points], **self.views}
 
     def to_json(self) -> str:
         """results.json: every count an exact integer, every float with all its digits."""
@@ -74,7 +74,7 @@ class Results:
 
     def to_csv(self) -> str:
         """One line a point; nested values as columns named by their path (`flops.total`)."""
-        rows = [_flat(asdict(p)) for p in self.points]
+        rows = [_flat(p.to_dict()) for p in self.points]
         columns = _column_order(rows)
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -16,6 +16,8 @@ from sim.experiment.fronts import stand_ins
 from sim.experiment.measurements import Measurements
 from sim.experiment.point import OnFront, Point, coordinates, landmarks
 from sim.experiment.results import About, AboutGraph, Results
+from sim.parallel.chrome import to_chrome as pipelines_to_chrome
+from sim.parallel.simulate import simulate
 from sim.scenario.points import REFUSALS
 from sim.scenario.scenario import Scenario
 
@@ -63,6 +65,8 @@ def compute(scenario: Scenario, *, progress: Progress | None = None) -> Measurem
                         measurements.add(one, schedule)
             except REFUSALS as error:
                 problems.append(request.problem(error))
+        for pipeline in scenario.pipelines:
+            measurements.add_pipeline(pipeline, simulate(pipeline.schedule(), pipeline.times))
     if problems:
         raise scenario.document.error(problems)
     return measurements
@@ -71,8 +75,9 @@ def compute(scenario: Scenario, *, progress: Progress | None = None) -> Measurem
 def results_of(measurements: Measurements) -> Results:
     """The results of a finished run, with every view; raises as `run` does."""
     with _keeping(measurements):
-        data = {key: view.function(measurements) for key, view in views.load().items()}
-        return _results(measurements, data, complete=True)
+        parallel = bool(measurements.pipelines)
+        made = {k: view.function(measurements) for k, view in views.load().items() if view.parallel == parallel}
+        return _results(measurements, views.nothing() | made, complete=True)
 
 
 @contextmanager
@@ -94,6 +99,8 @@ def traces(measurements: Measurements) -> dict[str, Any] | None:
 
     Schedules too long to look at are left out.
     """
+    if measurements.pipelines:
+        return pipelines_to_chrome([p.label for p in measurements.points], measurements.pipelines)
     points = measurements.points
     timed = [i for i, p in enumerate(points) if p.seconds is not None]
     events: list[dict[str, Any]] = []
@@ -140,6 +147,12 @@ def _results(measurements: Measurements, of_views: Mapping[str, Any], *, complet
 
 
 def _with_fronts(points: Sequence[Point]) -> tuple[Point, ...]:
+    if any(p.ranks for p in points):
+        costs = [(max(r["in_flight"] for r in p.ranks), p.seconds or 0.0) for p in points]
+        best = set(front(costs))
+        return tuple(
+            dataclasses.replace(p, pareto=OnFront(flops=False, seconds=i in best)) for i, p in enumerate(points)
+        )
     timed = [i for i, p in enumerate(points) if p.seconds is not None]
     by_flops = _front_over_work(points)
     by_seconds = {timed[k] for k in front([coordinates(points[i], "seconds") for i in timed])}

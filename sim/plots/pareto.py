@@ -32,7 +32,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
     `results["curves"]`, if given, is a list of `{"label": …, "kind": "exact" | "bound", "breakpoints":
     [[bytes, flops], …]}` in total peak bytes, drawn as staircases under the points.
     """
-    points = results["points"]
+    points = [p for p in results["points"] if not p.get("ranks")]  # those have no bytes
     if not points:
         return ()
     hidden = hidden_resident(points, memory)

@@ -21,12 +21,16 @@ from sim.graphs.node import Optimizer, Wrt
 from sim.models.factory import Factory
 from sim.scenario import axes, shipped
 from sim.scenario.keys import assigned, place
+from sim.scenario.parallel import ParallelFile, PipelinePoint
+from sim.scenario.parallel import expand as expand_parallel
 from sim.scenario.points import REFUSALS, StrategyPoint, expand
 from sim.simulation.device import Device
 from sim.simulation.device import check as check_device
 from sim.simulation.roofline import timed
 
 DEVICE_FILES = (".yaml", ".yml")
+NOT_PARALLEL = ("graph", "strategies", "regimes", "budget", "device")
+"""Sections that do not go with stages whose times are given."""
 SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
@@ -44,7 +48,7 @@ class ScenarioFile(BaseModel):
     version: Annotated[Literal[1], BeforeValidator(_version), Field(description="The version of this format.")]
     name: Annotated[str, Field(description="Names the folder under outputs/.")]
     description: Annotated[str, Field(description="One sentence, shown by `sim list`.")] = ""
-    graph: Annotated[dict[str, Any], Field(description="The layers: exactly one kind.")]
+    graph: Annotated[dict[str, Any] | None, Field(description="The layers: exactly one kind.")] = None
     wrt: Annotated[
         Wrt | None, Field(description="What is differentiated; parameters where there are any, unless given.")
     ] = None
@@ -58,8 +62,11 @@ class ScenarioFile(BaseModel):
     ] = None
     budget: Annotated[Bytes | None, Field(description="Peak memory that a strategy should not exceed.")] = None
     strategies: Annotated[
-        list[Any], Field(min_length=1, description="A name, or a name with parameters; lists and ranges sweep.")
-    ]
+        list[Any] | None, Field(min_length=1, description="A name, or a name with parameters; lists and ranges sweep.")
+    ] = None
+    parallel: Annotated[ParallelFile | None, Field(description="Many devices, in place of graph and strategies.")] = (
+        None
+    )
     regimes: Annotated[
         axes.RegimesFile | None, Field(description="A map of which strategy wins where two keys are varied.")
     ] = None
@@ -73,6 +80,7 @@ class Scenario:
     graph_kind: str
     graph_parameters: Mapping[str, Any]
     points: tuple[StrategyPoint, ...]
+    pipelines: tuple[PipelinePoint, ...] = ()
     description: str = ""
     wrt: Wrt | None = None
     optimizer: Optimizer = "none"
@@ -116,7 +124,13 @@ class Scenario:
     @property
     def steps(self) -> int:
         """The number of points to compute, and of cells of the map."""
-        return len(self.points) + (len(self.regimes) if self.regimes else 0)
+        return len(self.points) + len(self.pipelines) + (len(self.regimes) if self.regimes else 0)
+
+    def on_one_device(self) -> Scenario:
+        """This scenario; raises DocumentError if it asks for many devices."""
+        if self.pipelines:
+            raise self.error(("parallel",), "many devices are for `sim run` alone")
+        return self
 
     def cell(self, column: int, row: int) -> Scenario:
         """The scenario of one cell of its map: its graph and its budget with the values of both axes."""
@@ -271,6 +285,8 @@ def from_document(document: Document) -> Scenario:
     if isinstance(name, str) and (not re.fullmatch(SAFE_NAME, name) or name.endswith(".")):
         message = f"got {name!r:.60}, expected letters, digits, '_', '-' and '.', because it names a folder"
         problems.append(Problem(("name",), message))
+    one_device = data.get("parallel") is None
+    problems += _misplaced(data)
     graph_parameters, wrong = _graph_parameters(data.get("graph"), Path(document.name).parent)
     problems += wrong
     machine, wrong = (None, []) if data.get("device") is None else _device(data["device"], Path(document.name).parent)
@@ -278,6 +294,10 @@ def from_document(document: Document) -> Scenario:
     strategies = data.get("strategies")
     expansion = expand(strategies if isinstance(strategies, list) else [])
     problems += expansion.problems
+    pipelines: list[PipelinePoint] = []
+    if not one_device and not any(p.path[:1] == ("parallel",) for p in problems):
+        spread = expand_parallel(data["parallel"])
+        pipelines, problems = spread.points, problems + spread.problems
     section, regimes = data.get("regimes"), None
     if section is not None and not problems:
         regimes, wrong = axes.read(section, data)
@@ -288,14 +308,15 @@ def from_document(document: Document) -> Scenario:
     return Scenario(
         name=file.name,
         description=file.description,
-        graph_kind=file.graph["kind"],
-        graph_parameters=graph_parameters,
+        graph_kind=file.graph["kind"] if file.graph else "chain",
+        graph_parameters=graph_parameters if file.graph else _stages(pipelines),
         wrt=file.wrt,
         optimizer=file.optimizer,
         preallocated_gradients=file.gradients == "preallocated",
         device=machine,
         budget_bytes=file.budget,
         points=tuple(expansion.points),
+        pipelines=tuple(pipelines),
         repeated_points=expansion.repeated,
         regimes=regimes,
         document=document,
@@ -338,6 +359,21 @@ def _device_in(path: Path, name: str) -> Device:
     if device is None:
         raise document.error(wrong)
     return replace(device, source=f"given in {name}")
+
+
+def _misplaced(data: Mapping[str, Any]) -> list[Problem]:
+    """The sections that are missing, or that do not go with `parallel`."""
+    if data.get("parallel") is None:
+        return [Problem((), f"'{key}' is missing") for key in ("graph", "strategies") if data.get(key) is None]
+    beside = [key for key in NOT_PARALLEL if data.get(key) is not None]
+    why = "does not go with parallel, whose stages have their times given"
+    return [Problem((key,), why, on_key=True) for key in beside]
+
+
+def _stages(pipelines: Sequence[PipelinePoint]) -> dict[str, Any]:
+    """The parameters of the chain that stands for stages of which times alone are known."""
+    nothing = dict.fromkeys(("forward_flops", "jvp_flops", "vjp_flops", "activation_bytes", "input_bytes"), 0)
+    return {"length": max(p.shape.ranks for p in pipelines), **nothing}
 
 
 def _cells(regimes: axes.Regimes | None, data: Mapping[str, Any], folder: Path) -> list[Problem]:

@@ -8,8 +8,10 @@ from typing import Any
 
 from sim import strategies
 from sim.base.registry import Entry
+from sim.parallel import schedules as pipeline_schedules
+from sim.scenario.parallel import MOST_PASSES
 from sim.scenario.points import admitted_types
-from sim.scenario.scenario import SAFE_NAME, ScenarioFile, graph_kinds
+from sim.scenario.scenario import NOT_PARALLEL, SAFE_NAME, ScenarioFile, graph_kinds
 from sim.simulation.device import PRESETS, DeviceModel
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -38,7 +40,14 @@ def scenario_schema() -> Schema:
     properties["name"]["pattern"] = f"^{SAFE_NAME}$"
     properties["graph"] = _graph(definitions) | {"description": properties["graph"]["description"]}
     properties["device"] = _device() | {"description": properties["device"]["description"]}
-    properties["strategies"]["items"] = _strategies(definitions)
+    about, asked = properties["strategies"]["description"], properties["strategies"]["anyOf"][0]
+    properties["strategies"] = {"description": about, **asked, "items": _strategies(definitions)}
+    properties["parallel"] = {"description": properties["parallel"]["description"], "$ref": "#/$defs/ParallelFile"}
+    definitions["PipelineFile"]["properties"] |= _pipeline(definitions)
+    schema["oneOf"] = [
+        {"required": ["graph", "strategies"], "not": {"required": ["parallel"]}},
+        {"required": ["parallel"], "not": {"anyOf": [{"required": [key]} for key in NOT_PARALLEL]}},
+    ]
     return {"$schema": DIALECT, "title": "A scenario of sim", **schema, "$defs": definitions}
 
 
@@ -53,6 +62,29 @@ def _graph(definitions: dict[str, Schema]) -> Schema:
             for name, entry in sorted(kinds.items())
         ],
     }
+
+
+def _pipeline(definitions: dict[str, Schema]) -> Schema:
+    """The keys of a pipeline that are tried value by value."""
+    registry = pipeline_schedules.load()
+    named = {name: _parameters(entry, definitions, sweeps=False) for name, entry in sorted(registry.items())}
+    one: Schema = {
+        "anyOf": [
+            {"enum": sorted(registry)},
+            {
+                "type": "object",
+                "properties": named,
+                "additionalProperties": False,
+                "minProperties": 1,
+                "maxProperties": 1,
+            },
+        ]
+    }
+    about = {key: part["description"] for key, part in definitions["PipelineFile"]["properties"].items()}
+    keys: dict[str, Schema] = {"schedule": {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}}
+    for key in ("stages", "micro_batches", "chunks"):
+        keys[key] = _swept({"type": "integer", "minimum": 1, "maximum": MOST_PASSES}, {"integer"})
+    return {key: {"description": about[key], **part} for key, part in keys.items()}
 
 
 def _strategies(definitions: dict[str, Schema]) -> Schema:

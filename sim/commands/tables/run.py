@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import typer
@@ -72,6 +72,8 @@ def _short(text: str) -> str:
 
 
 def _columns(results: Results) -> list[Column]:
+    if any(p.ranks for p in results.points):
+        return _PIPELINE
     points, forward = results.points, results.scenario["graph"]["forward_flops"]
 
     def ratio(flops: int) -> str:
@@ -105,14 +107,34 @@ def _columns(results: Results) -> list[Column]:
     return columns
 
 
+def _range(values: Iterable[float]) -> str:
+    """`8 … 1`, from the first rank to the last where they differ, or the one value of all."""
+    texts = [f"{v:g}" for v in values]
+    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} … {texts[-1]}"
+
+
 def _front(point: Point) -> str:
     on = [name for name, there in (("flops", point.pareto["flops"]), ("time", point.pareto["seconds"])) if there]
     return "both" if len(on) == 2 else "".join(on)
 
 
+_PIPELINE = [
+    Column("schedule", lambda p: p.label, right=False),
+    Column("ranks", lambda p: str(sum(r["count"] for r in p.ranks))),
+    Column("micro-batches", lambda p: str(p.parameters["micro_batches"])),
+    Column("time", lambda p: format_seconds(p.seconds or 0.0)),
+    Column("bubble", lambda p: f"{p.bubble:.4f}"),
+    Column("in flight", lambda p: _range(r["in_flight"] for r in p.ranks)),
+    Column("sending", lambda p: format_seconds(max(r["communication_seconds"] for r in p.ranks))),
+    Column("front", lambda p: _front(p), right=False),
+]
+
+
 def heading(results: Results) -> str:
     """The subject of a run: the scenario, its graph, its device and its budget."""
     scenario, graph = results.scenario, results.scenario["graph"]
+    if any(p.ranks for p in results.points):
+        return f"{scenario['name']}: pipelines, times given for each stage"
     parts = [f"{scenario['name']}: {graph['nodes']} nodes"]
     if graph["parameters"]:
         parts.append(f"{format_count(graph['parameters'])} parameters")

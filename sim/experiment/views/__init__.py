@@ -26,6 +26,7 @@ class View:
     function: Callable[[Measurements], Any]
     kind: Any
     place: int
+    parallel: bool
 
     @property
     def nothing(self) -> Any:
@@ -36,11 +37,14 @@ class View:
 _views: dict[str, View] = {}
 
 
-def view(key: str, *, place: int) -> Callable[[V], V]:
-    """Register a view under its key of results.json; `place` is where it stands there among the views."""
+def view(key: str, *, place: int, parallel: bool = False) -> Callable[[V], V]:
+    """Register a view under its key of results.json; `place` is where it stands there among the views.
+
+    A `parallel` view is of jobs over many devices, others of those on one.
+    """
 
     def decorate(function: V) -> V:
-        _views[key] = View(function, get_type_hints(function, include_extras=True)["return"], place)
+        _views[key] = View(function, get_type_hints(function, include_extras=True)["return"], place, parallel)
         return function
 
     return decorate

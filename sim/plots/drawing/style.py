@@ -225,7 +225,7 @@ def _tick_text(value: float, largest: float, unit: str) -> str:
     return f"{value / 1000.0**group:.6g} {_PREFIXES[group]}{unit}".rstrip()
 
 
-def heading(figure: Figure, results: Mapping[str, Any], *, what: str) -> float:
+def heading(figure: Figure, results: Mapping[str, Any], *, what: str, graph: bool = True) -> float:
     """Write the scenario's name, its description and a line about its graph; the inches this took from the top."""
     scenario = results["scenario"]
     width, height = figure.get_size_inches()
@@ -237,7 +237,7 @@ def heading(figure: Figure, results: Mapping[str, Any], *, what: str) -> float:
         top += 0.19
         figure.text(left, 1 - top / height, line, fontsize=9.5, color=INK, va="baseline")
     top += 0.2
-    summary = " · ".join([what, *graph_summary(scenario)])
+    summary = " · ".join([what, *(graph_summary(scenario) if graph else ())])
     figure.text(left, 1 - top / height, summary, fontsize=9, color=MUTED, va="baseline")
     return top + 0.2
 

@@ -1,0 +1,79 @@
+"""The runs of pipelines: what each rank does when, and how many micro-batches it holds."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import AfterValidator
+from typing_extensions import TypedDict
+
+from sim.base.json import Amount, Measured
+from sim.experiment.measurements import Measurements
+from sim.experiment.views import view
+
+SHOWN = 8
+MOST_PASSES = 6_000
+"""Passes of a pipeline beyond which they could not be told apart."""
+
+
+class Lane(TypedDict):
+    """What one rank does: a column a pass, and the most micro-batches of its share of the model that it holds."""
+
+    in_flight: Measured
+    part: list[str]
+    stage: list[Amount]
+    micro_batch: list[Amount]
+    start: list[Measured]
+    end: list[Measured]
+
+
+def _fitting(lane: Lane) -> Lane:
+    lengths = {len(lane[key]) for key in ("part", "stage", "micro_batch", "start", "end")}
+    times = [t for span in zip(lane["start"], lane["end"], strict=False) for t in span]
+    if len(lengths) != 1 or any(b < a for a, b in pairwise(times)):
+        raise ValueError("columns of one length, whose spans follow one another")
+    return lane
+
+
+class PipelineRun(TypedDict):
+    """The lanes of one pipeline, rank by rank; `seconds` and `bubble` are those of its point."""
+
+    label: str
+    strategy: str
+    stages: Amount
+    seconds: Measured
+    bubble: Measured
+    lanes: list[Annotated[Lane, AfterValidator(_fitting)]]
+
+
+@view("pipelines", place=4, parallel=True)
+def pipelines(run: Measurements) -> list[PipelineRun]:
+    """The first few pipelines that are short enough to look at."""
+    runs: list[PipelineRun] = []
+    for point, trace in zip(run.points, run.pipelines, strict=True):
+        if len(trace.schedule.rank_of) > MOST_PASSES or len(runs) == SHOWN:
+            continue
+        share = trace.schedule.stages / len(trace.ranks)
+        lanes = [
+            Lane(
+                in_flight=held / share,
+                part=[str(t.at.part) for t in passes],
+                stage=[t.at.stage for t in passes],
+                micro_batch=[t.at.micro_batch for t in passes],
+                start=[t.start for t in passes],
+                end=[t.end for t in passes],
+            )
+            for held, passes in zip(trace.schedule.in_flight(), trace.ranks, strict=True)
+        ]
+        runs.append(
+            PipelineRun(
+                label=point.label,
+                strategy=point.strategy,
+                stages=trace.schedule.stages,
+                seconds=trace.seconds,
+                bubble=trace.bubble,
+                lanes=lanes,
+            )
+        )
+    return runs

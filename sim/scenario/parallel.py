@@ -1,0 +1,210 @@
+"""The `parallel:` section of a scenario: a pipeline over ranks, one point for each combination of its values."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from sim.base.document import KeyPath
+from sim.base.errors import ParameterError, suggest
+from sim.base.registry import Entry, Problem, keywords
+from sim.base.units import TIME, Duration, parse_seconds
+from sim.parallel import schedules
+from sim.parallel.pipeline import PipelineSchedule
+from sim.parallel.schedules import Shape
+from sim.parallel.times import Times
+from sim.scenario.points import MOST_POINTS, listed
+
+MOST_PASSES = 1_000_000
+"""Parts of one pipeline, which take a minute and 1 GB to simulate."""
+_EACH = f"{TIME.expected}, or a list with one for each stage"
+_TIME: Mapping[str, Any] = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}
+
+
+def _each_stage(value: Any) -> tuple[float, ...]:
+    """Seconds of all stages alike, or of each."""
+    try:
+        times = tuple(map(parse_seconds, value if isinstance(value, list) else [value]))
+    except ValueError:
+        raise ValueError(_EACH) from None
+    if not times:
+        raise ValueError(_EACH)
+    return times
+
+
+OfStages = Annotated[
+    tuple[float, ...],
+    PlainValidator(_each_stage),
+    WithJsonSchema({"anyOf": [*_TIME["anyOf"], {"type": "array", "minItems": 1, "items": _TIME}]}),
+]
+
+
+class TimesFile(BaseModel):
+    """What the passes of one micro-batch take: one time for all stages, or a list."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    forward: Annotated[OfStages, Field(description="The forward pass.")]
+    input_vjp: Annotated[OfStages, Field(description="The part of the VJP that the stage before waits for.")]
+    weight_vjp: Annotated[OfStages, Field(description="The part of the VJP that makes the gradients of weights.")]
+    send: Annotated[Duration, Field(description="A send from one rank to another.")] = 0.0
+
+
+class PipelineFile(BaseModel):
+    """A model cut into stages, through which micro-batches are sent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    stages: Annotated[Any, Field(description="How many ranks share the model; a list or range is tried in turn.")]
+    schedule: Annotated[Any, Field(description="The order of passes; of a list each is tried.")]
+    micro_batches: Annotated[Any, Field(description="How many micro-batches a step has; a list or range is tried.")]
+    chunks: Annotated[Any, Field(description="Stages on each rank, for schedules that take it.")] = None
+    times: Annotated[TimesFile, Field(description="What passes and sends take.")]
+
+
+class ParallelFile(BaseModel):
+    """A job spread over devices."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    pipeline: Annotated[PipelineFile, Field(description="Stages of the model on different ranks.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelinePoint:
+    """One pipeline schedule for one number of ranks and micro-batches; `path` is where the scenario asks for it."""
+
+    name: str
+    shape: Shape
+    parameters: Mapping[str, Any]
+    times: Times
+    label: str
+    path: KeyPath
+
+    @property
+    def entry(self) -> Entry[PipelineSchedule]:
+        """The registered schedule."""
+        return schedules.load()[self.name]
+
+    def schedule(self) -> PipelineSchedule:
+        """The passes of each rank; whatever the schedule raises comes through."""
+        return self.entry.function(self.shape, **self.parameters)
+
+    def check(self) -> None:
+        """Raise ParameterError if the schedule cannot be made for so many ranks and micro-batches."""
+        if self.entry.requires is not None:
+            self.entry.requires(self.shape, **keywords(self.entry.requires, self.parameters))
+
+
+@dataclass
+class Expansion:
+    """The points of a pipeline, and what is wrong with it."""
+
+    points: list[PipelinePoint] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def expand(section: Mapping[str, Any]) -> Expansion:
+    """Every point that a `parallel:` section of valid shape asks for, the numbers of each schedule in turn."""
+    result = Expansion()
+    file, root = section["pipeline"], ("parallel", "pipeline")
+    named = list(_schedules(file["schedule"], (*root, "schedule"), result.problems))
+    counts = {
+        key: list(_counts(file[key], (*root, key), result.problems))
+        for key in ("stages", "micro_batches", "chunks")
+        if file.get(key) is not None
+    }
+    chunked = [name for name, _, _ in named if "chunks" in schedules.load()[name].model.model_fields]
+    if named and "chunks" in counts and not chunked:
+        takers = [name for name, entry in schedules.load().items() if "chunks" in entry.model.model_fields]
+        message = f"is for the schedules that take it, which are {', '.join(sorted(takers))}"
+        result.problems.append(Problem((*root, "chunks"), message, on_key=True))
+    times = Times(**TimesFile.model_validate(file["times"]).model_dump())
+    for ranks, _ in counts["stages"]:
+        result.problems += _wrong_lengths(file["times"], ranks)
+    several = {key for key, values in counts.items() if len(values) > 1}
+    if result.problems:
+        return result
+    total = sum(math.prod(len(v) for k, v in counts.items() if k != "chunks" or n in chunked) for n, _, _ in named)
+    if total > MOST_POINTS:
+        result.problems.append(Problem(root, f"makes {total} points, expected at most {MOST_POINTS} in a scenario"))
+        return result
+    for name, own, path in named:
+        takes = [key for key in counts if key != "chunks" or (name in chunked and "chunks" not in own)]
+        for values in itertools.product(*(counts[key] for key in takes)):
+            chosen = {key: value for key, (value, _) in zip(takes, values, strict=True)}
+            _add(result, name, own, chosen, several, times, path)
+    return result
+
+
+def _add(
+    result: Expansion, name: str, own: Mapping[str, Any], chosen: Mapping[str, int], several: set[str], times: Times,
+    path: KeyPath,
+) -> None:  # fmt: skip
+    """Add one point, or what is wrong with it."""
+    parameters = {**own, **({"chunks": chosen["chunks"]} if "chunks" in chosen else {})}
+    shown = {**parameters, **{key: value for key, value in chosen.items() if key in several}}
+    label = " ".join([name, *(f"{key}={value}" for key, value in shown.items())])
+    shape = Shape(ranks=chosen["stages"], micro_batches=chosen["micro_batches"])
+    point = PipelinePoint(name=name, shape=shape, parameters=parameters, times=times, label=label, path=path)
+    parts = 3 * shape.ranks * shape.micro_batches * parameters.get("chunks", 1)
+    if parts > MOST_PASSES:
+        result.problems.append(Problem(path, f"{label}: makes {parts} passes, expected at most {MOST_PASSES}"))
+        return
+    _, wrong = point.entry.check(parameters)
+    if wrong:
+        result.problems += [Problem(("parallel", "pipeline", *p.path), p.message) for p in wrong]
+        return
+    try:
+        point.check()
+    except ParameterError as error:
+        result.problems.append(Problem(path, f"{label}: {error}"))
+        return
+    result.points.append(point)
+
+
+def _schedules(value: Any, path: KeyPath, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any], KeyPath]]:
+    """Each schedule that is named, with its own parameters and its place."""
+    registry = schedules.load()
+    items = [(item, (*path, i)) for i, item in enumerate(value)] if isinstance(value, list) else [(value, path)]
+    if not items:
+        problems.append(Problem(path, "got an empty list, expected at least one schedule"))
+    for item, at in items:
+        name, given = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, {})
+        if not isinstance(name, str) or not isinstance(given or {}, dict):
+            expected = f"the name of a pipeline schedule: {', '.join(sorted(registry))}"
+            problems.append(Problem(at, f"got {item!r:.60}, expected {expected}"))
+        elif name not in registry:
+            message = f"unknown pipeline schedule '{name}'{suggest(name, registry)}"
+            problems.append(Problem((*at, name) if isinstance(item, dict) else at, message, isinstance(item, dict)))
+        else:
+            inside = (*at, name) if isinstance(item, dict) else at
+            checked, wrong = registry[name].check(given or {})
+            problems += [Problem((*inside, *p.path), p.message, p.on_key) for p in wrong]
+            if not wrong:
+                yield name, checked, inside
+
+
+def _counts(value: Any, path: KeyPath, problems: list[Problem]) -> Iterator[tuple[int, KeyPath]]:
+    """Each whole number of a value, a list or a range, with its place."""
+    values, wrong = listed(value, path) if isinstance(value, list | dict) else ([(value, path)], [])
+    problems += wrong
+    for one, at in values:
+        count = int(one) if isinstance(one, float) and one.is_integer() else one
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_PASSES:
+            problems.append(Problem(at, f"got {one!r:.60}, expected a whole number from 1 to {MOST_PASSES}"))
+        else:
+            yield count, at
+
+
+def _wrong_lengths(times: Mapping[str, Any], ranks: int) -> Iterator[Problem]:
+    """Yield a problem for each list of times that does not have one for each stage."""
+    for key, given in times.items():
+        if isinstance(given, list) and len(given) != ranks:
+            message = f"got {len(given)} times for {ranks} stages, expected {ranks}, or one time for all"
+            yield Problem(("parallel", "pipeline", "times", key), message)
