@@ -179,8 +179,8 @@ def _spots(
 
 def _chosen(spots: Sequence[Spot], shares: Sequence[float | None]) -> list[int]:
     """The schedules to name: fixed ones; those planned to lie on the front only if there is room."""
-    order = sorted(range(len(spots)), key=lambda i: (spots[i].series.startswith("optimal"), -(shares[i] or math.inf)))
-    fixed = [i for i in order if not spots[i].series.startswith("optimal")]
+    order = sorted(range(len(spots)), key=lambda i: (spots[i].is_planned, -(shares[i] or math.inf)))
+    fixed = [i for i in order if not spots[i].is_planned]
     return (fixed or order)[:MOST_LABELS]
 
 

@@ -30,6 +30,11 @@ class Spot:
     memory_in_time: int
     copies: bool = False
 
+    @property
+    def is_planned(self) -> bool:
+        """Tell whether a planner made it for a budget, so that it lies on a front."""
+        return any(key == "budget" for key, _ in self.numbers)
+
 
 @dataclass(frozen=True)
 class Curve:
