@@ -15,11 +15,12 @@ from general_problems import random_problem, random_shape, shapes
 
 from sim.scenario.scenario import load
 from sim.strategies.general.front import general_front
+from sim.strategies.general.insertion import Taste, prune, repair
 from sim.strategies.general.moves import arrange, pull, push
 from sim.strategies.general.planner import Order, Plan, Planner, plan
 from sim.strategies.general.problem import Problem, graph_problem, plain_problem
+from sim.strategies.general.sequence import State, measure, state_of
 from sim.strategies.general.sequence import load as load_rows
-from sim.strategies.general.sequence import measure, state_of
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
@@ -125,6 +126,48 @@ def test_moves_of_the_order_keep_a_sequence_valid() -> None:
             measure(state, 0)  # leaves out runs that nobody needs
             kept = state.places["row"][int(state.now["start"][0]) : end].astype(np.int32)
             assert int(state.now["peak"][0]) == max(profile(problem, kept))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_what_insertions_and_removals_leave_is_what_a_pass_finds(listed: bool) -> None:
+    """Memory, overflow, cost and the sequence itself follow each move; no run is left that nobody needs."""
+    for problem in drawn(60, 12, seed=9):
+        state = state_of(problem, listed=listed)
+        full = max(profile(problem, problem.order))
+        for budget in (full * 3 // 4, full // 2, full // 3):
+            load_rows(state, problem.order)
+            fits = repair(state, budget, Taste(1.0, 1e-5, np.inf, 0.05, np.inf)) == 0
+            followed = standing(state)
+            measure(state, budget)
+            assert standing(state) == followed
+            if fits:
+                state.rows["dearness"] = problem.cost
+                prune(state)
+                pruned = standing(state)
+                assert measure(state, budget) == 0
+                assert standing(state) == pruned
+
+
+def standing(state: State) -> tuple[list[list[float]], int]:
+    now, places = state.now[0], slice(int(state.now["start"][0]), int(state.now["end"][0]))
+    columns = [state.places["row"], *(state.over[name] for name in ("excess", "before", "overflow", "crowded"))]
+    return [column[places].tolist() for column in columns], int(now["cost"])
+
+
+def test_effort_is_kept_and_more_of_it_is_never_worse() -> None:
+    problem = graph_problem(load(SCENARIOS / "transformer.yaml").build_graph(), outputs_first=True)
+    budgets = [int(share * Planner(problem).plans[0].peak) for share in (0.7, 0.5, 0.3)]
+    found = []
+    for effort in (1.75, 2.5):
+        planner = Planner(problem)
+        planner.descend(budgets)
+        planner.improve(2**62, effort=effort - planner.spent)
+        assert effort <= planner.spent <= 1.2 * effort
+        found.append([planner.within(budget) for budget in budgets])
+    for less, more in zip(*found, strict=True):
+        assert less is not None
+        assert more is not None
+        assert more.cost <= less.cost
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core.dispatcher import Dispatcher
-from numba.core.types import unliteral
+from numba.core.types import int32, int64, intc, unliteral
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,16 +19,33 @@ def compiled(function: F) -> F:
     Compiled functions copy and fill arrays in loops: slice assignments pull in numba's own machinery,
     which takes longer to compile than the function.
     """
-    made: Any = numba.njit(cache=True, nogil=True)(function)
+    return _compiled(function)
+
+
+def borrowing(function: F) -> F:
+    """`function`, compiled as `compiled` does, for kernels that make no arrays and return none.
+
+    They do not count references to the arrays they are given, which takes a fifth of the time of small ones.
+    """
+    return _compiled(function, _nrt=False)
+
+
+def _compiled(function: F, **options: bool) -> F:
+    compiler: Any = numba.njit
+    made = compiler(cache=True, nogil=True, **options)(function)
     made.get_call_template = partial(_template, made.get_call_template)
     _depend_on_other_files(made._cache._cache_file, function)
     return cast(F, made)
 
 
 def _template(template: Callable[..., Any], types: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-    """The type by which a kernel takes another that it calls: one for all numbers, constant or not."""
-    plain: Callable[[Any], Any] = unliteral
-    return template([plain(t) for t in types], {k: plain(t) for k, t in keywords.items()})
+    """The type by which a kernel takes another that it calls: one for all whole numbers, constant or not."""
+    return template([_plain(t) for t in types], {k: _plain(t) for k, t in keywords.items()})
+
+
+def _plain(given: Any) -> Any:
+    kind: Any = unliteral(given)  # type: ignore[no-untyped-call]
+    return int64 if kind in (int32, intc) else kind
 
 
 def _depend_on_other_files(file: Any, function: Callable[..., Any]) -> None:

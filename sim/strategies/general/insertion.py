@@ -10,13 +10,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sim.base.compiled import compiled
+from sim.base.compiled import borrowing
 from sim.schedules.values import READ, SAVE, WRITE
-from sim.strategies.general.sequence import ALIVE, SAVES, WRITES, State, last_touch, measure, overflow_change
+from sim.strategies.general.runs import insert_chosen, take_out
+from sim.strategies.general.sequence import (
+    ALIVE,
+    SAVES,
+    WRITES,
+    State,
+    last_touch,
+    measure,
+    note_change,
+    overflow_change,
+)
 
 DEPTHS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 1 << 30)
-TOGETHER = 2000
-"""Candidates in the list for each one that is inserted between two passes, beyond the first."""
 END = -1  # the reader of what remains
 
 
@@ -27,9 +35,10 @@ class Taste(NamedTuple):
     floor: float
     most_cost: float  # of the whole sequence; the greedy gives up above
     patience: float  # insertions until all candidates are priced anew, as a share of their number
+    most_work: float  # of the state, at which the greedy gives up
 
 
-@compiled
+@borrowing
 def repair(s: State, budget: int, taste: Taste) -> float:
     """Insert runs until the sequence fits; return the overflow that is left, 0 if it does.
 
@@ -37,80 +46,86 @@ def repair(s: State, budget: int, taste: Taste) -> float:
     fall (Minoux 1978, doi:10.1007/BFb0006528); now and then all are found anew, as some rise.
     """
     overflow = measure(s, budget)
-    listed_at, priced = 0, 0  # the pass at which the list was made; how many of it have a score
-    taken, fall, top = 0, 0.0, 0.0  # how many candidates wait to be inserted together, their fall, the best score
-    while overflow > 0 and s.now[0].cost <= taste.most_cost:
-        best = priced
-        if priced == s.now[0].candidates or listed_at == 0:
-            best, score = -1, 0.0
-            for c in range(priced):
-                if s.candidates[c].score > score:
-                    best, score = c, s.candidates[c].score
-            late = s.now[0].passes - listed_at > 3 + taste.patience * priced
-            if taken == 0 and (best < 0 or late):
-                if listed_at == s.now[0].passes:
-                    break
-                s.now[0].candidates = priced = 0
-                for k in range(s.now[0].start, s.now[0].end + 1):
-                    _offer(s, k)
-                listed_at = s.now[0].passes
-                continue
-        if best >= 0:
-            place = _place_of(s, best)
-            if place < 0:
-                s.candidates[best].score = 0.0
-            elif s.candidates[best].priced != s.now[0].passes:
-                _price(s, budget, taste, place, best)
-            else:
-                top = s.candidates[best].score if taken == 0 else top
-                fall += s.candidates[best].fall
-                s.places[taken].trial = best
-                taken += 1
-            if best == priced:
-                priced += 1
-            elif taken and s.places[taken - 1].trial == best:
-                s.candidates[best].score = 0.0
-        together = 1 + priced // TOGETHER
-        if taken and (best < 0 or taken == together or fall > 0.2 * overflow or score < 0.3 * top):
-            ident = s.now[0].next_ident
-            if not _insert_taken(s, taken):
+    s.now[0].candidates = 0
+    listed_at, priced, waiting = 0, 0, 0  # the pass at which the list was made; how many have a score, how many wait
+    while overflow > 0 and s.now[0].cost <= taste.most_cost and s.now[0].work < taste.most_work:
+        while priced < s.now[0].candidates:
+            _price(s, budget, taste, priced)
+            if s.candidates[priced].score > 0:
+                waiting = _push(s, waiting, priced)
+            priced += 1
+        late = s.now[0].passes - listed_at > 3 + taste.patience * priced
+        if waiting == 0 or late:
+            if listed_at == s.now[0].passes:
                 break
-            overflow = measure(s, budget)
+            s.now[0].candidates = priced = waiting = 0
+            for k in range(s.now[0].start, s.now[0].end + 1):
+                _offer(s, k)
+            listed_at = s.now[0].passes
+            continue
+        best = s.candidates[0].heap
+        fresh = s.candidates[best].priced == s.now[0].passes
+        if not fresh:
+            _price(s, budget, taste, best)
+        if fresh or s.candidates[best].score == 0:
+            waiting -= 1
+            s.candidates[0].heap = s.candidates[waiting].heap
+        if waiting:
+            _sift(s, waiting)
+        if fresh:
+            place, ident = _place_of(s, best), s.now[0].next_ident
+            _choose(s, place, s.candidates[best].value, s.candidates[best].depth)
+            if not insert_chosen(s, place):
+                break
+            overflow = s.over[s.now[0].start].overflow
             for i in range(ident, s.now[0].next_ident):
                 if s.occurrence[i] >= 0:
                     _offer(s, s.occurrence[i])
-            taken, fall = 0, 0.0
     return overflow
 
 
-@compiled
-def _insert_taken(s: State, taken: int) -> bool:
-    """Inserts the first `taken` candidates of `trial`, from left to right; returns whether there was room.
-
-    Positions to the right of an insertion do not change, so that what the last pass found holds for the next one.
-    """
-    for i in range(1, taken):
-        c, j = s.places[i].trial, i
-        while j > 0 and _place_of(s, s.places[j - 1].trial) > _place_of(s, c):
-            s.places[j].trial = s.places[j - 1].trial
-            j -= 1
-        s.places[j].trial = c
-    for i in range(taken):
-        c = s.places[i].trial
-        place = _place_of(s, c)
-        _choose(s, place, s.candidates[c].value, s.candidates[c].depth)
-        if not _insert(s, place):
-            return False
-    return True
-
-
-@compiled
+@borrowing
 def _place_of(s: State, c: int) -> int:
     reader = s.candidates[c].reader
     return int(s.now[0].end if reader == END else s.occurrence[reader])
 
 
-@compiled
+@borrowing
+def _before(s: State, a: int, b: int) -> bool:
+    """Whether candidate a comes before b: it has the higher score, or the same and was listed earlier."""
+    return bool(
+        s.candidates[a].score > s.candidates[b].score or (s.candidates[a].score == s.candidates[b].score and a < b)
+    )
+
+
+@borrowing
+def _push(s: State, waiting: int, c: int) -> int:
+    """Puts a candidate into the heap; returns how many there are."""
+    i = waiting
+    while i > 0 and _before(s, c, s.candidates[(i - 1) // 2].heap):
+        s.candidates[i].heap = s.candidates[(i - 1) // 2].heap
+        i = (i - 1) // 2
+    s.candidates[i].heap = c
+    return waiting + 1
+
+
+@borrowing
+def _sift(s: State, waiting: int) -> None:
+    """Moves the first candidate of the heap to its place."""
+    i, c = 0, s.candidates[0].heap
+    while 2 * i + 1 < waiting:
+        child = 2 * i + 1
+        if child + 1 < waiting and _before(s, s.candidates[child + 1].heap, s.candidates[child].heap):
+            child += 1
+        if not _before(s, s.candidates[child].heap, c):
+            break
+        s.candidates[i].heap = s.candidates[child].heap
+        i = child
+        s.now[0].work += 10
+    s.candidates[i].heap = c
+
+
+@borrowing
 def _offer(s: State, place: int) -> None:
     """Lists the gaps before the action at a position, or before the end; their candidates have no score yet."""
     if place < s.now[0].end:
@@ -124,7 +139,7 @@ def _offer(s: State, place: int) -> None:
                 _list(s, END, v)
 
 
-@compiled
+@borrowing
 def _list(s: State, reader: int, v: int) -> None:
     c = s.now[0].candidates
     if c < len(s.candidates) and s.values[v].remaker >= 0 and s.values[v].size > 0:
@@ -132,18 +147,16 @@ def _list(s: State, reader: int, v: int) -> None:
         s.now[0].candidates += 1
 
 
-@compiled
-def _price(s: State, budget: int, taste: Taste, place: int, c: int) -> None:
-    """Writes the best depth of a candidate and its score, 0 where the overflow does not fall."""
-    v = s.candidates[c].value
+@borrowing
+def _price(s: State, budget: int, taste: Taste, c: int) -> None:
+    """Writes the best depth of a candidate and its score, 0 where the overflow does not fall or the reader is gone."""
+    v, place = s.candidates[c].value, _place_of(s, c)
     s.candidates[c].score, s.candidates[c].priced = 0.0, s.now[0].passes
+    s.now[0].work += 50
+    if place < 0:
+        return
     e = last_touch(s, v, place)
-    crowded = False
-    for k in range(s.touches[e].place + (0 if s.touches[e].flags & SAVES else 1), place):
-        if s.places[k].during > budget:
-            crowded = True
-            break
-    if not crowded:
+    if s.over[_left_at(s, e)].crowded >= place:
         return
     _start(s, v)
     begin, depth = 0, 0
@@ -159,9 +172,12 @@ def _price(s: State, budget: int, taste: Taste, place: int, c: int) -> None:
             score = fall**taste.power / (cost + taste.floor) * s.values[v].noise
             if score > s.candidates[c].score:
                 s.candidates[c].score, s.candidates[c].fall, s.candidates[c].depth = score, fall, wanted
+        most = s.over[s.now[0].start].overflow - s.over[place].overflow
+        if most**taste.power / (cost + taste.floor) * s.values[v].noise < s.candidates[c].score:
+            break  # more rows cost more, and more than all that overflows before the reader cannot fall
 
 
-@compiled
+@borrowing
 def _choose(s: State, place: int, v: int, depth: int) -> None:
     """Fills `State.sorted_rows` with the rows of a candidate."""
     _start(s, v)
@@ -171,7 +187,7 @@ def _choose(s: State, place: int, v: int, depth: int) -> None:
         depth -= 1
 
 
-@compiled
+@borrowing
 def _start(s: State, v: int) -> None:
     maker = s.values[v].remaker
     s.now[0].stamp += 1
@@ -181,12 +197,13 @@ def _start(s: State, v: int) -> None:
     s.now[0].chosen = 1
 
 
-@compiled
+@borrowing
 def _widen(s: State, place: int, begin: int) -> int:
     """Adds the makers of what the chosen rows from `begin` on read and is not in memory; returns where they begin."""
     stop = end = s.now[0].chosen
     for i in range(begin, stop):
         row = s.rows[i].chosen
+        s.now[0].work += 6 * (s.ptr[row + 1] - s.ptr[row])
         for t in range(s.ptr[row], s.ptr[row + 1]):
             u = s.touched[t]
             if s.access[t] != READ or s.values[u].remaker < 0:
@@ -200,22 +217,30 @@ def _widen(s: State, place: int, begin: int) -> int:
                     s.rows[j].sorted = s.rows[j - 1].sorted
                     j -= 1
                 s.rows[j].sorted = maker
+                s.now[0].work += 2 * (end - j)
                 end += 1
     s.now[0].chosen = end
     return int(stop)
 
 
-@compiled
+@borrowing
+def _left_at(s: State, e: int) -> int:
+    """The first position at which a value lies untouched after a touch: that of the touch if it saves for a reader."""
+    return int(s.occurrence[s.touches[e].ident] + (0 if s.touches[e].flags & SAVES else 1))
+
+
+@borrowing
 def _is_live(s: State, v: int, place: int) -> bool:
     """Whether a value is in memory right before the action at a position, by the last pass."""
     if s.values[v].live_stamp >> 1 != s.now[0].live_stamp:
         e = last_touch(s, v, place)
         live = e >= 0 and s.touches[e].flags & ALIVE != 0
+        s.values[v].touch = e
         s.values[v].live_stamp = 2 * s.now[0].live_stamp + (1 if live else 0)
     return bool(s.values[v].live_stamp & 1)
 
 
-@compiled
+@borrowing
 def _is_needed(s: State, v: int, place: int, concerned: int) -> int:
     """Meets a value on the walk back over rows to insert; returns how many values were met."""
     if s.values[v].need_stamp >> 1 != s.now[0].stamp:
@@ -225,13 +250,15 @@ def _is_needed(s: State, v: int, place: int, concerned: int) -> int:
     return concerned
 
 
-@compiled
+@borrowing
 def _effect(s: State, budget: int, place: int) -> tuple[float, int]:
     """(fall of the overflow, rise of the cost) if the chosen rows run right before a position."""
     s.now[0].stamp += 1
-    concerned, level, added, cost = 0, s.places[place].before, 0.0, 0
+    level = s.over[place].before if place < s.now[0].end else s.now[0].remaining
+    concerned, added, cost = 0, 0.0, 0
     for i in range(s.now[0].chosen - 1, -1, -1):
         row = s.rows[i].sorted
+        s.now[0].work += 10 * (s.ptr[row + 1] - s.ptr[row])
         now, before, held = level, level, s.rows[row].workspace
         replaces = True  # the run before this one, whose outputs nobody reads any more then
         for t in range(s.ptr[row], s.ptr[row + 1]):
@@ -246,7 +273,7 @@ def _effect(s: State, budget: int, place: int) -> tuple[float, int]:
                 s.values[v].need_stamp -= 1
             elif s.access[t] != SAVE:
                 now += s.values[v].size
-            e = last_touch(s, v, place)
+            e = s.values[v].touch
             if e < 0 or not s.touches[e].flags & WRITES or (s.now[0].listed and e == s.values[v].first):
                 replaces = False
         for t in range(s.ptr[row], s.ptr[row + 1]):
@@ -263,40 +290,17 @@ def _effect(s: State, budget: int, place: int) -> tuple[float, int]:
         level = before
         if not replaces:
             cost += s.rows[row].cost
-    low = place
+    changes = 0
     for i in range(concerned):
         v = s.values[i].concerned
         change = (s.values[v].need_stamp & 1) - (s.values[v].live_stamp & 1)
         if change:
-            e = last_touch(s, v, place)
-            at = s.touches[e].place + (0 if s.touches[e].flags & SAVES else 1)
-            s.places[at].change += change * s.values[v].size
-            s.places[place].change -= change * s.values[v].size
-            low = min(low, at)
-    return -added - overflow_change(s, budget, low, place), cost
+            changes = note_change(s, changes, _left_at(s, s.values[v].touch), change * s.values[v].size)
+    return -added - overflow_change(s, changes, place), cost
 
 
-@compiled
-def _insert(s: State, place: int) -> bool:
-    """Puts the chosen rows before a position; returns whether there was room."""
-    count, begin, touches = s.now[0].chosen, s.now[0].start, s.now[0].touches
-    for i in range(count):
-        touches += s.ptr[s.rows[i].sorted + 1] - s.ptr[s.rows[i].sorted]
-    ident = s.now[0].next_ident
-    if begin < count or touches > len(s.touches) or ident + count > len(s.occurrence):
-        return False
-    for k in range(begin, place):
-        s.places[k - count].row, s.places[k - count].ident = s.places[k].row, s.places[k].ident
-    for i in range(count):
-        row = s.rows[i].sorted
-        s.places[place - count + i].row, s.places[place - count + i].ident = row, ident + i
-        s.rows[row].count += 1
-    s.now[0].start, s.now[0].next_ident = begin - count, ident + count
-    return True
-
-
-@compiled
-def prune(s: State, budget: int) -> None:
+@borrowing
+def prune(s: State) -> None:
     """Take out runs that are not needed for the sequence to fit, the dearest first.
 
     `dearness` of each row says in which order they are tried. The sequence must fit.
@@ -311,19 +315,19 @@ def prune(s: State, budget: int) -> None:
                 s.places[j].trial = s.places[j - 1].trial
                 j -= 1
             s.places[j].trial = s.places[k].ident
+            s.now[0].work += 5 * (count - j)
             count += 1
     for i in range(count):
         k = s.occurrence[s.places[i].trial]
-        if k >= 0 and s.rows[s.places[k].row].count > 1 and _fits_without(s, budget, k):
-            _remove(s, k)
-            measure(s, budget)
+        if k >= 0 and s.rows[s.places[k].row].count > 1 and _fits_without(s, k):
+            take_out(s, k)
 
 
-@compiled
-def _fits_without(s: State, budget: int, place: int) -> bool:
+@borrowing
+def _fits_without(s: State, place: int) -> bool:
     """Whether the sequence still fits if the run at a position is left out."""
-    row, low = s.places[place].row, place
-    possible = True
+    row, changes = s.places[place].row, 0
+    s.now[0].work += 10 * (s.ptr[row + 1] - s.ptr[row])
     for t in range(s.ptr[row], s.ptr[row + 1]):
         v, access = s.touched[t], s.access[t]
         e = last_touch(s, v, place)
@@ -331,22 +335,8 @@ def _fits_without(s: State, budget: int, place: int) -> bool:
         alive = s.touches[own].flags & ALIVE
         if access >= WRITE and (alive or s.now[0].listed):
             if e < 0:
-                possible = False
-                break
-            at, size = s.touches[e].place + (0 if s.touches[e].flags & SAVES else 1), s.values[v].size if alive else 0
+                return False
+            changes = note_change(s, changes, _left_at(s, e), s.values[v].size if alive else 0)
         elif access == READ and not alive:
-            at, size = s.touches[e].place + (0 if s.touches[e].flags & SAVES else 1), -s.values[v].size
-        else:
-            continue
-        s.places[at].change += size
-        s.places[place].change -= size
-        low = min(low, at)
-    return overflow_change(s, budget, low, place) <= 0 and possible
-
-
-@compiled
-def _remove(s: State, place: int) -> None:
-    s.rows[s.places[place].row].count -= 1
-    for k in range(place, s.now[0].start, -1):
-        s.places[k].row, s.places[k].ident = s.places[k - 1].row, s.places[k - 1].ident
-    s.now[0].start += 1
+            changes = note_change(s, changes, _left_at(s, e), -s.values[v].size)
+    return overflow_change(s, changes, place) <= 0

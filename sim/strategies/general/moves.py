@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.base.compiled import compiled
+from sim.base.compiled import borrowing, compiled
 from sim.schedules.values import ACCUMULATE, CONSUME, WRITE
 from sim.strategies.general.insertion import Taste, prune, repair
 from sim.strategies.general.problem import Rows
@@ -55,7 +55,7 @@ def search(
         if uniform(random) < pace.order_share:
             measure(s, budget)
             for _ in range(1 + below(random, 3)):
-                reorder(s, budget, movable, random)
+                reorder(s, 0.03 * budget, movable, random)
             if uniform(random) < 0.5:
                 ruin(s, random)
         else:
@@ -69,7 +69,7 @@ def search(
         if left == 0:
             for r in range(len(s.rows)):
                 s.rows[r].dearness = s.rows[r].cost * (0.5 + uniform(random))
-            prune(s, budget)
+            prune(s)
         new_cost = s.now[0].cost
         if left < best_overflow or (left == best_overflow and new_cost < best_cost):
             best, best_cost, best_overflow = _sequence(s), new_cost, left
@@ -80,19 +80,22 @@ def search(
 
 
 @compiled
-def fit(s: State, rows: Rows, budget: int, unit: float) -> tuple[Rows, float]:
-    """Repair a sequence without noise and take out what is not needed: (what came of it, its overflow)."""
+def fit(s: State, rows: Rows, budget: int, unit: float, most_work: float) -> tuple[Rows, float]:
+    """Repair a sequence without noise and take out what is not needed: (what came of it, its overflow).
+
+    The greedy gives up where the state's work is done.
+    """
     for r in range(len(s.rows)):
         s.rows[r].weight, s.rows[r].dearness = 1.0, s.rows[r].cost
     for v in range(len(s.values)):
         s.values[v].noise = 1.0
     load(s, rows)
-    left = repair(s, budget, Taste(1.0, 1e-5 * unit, math.inf, 0.05))
+    left = repair(s, budget, Taste(1.0, 1e-5 * unit, math.inf, 0.05, most_work))
     if left > 0:
         load(s, rows)
-        left = repair(s, budget, Taste(2.0, 0.1 * unit, math.inf, 0.05))
+        left = repair(s, budget, Taste(2.0, 0.1 * unit, math.inf, 0.05, most_work))
     if left == 0:
-        prune(s, budget)
+        prune(s)
     return _sequence(s), left
 
 
@@ -105,12 +108,12 @@ def _sequence(s: State) -> Rows:
     return out
 
 
-@compiled
+@borrowing
 def _normal(random: Words) -> float:
     return math.sqrt(-2.0 * math.log(1.0 - uniform(random))) * math.cos(2.0 * math.pi * uniform(random))
 
 
-@compiled
+@borrowing
 def _taste(s: State, random: Words, unit: float, most_cost: float) -> Taste:
     """Draws how the greedy of a round weighs things, with noise and weights in the state."""
     plain = uniform(random) < 0.3
@@ -120,13 +123,15 @@ def _taste(s: State, random: Words, unit: float, most_cost: float) -> Taste:
         s.rows[r].weight = math.exp(spread * _normal(random)) if spread > 0 else 1.0
     for v in range(len(s.values)):
         s.values[v].noise = math.exp(noise * _normal(random)) if noise > 0 else 1.0
+    s.now[0].work += 2 * (len(s.rows) + len(s.values))
+    s.now[0].work += (60 * len(s.rows) if spread > 0 else 0) + (60 * len(s.values) if noise > 0 else 0)
     power, floor = 0.6 + 0.8 * uniform(random), 1e-5
     if most_cost == math.inf:  # nothing fits yet, and cost is no matter
         power, floor = 0.6 + 2.4 * uniform(random), 10 ** (-5 * uniform(random))
-    return Taste(power, floor * unit, most_cost, 0.3 * uniform(random) ** 2)
+    return Taste(power, floor * unit, most_cost, 0.3 * uniform(random) ** 2, math.inf)
 
 
-@compiled
+@borrowing
 def ruin(s: State, random: Words) -> None:
     """Takes out runs beyond the first: those in a window of positions, of a window of rows, or anywhere."""
     start, stop = s.now[0].start, s.now[0].end
@@ -156,13 +161,14 @@ def ruin(s: State, random: Words) -> None:
     for k in range(start + kept - 1, start - 1, -1):
         s.places[k + gone].row, s.places[k + gone].ident = s.places[k].row, s.places[k].ident
     s.now[0].start = start + gone
+    s.now[0].work += 5 * (stop - start)
 
 
-@compiled
-def reorder(s: State, budget: int, movable: Rows, random: Words) -> None:
+@borrowing
+def reorder(s: State, slack: float, movable: Rows, random: Words) -> None:
     """Moves an action, with what must go along: earlier, with the rows it reads from, or later, with its readers.
 
-    It is one of the rows whose order is free, one at which memory is full by the last pass, or any.
+    It is one of the rows whose order is free, one at which memory is full but for `slack` by the last pass, or any.
     """
     start, stop = s.now[0].start, s.now[0].end
     place = start + below(random, stop - start)
@@ -175,9 +181,10 @@ def reorder(s: State, budget: int, movable: Rows, random: Words) -> None:
     elif kind < 0.8:
         for i in range(stop - start):
             k = place + i if place + i < stop else place + i - (stop - start)
-            if s.places[k].during > 0.97 * budget:
+            if s.over[k].excess > -slack:
                 place = k
                 break
+    s.now[0].work += stop - start
     reach = 1 + int(math.exp(uniform(random) * math.log(min(stop - start, 100))))
     if uniform(random) < 0.5:
         pull(s, place, max(start, place - reach))
@@ -185,7 +192,7 @@ def reorder(s: State, budget: int, movable: Rows, random: Words) -> None:
         push(s, place, min(stop - 1, place + reach))
 
 
-@compiled
+@borrowing
 def pull(s: State, place: int, to: int) -> None:
     """Moves the action at a position to an earlier one, and before it what it needs of those between."""
     s.now[0].stamp += 1
@@ -207,7 +214,7 @@ def pull(s: State, place: int, to: int) -> None:
     _split(s, to, place, 1)
 
 
-@compiled
+@borrowing
 def push(s: State, place: int, to: int) -> None:
     """Moves the action at a position to a later one, and after it what needs it of those between."""
     s.now[0].stamp += 1
@@ -235,7 +242,7 @@ def push(s: State, place: int, to: int) -> None:
     _split(s, begin, to, 1)
 
 
-@compiled
+@borrowing
 def _split(s: State, low: int, high: int, leading: int) -> None:
     """Puts those of positions low … high whose `State.trial` is `leading` before the others."""
     at = low
@@ -269,7 +276,7 @@ def arrange(
             break
         threshold = unit * 0.001 ** (k / rounds)
         load(s, current)
-        reorder(s, 0, movable, random)
+        reorder(s, math.inf, movable, random)
         left = measure(s, budget)
         if left <= overflow - threshold * math.log(1.0 - uniform(random)):
             current, overflow = _sequence(s), left

@@ -4,7 +4,8 @@ The search goes down the front once (each plan is the start for the next smaller
 budgets in stretches of doubling length, between which neighbours exchange plans. Every sequence that is met
 is kept if none beats it in both peak and cost, so that the plans are monotone. Budgets are searched side by
 side on threads, each from a stream of random numbers of its own, so that the outcome depends on the seed and
-the number of rounds alone, and more rounds only go on from where fewer end.
+the number of rounds alone, and more rounds only go on from where fewer end. Effort is in seconds of two cores, by
+counts of what the search walks over and what that takes, so that it ends in time, and at the same plans everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from queue import SimpleQueue
+from threading import Lock
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,21 +29,29 @@ from sim.strategies.general.sequence import State, Words, load, measure, state_o
 
 Order = Literal["free", "listed"]
 
-WORK_PER_SECOND = 5e8
-"""Touches and positions that two cores walk over in a second: `effort` is counted in them, not in time."""
+WORK_PER_SECOND = 1.6e9
+"""Nanoseconds of kernels that two cores get through in a second, as work is counted."""
 STRETCHES = (16, 32, 64, 128, 256, 512)
 """Rounds of each stretch of a search; the last length stays."""
 ARRANGEMENTS = 1000
 """Moves by which a new start gets its order."""
+BESIDE = (-16, -4, -1, 0, 1, 4, 16)
+"""How many budgets away the plans are that a stretch may start from."""
 WARM, COLD = 0.01, 0.0003
 ORDERINGS = 500
 """Moves at each step towards a smaller peak by order alone."""
-FINE = 240
-"""Budgets of a whole front that only take over what was found beside them."""
+FINE, AT_ONCE, ROWS_AT_ONCE = 240, 24, 50_000
+"""Budgets of a whole front that only take over what was found beside them; how many are chosen at a time, and rows."""
 ATTEMPTS, MOST_ATTEMPTS = 50_000, 500
 """Rounds times rows, and the most rounds, of each search for a smaller peak."""
 AGAIN = 120
 """Rows of all searches for a smallest peak that follow the first: small problems get several."""
+EACH_ROW, MOST_EFFORT = 0.01, 30.0
+"""Seconds of search for each row that may run again, and in all, where no effort is given."""
+REORDERING, DEEPENING, DESCENT, REFINING = 0.05, 0.25, 0.1, 0.15
+"""Shares of an effort that go into the order, the smallest peak, the first plans and the plans between."""
+AT_LEAST = 0.3
+"""Seconds of each of these, if it takes that long."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -80,6 +90,7 @@ class Planner:
         for _ in range(self._workers):
             self._states.put(state_of(problem, listed=order == "listed"))
         self._work = 0
+        self._counting = Lock()
         self.offer(problem.order)
 
     @property
@@ -93,6 +104,11 @@ class Planner:
     def floor(self) -> int:
         """Bytes that some row takes by itself: no peak is smaller."""
         return int(self.problem.alone[self.problem.must].max())
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the search took so far, as effort is counted."""
+        return self._work / WORK_PER_SECOND
 
     def has_room(self, rows: Rows) -> bool:
         """Whether a sequence fits into the buffers of the search."""
@@ -122,12 +138,13 @@ class Planner:
         at = bisect_right(self.plans, budget, key=lambda p: p.peak)
         return self.plans[at - 1] if at else None
 
-    def reorder(self, rounds: int) -> Plan:
+    def reorder(self, rounds: int, *, effort: float = math.inf) -> Plan:
         """Anneal the order without running anything again: the plan with the smallest peak found."""
+        end = self.spent + effort
         plan = self.offer(self.problem.order)
         step = max(1, (plan.peak - self.floor) // 8)
         random = self._stream(0)
-        while step and plan.peak > self.floor:
+        while step and plan.peak > self.floor and self.spent < end:
             budget = max(self.floor, plan.peak - step)
             unit = float(self.problem.value_bytes.max())
             rows, left = self._with_state(
@@ -140,12 +157,13 @@ class Planner:
                 step //= 2
         return plan
 
-    def descend(self, budgets: Iterable[int]) -> None:
-        """Plans for falling budgets, each from the one before and from the order given."""
+    def descend(self, budgets: Iterable[int], *, effort: float = math.inf) -> None:
+        """Plans for falling budgets, each from the one before and, until the effort is spent, from the order given."""
+        end = self.spent + effort
         start = self.plans[-1].rows
         before = start
         for budget in budgets:
-            tries = [before] if before is start else [before, start]
+            tries = [before] if before is start or self.spent >= end else [before, start]
             done = self._map(lambda rows, b=budget: self._fitted(rows, b), tries)  # type: ignore[misc]
             for rows, _ in done:
                 self.offer(rows)
@@ -161,25 +179,41 @@ class Planner:
 
         Every second stretch of the longer ones starts from a new order, as the order decides more than all else.
         """
-        done, number, before = 0, 0, self._work
-        while done < rounds:
+        done, number, opening, end = 0, 0, 0.0, self.spent + (math.inf if effort is None else effort)
+        while done < rounds and self._searches and (self.spent + 2 * opening < end or not opening):
+            began = self.spent
             length = STRETCHES[min(number, len(STRETCHES) - 1)]
-            count = min(length, rounds - done)
             afresh = length > STRETCHES[1] and number % 2 == 0
             near = [self._near(k) for k in range(len(self._searches))]
 
-            def stretch(k: int, *, near: list[list[Rows]] = near, pace: int = length, end: int = count) -> Found:
+            def start(k: int, *, near: list[list[Rows]] = near, afresh: bool = afresh) -> Found:
                 one = self._searches[k]
-                start = self._new_start(one) if afresh else self._best_start(one, near[k])  # noqa: B023
-                return self._with_state(lambda s: self._run(s, one, start, 0, end, pace))
+                return self._new_start(one) if afresh else self._best_start(one, near[k])
 
-            for one, found in zip(self._searches, self._map(stretch, range(len(self._searches))), strict=True):
-                one.found = found
-                self.offer(found.best)
-            if effort is not None and not done:
-                each = max(1, self._work - before) / count
-                rounds = count + max(0, int((effort * WORK_PER_SECOND - self._work) / each))
-            done, number = done + count, number + 1
+            self._stand(self._map(start, range(len(self._searches))))
+            opening = self.spent - began
+            self._stretch(length, min(length, rounds - done), end)
+            done, number = done + length, number + 1
+
+    def _stretch(self, length: int, rounds: int, end: float) -> None:
+        """The first rounds of a stretch for all searches, in pieces of as many as fit into what is left."""
+        begin, each = 0, 0.0
+        while begin < rounds and self.spent < end:
+            left, before = end - self.spent, self.spent
+            step = rounds - begin if left == math.inf else 1 if not begin else max(1, int(0.7 * left / each))
+            stop = min(rounds, begin + step)
+
+            def run(one: _Search, *, begin: int = begin, stop: int = stop) -> Found:
+                return self._run(one, one.found, length, begin, stop)[0]
+
+            self._stand(self._map(run, self._searches))
+            begin, each = stop, max(1e-6, self.spent - before) / (stop - begin)
+        for one in self._searches:
+            self.offer(one.found.best)
+
+    def _stand(self, found: Sequence[Found]) -> None:
+        for one, now in zip(self._searches, found, strict=True):
+            one.found = now
 
     def refine(self, budgets: Iterable[int]) -> None:
         """Plans for budgets between those searched: from the plan above, repaired, and from that below, pruned."""
@@ -193,44 +227,55 @@ class Planner:
             for one in rows:
                 self.offer(one)
 
-    def deepen(self) -> None:
+    def fill(self, count: int, *, effort: float = math.inf) -> None:
+        """Refine at so many budgets, or as many as fit into an effort, where the front falls most by then."""
+        end, most = self.spent + effort, max(2, min(AT_ONCE, ROWS_AT_ONCE // len(self.problem.order)))
+        for first in range(0, count, most):
+            if self.spent >= end:
+                break
+            self.refine(self.between(min(most, count - first)))
+
+    def deepen(self, *, effort: float = math.inf) -> None:
         """Search for the smallest peak.
 
         Small problems are searched again and again, from new orders too, as one search may stop short.
         """
-        number = 1 << 20
+        number, end = 1 << 20, self.spent + effort
         for repeat in range(1 + AGAIN // len(self.problem.order)):
-            number = self._cut(number, afresh=repeat % 2 == 1)
+            number = self._cut(number, end, afresh=repeat % 2 == 1)
 
-    def _cut(self, number: int, *, afresh: bool) -> int:
+    def _cut(self, number: int, end: float, *, afresh: bool) -> int:
         """Cut the stretch between the smallest peak found and what some row takes; `number` is of the next stream."""
         rounds = max(8, min(MOST_ATTEMPTS, ATTEMPTS // len(self.problem.order)))
         low = self.floor - 1  # too small, as far as the search can tell
-        while (width := self.plans[0].peak - low) > max(1, self.plans[0].peak // 400):
-            ends = self.plans[-1].rows, self.plans[0].rows
+        while self.spent < end and (width := self.plans[0].peak - low) > max(1, self.plans[0].peak // 400):
+            ends = [self.plans[0].rows, self.plans[-1].rows][: len(self.plans)]
             tries = [
-                _Search(budget, self._standing(ends[1], budget), self._stream(number + k))
+                _Search(budget, self._standing(ends[0], budget), self._stream(number + k))
                 for k, budget in enumerate(sorted({low + width // 3, low + width // 2, low + 2 * width // 3} - {low}))
             ]
             number += len(tries)
-            found = self._map(lambda one, e=ends: self._attempt(one, e, rounds, afresh=afresh), tries)  # type: ignore[misc]
-            for one in found:
+            share = (end - self.spent) / 8
+
+            def attempt(one: _Search, *, starts: Sequence[Rows] = ends, share: float = share) -> Found:
+                return self._attempt(one, starts, rounds, share, afresh=afresh)
+
+            for one in self._map(attempt, tries):
                 self.offer(one.best)
             low = max((t.budget for t in tries if t.budget < self.plans[0].peak), default=low)
         return number
 
-    def _attempt(self, one: _Search, starts: Sequence[Rows], rounds: int, *, afresh: bool) -> Found:
+    def _attempt(self, one: _Search, starts: Sequence[Rows], rounds: int, effort: float, *, afresh: bool) -> Found:
         """A search until the budget is kept, or for a number of rounds; from a new order or the best of the starts."""
         if afresh:
             found = self._new_start(one)
         else:
-            tries = [self._fitted(rows, one.budget) for rows in starts]
+            tries = [self._fitted(rows, one.budget, effort) for rows in starts]
             found = self._standing(min(tries, key=lambda t: t[1])[0], one.budget)
-        for begin in range(0, rounds, 8):
-            if not found.best_overflow:
-                break
-            end = min(begin + 8, rounds)
-            found = self._with_state(lambda s, f=found, b=begin, e=end: self._run(s, one, f, b, e, rounds))  # type: ignore[misc]
+        step, left, begin = max(1, 8 * rounds // MOST_ATTEMPTS), effort, 0
+        while begin < rounds and found.best_overflow and left > 0:
+            found, work = self._run(one, found, rounds, begin, min(begin + step, rounds))
+            begin, left = begin + step, left - work / WORK_PER_SECOND
         return found
 
     def subdivide(self, count: int) -> None:
@@ -241,6 +286,12 @@ class Planner:
             stream = self._stream(1 + len(self._searches))
             self._searches.append(_Search(budget, self._standing(best.rows, budget), stream))
         self._searches.sort(key=lambda s: -s.budget)
+
+    def double(self) -> None:
+        """Search twice for a single budget, from other random numbers: side by side as several are."""
+        if len(self._searches) == 1:
+            one = self._searches[0]
+            self._searches.append(_Search(one.budget, one.found, self._stream(2)))
 
     def between(self, count: int) -> list[int]:
         """Budgets between the plans, each in the middle of where the front falls most over the widest stretch.
@@ -263,9 +314,11 @@ class Planner:
 
     def _near(self, k: int) -> list[Rows]:
         """Starts for a search: the plans of its neighbours, and the orders of those and of its own best plan."""
-        near = [self.within(one.budget) for one in self._searches[max(0, k - 1) : k + 2]]
+        beside = [k + step for step in BESIDE if 0 <= k + step < len(self._searches)]
+        near = [self.within(self._searches[i].budget) for i in beside]
         rows = [plan.rows for plan in near if plan]
-        return rows + [first_runs(r) for r in rows]
+        different = {r.tobytes(): r for r in [self._searches[k].found.best, *rows, *map(first_runs, rows)]}
+        return list(different.values())[1:]
 
     def _best_start(self, one: _Search, near: list[Rows]) -> Found:
         """Where a search goes on: from where it stands, or from a better start."""
@@ -285,12 +338,19 @@ class Planner:
             )
         return self._standing(self._fitted(rows, one.budget)[0], one.budget)
 
-    def _run(self, state: State, one: _Search, start: Found, begin: int, end: int, length: int) -> Found:
+    def _run(self, one: _Search, found: Found, length: int, begin: int, end: int) -> tuple[Found, int]:
+        """Rounds of a stretch: (where the search stands then, the work that they took)."""
         pace = Pace(self.unit, WARM, COLD, length, self.order_share)
-        return Found(*search(state, start, one.budget, pace, self.movable, one.random, begin, end))
 
-    def _fitted(self, rows: Rows, budget: int) -> tuple[Rows, float]:
-        return self._with_state(lambda s: fit(s, rows, budget, self.unit))
+        def run(state: State) -> tuple[Found, int]:
+            after = search(state, found, one.budget, pace, self.movable, one.random, begin, end)
+            return Found(*after), int(state.now["work"][0])
+
+        return self._with_state(run)
+
+    def _fitted(self, rows: Rows, budget: int, effort: float = math.inf) -> tuple[Rows, float]:
+        most = effort * WORK_PER_SECOND
+        return self._with_state(lambda s: fit(s, rows, budget, self.unit, most))
 
     def _standing(self, rows: Rows, budget: int) -> Found:
         def found(state: State) -> Found:
@@ -311,7 +371,8 @@ class Planner:
         try:
             return use(state)
         finally:
-            self._work += int(state.now["work"][0])
+            with self._counting:
+                self._work += int(state.now["work"][0])
             state.now["work"] = 0
             self._states.put(state)
 
@@ -335,31 +396,38 @@ def plan(
     """The plans that none beats, rising in peak and falling in cost; for each of `budgets` the best is among them.
 
     Without budgets they are spread over the whole front. The search goes on for a number of `rounds` for each
-    budget, or for an `effort` in seconds of two cores (counted in steps, so that it is the same everywhere);
-    without either, for 10 ms a row that may run again. `starts` are sequences that may be better than what is found.
+    budget, or for an `effort` in seconds; without either, for 10 ms a row that may run again, at most half a minute.
+    `starts` are sequences that may be better than what is found.
     """
     planner = Planner(problem, order=order, seed=seed)
     for rows in starts:
         if planner.has_room(rows):
             planner.offer(rows)
+    usual = effort_for(problem)
+    seconds = math.inf if rounds is not None else usual if effort is None else effort
+    before = min(seconds, usual)  # more effort only goes on from where less ends
+
+    def share(of: float) -> float:
+        return max(AT_LEAST, of * before)
+
     if order == "free":
-        planner.reorder(orderings(problem))
-    if rounds is None and effort is None:
-        effort = effort_for(problem)
+        planner.reorder(orderings(problem), effort=share(REORDERING))
     limit = 2**62 if rounds is None else rounds
     if budgets is None:
         top = planner.plans[0].peak
-        planner.deepen()
+        planner.deepen(effort=share(DEEPENING))
         low = planner.plans[0].peak
         count = max(4, min(96, 12_000 // len(problem.order)))
-        planner.descend(_spread(top, low, count))
-        planner.improve(min(limit, STRETCHES[0]))
+        planner.descend(_spread(top, low, count), effort=share(DESCENT))
+        left = seconds - REFINING * before
+        planner.improve(min(limit, STRETCHES[0]), effort=(left - planner.spent) / 2)
         planner.subdivide(count)
-        planner.improve(limit - STRETCHES[0], effort=effort)
-        planner.refine(planner.between(FINE))
+        planner.improve(limit - STRETCHES[0], effort=left - planner.spent)
+        planner.fill(FINE, effort=share(REFINING))
     else:
-        planner.descend(sorted(set(budgets), reverse=True))
-        planner.improve(limit, effort=effort)
+        planner.descend(sorted(set(budgets), reverse=True), effort=share(DESCENT))
+        planner.double()
+        planner.improve(limit, effort=seconds - planner.spent)
     return planner.plans
 
 
@@ -369,8 +437,8 @@ def orderings(problem: Problem) -> int:
 
 
 def effort_for(problem: Problem) -> float:
-    """Seconds of search unless somebody says how many: 10 ms for each row that may run again."""
-    return min(30.0, 0.01 * float((problem.must & ~problem.once).sum()))
+    """Seconds of search unless somebody says how many: 10 ms for each row that may run again, half a minute at most."""
+    return min(MOST_EFFORT, EACH_ROW * float((problem.must & ~problem.once).sum()))
 
 
 def _spread(top: int, low: int, count: int) -> list[int]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.base.compiled import compiled
+from sim.base.compiled import borrowing
 from sim.schedules.effects import Bytes8
 from sim.schedules.values import ACCUMULATE, CONSUME, SAVE, WRITE
 from sim.strategies.general.problem import Problem, Rows
@@ -45,6 +45,7 @@ VALUE = np.dtype(
         ("first", "i4"),  # its first touch, or -1
         ("noise", "f8"),  # factor on the score of what makes it again
         ("live_stamp", "i8"),  # twice a stamp, plus one if it is in memory at the reader in question
+        ("touch", "i4"),  # its last before that reader
         ("need_stamp", "i8"),  # the same while rows to insert are walked through
         ("concerned", "i4"),  # entry i of the values whose time in memory an insertion may change
     ],
@@ -53,17 +54,28 @@ VALUE = np.dtype(
 PLACE = np.dtype(
     [
         ("row", "i4"), ("ident", "i4"),  # an occurrence is named, as positions shift
-        ("during", "i8"), ("before", "i8"),  # bytes in memory during the action, and before it
-        ("change", "i8"),  # how many more than at the position before a move would add
         ("trial", "i4"), ("spare_row", "i4"), ("spare_ident", "i4"),
+        ("doubt", "i4"),  # entry i of the occurrences that may be of no use
     ],
     align=True,
 )  # fmt: skip
-TOUCH = np.dtype([("place", "i4"), ("next", "i4"), ("flags", "i4")], align=True)
+OVER = np.dtype(
+    [
+        ("excess", "i8"), ("weight", "f8"),  # bytes above the budget during an action, or below (negative)
+        ("before", "i8"),  # bytes in memory before it
+        ("overflow", "f8"),  # of all positions from here on
+        ("crowded", "i4"),  # the first position from here on with an excess, or the end
+    ],
+    align=True,
+)  # fmt: skip
+BLOCK = np.dtype([("least", "i8"), ("most", "i8"), ("weight", "f8")], align=True)
+CHANGE = np.dtype([("place", "i4"), ("size", "i8")], align=True)
+TOUCH = np.dtype([("ident", "i4"), ("next", "i4"), ("flags", "i4")], align=True)
 CANDIDATE = np.dtype(
     [
         ("reader", "i4"), ("value", "i4"), ("depth", "i4"),
         ("score", "f8"), ("fall", "f8"), ("priced", "i8"),  # and at which pass that was
+        ("heap", "i4"),  # entry i of a heap of candidates, the highest score first
     ],
     align=True,
 )  # fmt: skip
@@ -72,8 +84,9 @@ NOW = np.dtype(
         ("listed", "?"),  # whether first runs keep the order given
         ("start", "i8"), ("end", "i8"),  # the sequence is at these positions
         ("touches", "i8"), ("next_ident", "i8"), ("passes", "i8"), ("peak", "i8"), ("cost", "i8"),
-        ("work", "i8"),  # touches and positions walked over since the state was made: time that is the same everywhere
-        ("candidates", "i8"), ("chosen", "i8"),  # how many there are
+        ("work", "i8"),  # nanoseconds that all this takes, by counts of what is walked over: the same everywhere
+        ("candidates", "i8"), ("chosen", "i8"), ("doubts", "i8"),  # how many there are
+        ("budget", "i8"), ("remaining", "i8"),  # of the last pass, and bytes in memory at the end
         ("stamp", "i8"), ("live_stamp", "i8"),  # the last given, and that of what is known of the reader in question
     ],
     align=True,
@@ -84,8 +97,10 @@ class State(NamedTuple):
     """A problem and a sequence of its rows, with what the last pass found and room for the moves on it.
 
     `ptr`, `touched` and `access` are the problem's; the others are records, one for each row, value, position
-    in the buffer (and the end), touch (of a value by an action, linked from the first to the last), candidate,
-    and one (`now`) for the whole. `occurrence` has the position of each named occurrence, -1 if it is gone.
+    in the buffer (and the end; `over` is what scans read), block of positions (the range of their excess and the sum
+    of their weights), touch (of a value by an action, linked from the first to the last), candidate, change of
+    memory that a move makes from a position on, and one (`now`) for the whole. `occurrence` has the position of
+    each named occurrence, -1 if it is gone.
     """
 
     ptr: Rows
@@ -94,12 +109,17 @@ class State(NamedTuple):
     rows: Records
     values: Records
     places: Records
+    over: Records
+    blocks: Records
     touches: Records
     candidates: Records
+    changes: Records
     occurrence: Rows
     now: Records
 
 
+WIDTH = 32
+"""Positions of a block."""
 ROOM = 6
 """Times that the buffer can hold the rows that may run again, beyond the order given."""
 
@@ -125,14 +145,17 @@ def state_of(problem: Problem, *, listed: bool = False) -> State:
         rows=rows,
         values=values,
         places=np.zeros(capacity + 1, dtype=PLACE),
+        over=np.zeros(capacity + 1, dtype=OVER),
+        blocks=np.zeros(capacity // WIDTH + 1, dtype=BLOCK),
         touches=np.zeros(touches, dtype=TOUCH),
         candidates=np.zeros(touches, dtype=CANDIDATE),
+        changes=np.zeros(len(values) + 1, dtype=CHANGE),
         occurrence=np.zeros(4 * capacity, dtype=np.int32),
         now=now,
     )
 
 
-@compiled
+@borrowing
 def load(s: State, rows: Rows) -> None:
     """Puts a sequence into the buffer, its occurrences named 0, 1, 2, …"""
     start = s.now[0].end - len(rows)
@@ -143,9 +166,10 @@ def load(s: State, rows: Rows) -> None:
         s.places[start + k].ident = k
         s.rows[rows[k]].count += 1
     s.now[0].start, s.now[0].next_ident = start, len(rows)
+    s.now[0].work += 2 * len(rows) + len(s.rows)
 
 
-@compiled
+@borrowing
 def measure(s: State, budget: int) -> float:
     """Find the memory, touches and cost of the sequence, without runs that nobody needs; return its overflow.
 
@@ -163,7 +187,7 @@ def measure(s: State, budget: int) -> float:
     for v in range(len(s.values)):
         if s.values[v].remains:
             level += s.values[v].size
-    s.places[s.now[0].end].before = level
+    s.now[0].budget, s.now[0].remaining = budget, level
     peak, cost, overflow = np.int64(0), np.int64(0), 0.0
     e = 0
     w = s.now[0].end
@@ -208,7 +232,7 @@ def measure(s: State, budget: int) -> float:
                     s.values[v].needed = False
                 elif access != SAVE:
                     now += s.values[v].size
-            s.touches[e].place, s.touches[e].flags, s.touches[e].next = w, flags, s.values[v].first
+            s.touches[e].ident, s.touches[e].flags, s.touches[e].next = s.places[w].ident, flags, s.values[v].first
             s.values[v].first = e
             e += 1
         for t in range(start, stop):
@@ -223,50 +247,106 @@ def measure(s: State, budget: int) -> float:
                 before += s.values[v].size
                 if access == CONSUME:
                     s.values[v].missing = s.values[v].adds
-            s.touches[e].place, s.touches[e].flags, s.touches[e].next = w, flags, s.values[v].first
+            s.touches[e].ident, s.touches[e].flags, s.touches[e].next = s.places[w].ident, flags, s.values[v].first
             s.values[v].first = e
             e += 1
         now += held
-        s.places[w].during, s.places[w].before = now, before
         level = before
         peak = max(peak, now)
         cost += s.rows[row].cost
+        s.over[w].excess, s.over[w].weight, s.over[w].before = now - budget, s.rows[row].weight, before
         if now > budget:
             overflow += s.rows[row].weight * (now - budget)
     s.now[0].start, s.now[0].touches, s.now[0].peak, s.now[0].cost = w, e, peak, cost
     s.now[0].passes += 1
-    s.now[0].work += 4 * e
+    s.now[0].work += 8 * e + 200
+    summarise(s, s.now[0].end)
     return overflow
 
 
-@compiled
+@borrowing
 def last_touch(s: State, v: int, place: int) -> int:
     """The last touch of a value before a position; -1 if there is none."""
     found, e = -1, s.values[v].first
-    while e >= 0 and s.touches[e].place < place:
+    while e >= 0 and s.occurrence[s.touches[e].ident] < place:
         found = e
         e = s.touches[e].next
     return found
 
 
-@compiled
-def overflow_change(s: State, budget: int, low: int, high: int) -> float:
-    """By how much the overflow changes with `State.change` over positions low … high-1, which is cleared."""
+@borrowing
+def summarise(s: State, high: int) -> None:
+    """Find what holds for whole blocks and for all from each position on; from `high` on nothing has changed."""
+    start, end = s.now[0].start, s.now[0].end
+    s.over[end].overflow, s.over[end].crowded = 0.0, end
+    high = min(end, (high + WIDTH - 1) // WIDTH * WIDTH)
+    s.now[0].work += 3 * (high - start)
+    overflow, crowded = s.over[high].overflow, s.over[high].crowded
+    for k in range(high - 1, start - 1, -1):
+        excess, b = s.over[k].excess, k // WIDTH
+        if k == high - 1 or k % WIDTH == WIDTH - 1:
+            s.blocks[b].least, s.blocks[b].most, s.blocks[b].weight = excess, excess, 0.0
+        s.blocks[b].least = min(s.blocks[b].least, excess)
+        s.blocks[b].most = max(s.blocks[b].most, excess)
+        s.blocks[b].weight += s.over[k].weight
+        if excess > 0:
+            crowded = k
+            overflow += s.over[k].weight * excess
+        s.over[k].overflow, s.over[k].crowded = overflow, crowded
+
+
+@borrowing
+def note_change(s: State, count: int, place: int, size: int) -> int:
+    """Notes that memory changes from a position on, by position; returns how many changes there are then."""
+    j = count
+    while j > 0 and s.changes[j - 1].place > place:
+        s.changes[j].place, s.changes[j].size = s.changes[j - 1].place, s.changes[j - 1].size
+        j -= 1
+    s.changes[j].place, s.changes[j].size = place, size
+    return count + 1
+
+
+@borrowing
+def overflow_change(s: State, count: int, end: int) -> float:
+    """By how much the overflow changes with the changes noted, which last up to a position."""
     total, change = 0.0, np.int64(0)
-    s.now[0].work += high - low + 50
-    for k in range(low, high):
-        change += s.places[k].change
-        s.places[k].change = 0
+    s.now[0].work += 10 * count
+    for i in range(count):
+        change += s.changes[i].size
+        stop = s.changes[i + 1].place if i + 1 < count else end
         if change != 0:
-            was = max(s.places[k].during - budget, 0)
-            now = max(s.places[k].during + change - budget, 0)
-            if was != now:
-                total += s.rows[s.places[k].row].weight * (now - was)
-    s.places[high].change = 0
+            total += _changed(s, s.changes[i].place, stop, change)
     return total
 
 
-@compiled
+@borrowing
+def _changed(s: State, low: int, high: int, change: int) -> float:
+    """By how much the overflow changes if so many bytes more are in memory at positions low … high - 1."""
+    total, k = 0.0, low
+    rise, fall = max(change, 0), min(change, 0)
+    while k < high:
+        b = k // WIDTH
+        stop = (b + 1) * WIDTH
+        s.now[0].work += 2
+        if k % WIDTH == 0 and stop <= high:
+            if s.blocks[b].most + rise <= 0:
+                k = stop
+                continue
+            if s.blocks[b].least + fall >= 0:
+                total += change * s.blocks[b].weight
+                k = stop
+                continue
+        stop = min(stop, high)
+        s.now[0].work += (stop - k) * 3 // 2
+        for i in range(k, stop):
+            was, now = max(s.over[i].excess, 0), max(s.over[i].excess + change, 0)
+            if was != now:
+                total += s.over[i].weight * (now - was)
+        k = stop
+    return total
+
+
+@borrowing
 def uniform(random: Words) -> float:
     """A number from 0 to 1, the next of a stream (xorshift64*, Vigna 2016, doi:10.1145/2845077)."""
     x = random[0]
@@ -277,7 +357,7 @@ def uniform(random: Words) -> float:
     return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
 
 
-@compiled
+@borrowing
 def below(random: Words, count: int) -> int:
     """A whole number from 0 to count - 1."""
     return int(uniform(random) * count)

@@ -113,7 +113,7 @@ def optimal(
     the front (see `optimal_front`). The class of schedules is that of `sim.strategies.optimal`, with all
     cotangents at once; on chains it contains the fixed schedules. Full store in smaller chunks of
     cotangents is considered as well. `order`, `effort` and `seed` are of the search on other graphs;
-    effort is counted in steps, so that a result is the same everywhere.
+    effort is counted by what the search walks over, so that a result is the same everywhere.
 
     Raises
     ------
