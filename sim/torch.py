@@ -411,7 +411,7 @@ class _Outputs(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _returned(traced: Program, flat: Sequence[Any]) -> Any:
-    """What the module returns: views of the graph's outputs, in the module's own structure."""
+    """The outputs of the module: views of the graph's outputs, in the module's own structure."""
     captured = traced.captured
     env: dict[Any, Any] = {}
     rest = iter(flat)

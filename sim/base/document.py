@@ -39,7 +39,7 @@ class Document:
     keys: dict[KeyPath, Position] = field(default_factory=dict)
     values: dict[KeyPath, Position] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
-    """What `data` has in place of what the text says: `graph.batch=16`."""
+    """The values of `data` that are other than in the text: `graph.batch=16`."""
 
     @property
     def sha256(self) -> str:

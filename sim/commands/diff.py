@@ -39,7 +39,7 @@ def _file(path: Path) -> Path:
 
 
 def _differences(old: Point, new: Point) -> list[str]:
-    """What differs between two points of one label, each with its ratio."""
+    """The differences between two points of one label, each with its ratio."""
     from sim.base.units import format_bytes, format_flops, format_seconds
 
     told = []

@@ -34,13 +34,13 @@ VERSION = 1
 PROFILE_SECONDS = 30.0
 """Time for measuring calls at most, for each graph."""
 NARROWINGS, POINTS = 2, 8
-"""How often budgets close in on the smallest peak within an overhead, and how many they are."""
+"""The rounds in which budgets close in on the smallest peak within an overhead, and budgets in each."""
 Minimize = Literal["seconds", "flops"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked for: exactly one of a budget (bytes, or a share of full store's peak), an overhead and a plan.
+    """The request: exactly one of a budget (bytes, or a share of full store's peak), an overhead and a plan.
 
     `reserve` are bytes of the budget that the step may not use. Prices are `minimize`: seconds are measured, or with
     a `device` those of its roofline. `effort` and `seed` are those of `sim.strategies.general.planner.plan`.

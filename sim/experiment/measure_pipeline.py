@@ -1,4 +1,4 @@
-"""What a pipeline takes: its step, its bubble, and what each rank holds and does."""
+"""The cost of a pipeline: its step, its bubble, and what each rank holds and does."""
 
 from __future__ import annotations
 

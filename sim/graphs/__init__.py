@@ -1,4 +1,4 @@
-"""What is computed; imports `base`.
+"""Graphs of computations; imports `base`.
 
 `node` says what one operation costs and what makes it meaningless, `columns` holds the nodes of a graph
 as arrays, `graph` is both with what is differentiated, where it may be cut and what derivatives read,

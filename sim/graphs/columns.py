@@ -15,7 +15,7 @@ from sim.base.errors import CountOverflow
 from sim.graphs.node import ITEMSIZE, LARGEST, NEEDS, STRUCTURES, GraphInput, Ints, Node
 
 ALWAYS, OTHERS, PARAMETERS, ITSELF = 1, 2, 4, 8
-"""When an input is read, as a bit mask: always; where another input, the node's parameters or it itself is
+"""The reads of an input as a bit mask: always; where another input, the node's parameters or it itself is
 differentiated."""
 _CONDITION = {"never": 0, "always": ALWAYS, "others": OTHERS, "parameters": PARAMETERS}
 

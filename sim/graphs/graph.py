@@ -175,7 +175,7 @@ class Graph:
 
     @property
     def is_chain(self) -> bool:
-        """Whether every node reads exactly the one before it (the first: the only graph input)."""
+        """Tell whether every node reads exactly the one before it (the first: the only graph input)."""
         c = self.columns
         return (
             len(self.inputs) == 1

@@ -12,7 +12,7 @@ NODE_BYTES = 1000
 LAYER_BYTES = 250
 """Memory of a run for each layer of an abstract chain (measured), which has columns and no `Node`s."""
 MOST_NODES = 2**31 - 1
-"""What fits the numbers of nodes."""
+"""The most nodes, so that their numbers fit."""
 
 
 def machine_bytes() -> int | None:

@@ -1,4 +1,4 @@
-"""What the ranks of a pipeline compute: passes of micro-batches through stages, in order.
+"""Pipelines: passes of micro-batches through stages, in order.
 
 A model is cut into stages, each on one rank; a rank that has several stages is said to have chunks. The
 forward pass of a stage reads what the stage before it sends, its VJP what the stage after it sends. The
@@ -19,7 +19,7 @@ from sim.base.errors import SimError
 
 
 class Part(StrEnum):
-    """What a pass computes of a stage; VJP is both parts in one."""
+    """The part of a stage that a pass computes; VJP is both parts in one."""
 
     FORWARD = "forward"
     VJP = "vjp"
@@ -71,7 +71,7 @@ class PipelineSchedule:
 
     @cached_property
     def blocks(self) -> tuple[tuple[tuple[Pass, ...], ...], ...]:
-        """What each rank computes in order: passes, and those that overlap together."""
+        """The work of each rank in order: passes, and those that overlap together."""
         of_ranks = []
         for order in self.orders:
             blocks: list[tuple[Pass, ...]] = []

@@ -1,4 +1,4 @@
-"""What passes and sends take: seconds of each stage for one micro-batch."""
+"""Durations of passes and sends: seconds of each stage for one micro-batch."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ OfStages = Annotated[
 
 
 class TimesFile(BaseModel):
-    """What the passes of one micro-batch take: one time for all stages, or a list."""
+    """The durations of the passes of one micro-batch: one time for all stages, or a list."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -8,7 +8,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def folder() -> Path:
-    """Where they lie: in the package of a wheel, else beside the package in a checkout."""
+    """The folder that they lie in: in the package of a wheel, else beside the package in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "scenarios"
     return inside if inside.is_dir() else package.parent / "scenarios"

@@ -143,7 +143,7 @@ def _taken_apart(
     derive: Callable[..., Any], function: Callable[..., list[Any]], arguments: Sequence[Any],
     moving: Sequence[int], name: str,
 ) -> tuple[list[Any], Any]:  # fmt: skip
-    """What `derive` (`jax.linearize` or `jax.vjp`) of the function by its `moving` arguments gives, named.
+    """The outputs of `derive` (`jax.linearize` or `jax.vjp`) of the function by its `moving` arguments, named.
 
     A residual that is the output, or a view of an argument, has its name already; one that depends
     on nothing is left without.

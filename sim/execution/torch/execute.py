@@ -284,7 +284,7 @@ def _restore(state: Mapping[Any, Any]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Execution:
-    """What a schedule computes for a module: its outputs, and the gradients of its parameters by name."""
+    """The results of a schedule for a module: its outputs, and the gradients of its parameters by name."""
 
     outputs: list[Any]
     gradients: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a call of a joint graph costs: seconds measured on the device in front of it, of a roofline, or flops."""
+"""Prices of the calls of a joint graph: seconds measured on the device in front of it, of a roofline, or flops."""
 
 from __future__ import annotations
 

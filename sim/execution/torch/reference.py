@@ -1,4 +1,4 @@
-"""What the gradient of a PyTorch module has to be: that of plain autograd, and the slopes of its loss.
+"""References for the gradient of a PyTorch module: that of plain autograd, and the slopes of its loss.
 
 Slopes are central differences in float64, which know nothing of autograd.
 """

@@ -1,4 +1,4 @@
-"""What a schedule's actions on a PyTorch module need at hand: everything that can be looked up beforehand is."""
+"""Tables that a schedule's actions on a PyTorch module need at hand, with all that can be looked up beforehand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tensors = list[Any]
 
 
 class Work:
-    """What running one node takes, looked up once: Python's share of a step is to be small.
+    """The parts of running one node, looked up once: Python's share of a step is to be small.
 
     `activation`, `residual` and `cotangent` are numbers of values; `sources` the activations (number of
     the value) and residents (~k) that it reads, each with what stands for it where it is not there.

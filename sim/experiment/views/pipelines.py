@@ -18,7 +18,7 @@ MOST_PASSES = 6_000
 
 
 class Lane(TypedDict):
-    """What one rank does: a column a pass, and the most micro-batches of its share of the model that it holds."""
+    """The work of one rank: a column a pass, and the most micro-batches of its share of the model that it holds."""
 
     in_flight: Measured
     part: list[str]

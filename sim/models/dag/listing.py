@@ -16,7 +16,7 @@ from sim.graphs.graph import Graph
 from sim.graphs.node import LARGEST, GraphInput, Node
 
 ATTRIBUTES = (("cost", "bytes"), ("duration", "out_cost"), ("cost_cpu", "cost_ram"))
-"""What cost and bytes are called where nobody says it: here, in Moccasin's files and in Checkmate's."""
+"""The names of cost and bytes where nobody gives them: here, in Moccasin's files and in Checkmate's."""
 MOST_COST = LARGEST // 2**7
 """The sum of all costs at most, so that a plan with a hundred runs of each node is counted."""
 
@@ -46,7 +46,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """Which attributes say what: cost, bytes and workspace of a node, and how much of the cost is one flop."""
+    """The attributes that tell costs: cost, bytes and workspace of a node, and how much of the cost is one flop."""
 
     cost: str | None = None
     bytes: str | None = None

@@ -91,7 +91,7 @@ class _Swapped:
 
 
 class _Trail:
-    """Which submodule is running, and which recorded calls it has made."""
+    """The submodule that is running, and the recorded calls that it has made."""
 
     def __init__(self, module: nn.Module) -> None:
         self.names = {id(m): name for name, m in module.named_modules()}
@@ -300,7 +300,7 @@ def _find_alias(op: Op, owners: dict[int, torch.fx.Node]) -> None:
 
 
 def _returns_input(node: torch.fx.Node) -> bool:
-    """Whether a call is a dropout that drops nothing: kernels return its input, the recording a copy of it."""
+    """Tell whether a call is a dropout that drops nothing: kernels return its input, the recording a copy of it."""
     schema = getattr(node.target, "_schema", None)
     if schema is None or schema.name not in ("aten::dropout", "aten::feature_dropout", "aten::alpha_dropout"):
         return False

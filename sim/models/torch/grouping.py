@@ -91,7 +91,7 @@ def _constant_ops(captured: Captured) -> list[Op]:
 
 
 def is_random(node: torch.fx.Node) -> bool:
-    """Whether a call draws random numbers."""
+    """Tell whether a call draws random numbers."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 

@@ -344,7 +344,7 @@ def _weight_share(node: torch.fx.Node) -> int:
 
 
 def _needs(step: Step, names: Sequence[str], active: bool) -> tuple[Needs, tuple[Reads, ...] | None]:
-    """Which activations the gradient reads, and which of the inputs, `names` for each of the step's reads."""
+    """The activations that the gradient reads, and those of the inputs, `names` for each of the step's reads."""
     if not active:
         return "none", None
     sources = [name for name, many in zip(names, step.read_tensors, strict=True) for _ in range(many)]

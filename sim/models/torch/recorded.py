@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 ROOT = "model"
-"""What operations of the outermost module's own forward are called."""
+"""The name of operations of the outermost module's own forward."""
 
 
 @dataclass(eq=False)

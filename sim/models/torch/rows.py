@@ -313,7 +313,7 @@ def _written(node: fx.Node) -> list[fx.Node]:
 
 
 def _draws(node: fx.Node) -> bool:
-    """Whether a call draws random numbers: attention without dropout has the mark of one that does, and does not."""
+    """Tell whether a call draws random numbers: attention without dropout is marked like one that does."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
     names = [a.name for a in node.target._schema.arguments]

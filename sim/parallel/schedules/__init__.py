@@ -18,7 +18,7 @@ from sim.parallel.pipeline import PipelineSchedule
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How many ranks compute how many micro-batches."""
+    """The numbers of ranks and of micro-batches."""
 
     ranks: int
     micro_batches: int

@@ -32,7 +32,7 @@ SOURCE, SINK, FIRST = 0, 1, 2
 
 
 class Choices(NamedTuple):
-    """What the kernels read: for each node what it reads, and what it costs to have it or to evaluate it again."""
+    """Tables that the kernels read: the reads of each node, and the costs of having it or evaluating it again."""
 
     ptr: Any
     index: Any  # of the nodes read, below 0 for graph inputs

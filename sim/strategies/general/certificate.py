@@ -19,7 +19,7 @@ Level = Literal["none", "fast", "proof"]
 
 
 class Effort(NamedTuple):
-    """How far the relaxation is taken; no clock, so that a bound is the same on every machine."""
+    """The effort put into the relaxation; no clock, so that a bound is the same on every machine."""
 
     columns: int  # of the relaxation, about: the fewer rows there are, the more moments
     budgets: int  # memories for which lines are sought
@@ -28,7 +28,7 @@ class Effort(NamedTuple):
     iterations: int  # of the simplex method, in all
 
     def moments(self, rows: Rows) -> int:
-        """How many moments of a problem to look at."""
+        """The number of moments of a problem to look at."""
         return min(60, max(12, self.columns // int(rows.again.sum() + 1)))
 
 
@@ -40,7 +40,7 @@ EFFORTS = {
 
 @dataclass(frozen=True)
 class Bound:
-    """What no plan of a class costs less than: a maximum of lines in memory, each proven in whole numbers.
+    """A bound that no plan of a class costs less than: a maximum of lines in memory, each proven in whole numbers.
 
     `smallest_peak` are working bytes below which there is no plan. `word` are pairs of working bytes and a
     cost of recomputation that branch and bound found nothing below: the solver's word, in floating point.
@@ -75,7 +75,7 @@ class Bound:
 
 
 def available() -> bool:
-    """Whether the solver of linear programs is installed: HiGHS, the extra `bound`."""
+    """Tell whether the solver of linear programs is installed: HiGHS, the extra `bound`."""
     return find_spec("highspy") is not None
 
 

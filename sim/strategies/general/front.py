@@ -109,7 +109,7 @@ def proven_flops(graph: Graph, working_bytes: int, *, level: Level, seconds: flo
 
 
 def bound_class(graph: Graph) -> BoundClass:
-    """Whether the VJPs can run in the listed order alone: each node's needs the cotangent that the next one makes."""
+    """The class of a graph's bound: whether its VJPs can run in the listed order alone, each after the next node's."""
     m, c = len(graph.inputs), graph.columns
     active = [i for i in range(len(graph)) if graph.active[m + i]]
     forced = all(m + i in c.input_index[c.input_ptr[j] : c.input_ptr[j + 1]] for i, j in pairwise(active))

@@ -29,7 +29,7 @@ END = -1  # the reader of what remains
 
 
 class Taste(NamedTuple):
-    """How the greedy weighs a fall of the overflow against its cost: (share of the overflow)^power / (cost + floor)."""
+    """The greedy's weight of a fall of overflow against its cost: (share of the overflow)^power / (cost + floor)."""
 
     power: float
     floor: float
@@ -92,7 +92,7 @@ def _place_of(s: State, c: int) -> int:
 
 @borrowing
 def _before(s: State, a: int, b: int) -> bool:
-    """Whether candidate a comes before b: it has the higher score, or the same and was listed earlier."""
+    """Tell whether candidate a comes before b: it has the higher score, or the same and was listed earlier."""
     return bool(
         s.candidates[a].score > s.candidates[b].score or (s.candidates[a].score == s.candidates[b].score and a < b)
     )
@@ -231,7 +231,7 @@ def _left_at(s: State, e: int) -> int:
 
 @borrowing
 def _is_live(s: State, v: int, place: int) -> bool:
-    """Whether a value is in memory right before the action at a position, by the last pass."""
+    """Tell whether a value is in memory right before the action at a position, by the last pass."""
     if s.values[v].live_stamp >> 1 != s.now[0].live_stamp:
         e = last_touch(s, v, place)
         live = e >= 0 and s.touches[e].flags & ALIVE != 0
@@ -325,7 +325,7 @@ def prune(s: State) -> None:
 
 @borrowing
 def _fits_without(s: State, place: int) -> bool:
-    """Whether the sequence still fits if the run at a position is left out."""
+    """Tell whether the sequence still fits if the run at a position is left out."""
     row, changes = s.places[place].row, 0
     s.now[0].work += 10 * (s.ptr[row + 1] - s.ptr[row])
     for t in range(s.ptr[row], s.ptr[row + 1]):

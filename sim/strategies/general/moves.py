@@ -21,7 +21,7 @@ from sim.strategies.general.sequence import State, Words, below, load, measure, 
 
 
 class Pace(NamedTuple):
-    """How a stretch of the search goes: thresholds fall geometrically from `warm` to `cold` over `rounds` rounds."""
+    """A stretch of the search: thresholds fall geometrically from `warm` to `cold` over `rounds` rounds."""
 
     unit: float  # cost of one evaluation of everything that may run again
     warm: float  # in units
@@ -31,7 +31,7 @@ class Pace(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where a search stands: its current sequence and the best one, with cost and overflow of each."""
+    """The state of a search: its current sequence and the best one, with cost and overflow of each."""
 
     current: Rows
     best: Rows

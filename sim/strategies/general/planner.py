@@ -36,7 +36,7 @@ STRETCHES = (16, 32, 64, 128, 256, 512)
 ARRANGEMENTS = 1000
 """Moves by which a new start gets its order."""
 BESIDE = (-16, -4, -1, 0, 1, 4, 16)
-"""How many budgets away the plans are that a stretch may start from."""
+"""The number of budgets away that the plans are from which a stretch may start."""
 WARM, COLD = 0.01, 0.0003
 ORDERINGS = 500
 """Moves at each step towards a smaller peak by order alone."""
@@ -111,7 +111,7 @@ class Planner:
         return self._work / WORK_PER_SECOND
 
     def has_room(self, rows: Rows) -> bool:
-        """Whether a sequence fits into the buffers of the search."""
+        """Tell whether a sequence fits into the buffers of the search."""
 
         def fits(state: State) -> bool:
             touches = int(np.diff(self.problem.ptr)[rows].sum())
@@ -321,7 +321,7 @@ class Planner:
         return list(different.values())[1:]
 
     def _best_start(self, one: _Search, near: list[Rows]) -> Found:
-        """Where a search goes on: from where it stands, or from a better start."""
+        """The start that a search goes on from: where it stands, or a better one."""
         best = one.found
         for rows in near:
             found = self._standing(self._fitted(rows, one.budget)[0], one.budget)

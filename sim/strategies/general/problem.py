@@ -74,7 +74,7 @@ class Problem:
 
     @cached_property
     def accumulations(self) -> NDArray[np.int32]:
-        """How many rows accumulate into each value."""
+        """The number of rows that accumulate into each value."""
         into = self.value[self.access == ACCUMULATE]
         return np.bincount(into, minlength=len(self.value_bytes)).astype(np.int32)
 

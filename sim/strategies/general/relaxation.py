@@ -209,7 +209,7 @@ def relaxation_of(rows: Rows, moments: Moments) -> Relaxation:
 
 
 def _useful(rows: Rows, ahead: Flags) -> tuple[Flags, Flags]:
-    """Which rows may run, and which values may be read, once the rows that are not `ahead` have run."""
+    """The rows that may run, and the values that may be read, once the rows that are not `ahead` have run."""
     row, value = ahead.copy(), np.zeros((len(ahead), len(rows.sizes)), dtype=np.bool_)
     outputs: list[list[int]] = [[] for _ in range(len(rows))]
     for v, r in enumerate(rows.maker.tolist()):

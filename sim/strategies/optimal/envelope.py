@@ -41,7 +41,7 @@ DONE, MORE_ROOM, MORE_BUFFERS = range(3)
 
 
 class Cells(NamedTuple):
-    """Where each state matters: in the cells begins[i] … ends[i] - 1, below ceilings[starts[i] …].
+    """The region in which each state matters: in the cells begins[i] … ends[i] - 1, below ceilings[starts[i] …].
 
     Cell c is memory in (c, c + 1] · 2^shift; with a shift of 0 all sizes are whole cells. Without `ceilings`
     a state matters at any cost.
@@ -64,7 +64,7 @@ class Envelopes(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """What state i costs at the ends of cells first[i] … last[i], from at[i] on, and its breakpoints up to there."""
+    """The cost of state i at the ends of cells first[i] … last[i], from at[i] on, and its breakpoints up to there."""
 
     at: Ints
     first: Ints

@@ -194,7 +194,7 @@ def inside(problem: Problem, grid: Grid, lower: Floats, first_t: int, end_t: int
 
 @compiled
 def phase_of(anchor: Ints, gradients_before: Ints, s: int, t: int, shift: int) -> int:
-    """How far a state's points lie below multiples of 2^shift bytes; 0 for the state of no stages."""
+    """The distance of a state's points below multiples of 2^shift bytes; 0 for the state of no stages."""
     return (anchor[s] - gradients_before[t + 1]) & ((1 << shift) - 1) if s >= 0 else 0
 
 

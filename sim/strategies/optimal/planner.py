@@ -56,7 +56,7 @@ class Plans:
 
     @property
     def gap(self) -> float:
-        """How far above the best of the class a cost is at most, relatively: the largest over all memories."""
+        """The most that a cost is above the best of the class, relatively: the largest over all memories."""
         at = np.union1d(self.memory, self.lower.memory)
         at = at[at >= self.memory[0]]
         return float((Steps(self.memory, self.cost).at(at) / self.lower.at(at)).max()) - 1

@@ -1,4 +1,4 @@
-"""How finely and how long the planner searches. No choice changes what is optimal, some change when it gives up."""
+"""The fineness and the length of the search. No choice changes what is optimal, some change when it gives up."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Policy:
 
     dense_work: int = 10**10
     dense_bytes: int = 4 * 10**8
-    """What looking at every memory, in units that divide all sizes, may take instead of cells."""
+    """The work that looking at every memory, in units that divide all sizes, may take instead of cells."""
 
     fewest_cells: int = 128
     most_cells: int = 512
     cells_per_stage: int = 5
     cell_bytes: int = 5 * 10**8
-    """How many cells memory is cut into where an envelope is searched without bounds on a grid, and what they take."""
+    """Cells that memory is cut into where an envelope is searched without bounds on a grid, and what they take."""
 
     most_breakpoints: int = 100_000_000
     """Breakpoints kept for all states together: 1.6 GB."""

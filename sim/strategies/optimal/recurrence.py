@@ -96,7 +96,7 @@ def states_of(problem: Problem) -> States:
 
 @compiled
 def variants(reach: int) -> int:
-    """How many variants there are."""
+    """The number of variants."""
     return 4 * (reach + 1)
 
 
@@ -130,7 +130,7 @@ def normal(table: Ints, t: int, held: int) -> int:
 
 @compiled
 def exists(table: Ints, s: int, t: int, variant: int) -> bool:
-    """Whether any transition asks for this state."""
+    """Tell whether any transition asks for this state."""
     back, outlives, held, holds = decode(variant)
     if normal(table, t, held) != held:
         return False

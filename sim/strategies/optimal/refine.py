@@ -50,7 +50,7 @@ class Traced(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """What is left to search (nothing, if no state has a cell), and bounds of the optimum for all memories.
+    """The part left to search (nothing, if no state has a cell), and bounds of the optimum for all memories.
 
     No plan that was left out costs less than `beaten`, and none at all less than each of the `proven`.
     """
@@ -64,7 +64,7 @@ class Refinement:
 def refine(
     problem: Problem, states: States, most: int, *, tolerance: float, search: bool, policy: Policy
 ) -> Refinement:
-    """Where the states must be searched for the optimum, or for what is near it.
+    """The regions in which states must be searched for the optimum, or for what is near it.
 
     `most` is the bytes beyond which no plan is cheaper. Without a search nothing is left, and the plans
     are good but proven to be within no tolerance: the cost of a level's outside bounds is saved.

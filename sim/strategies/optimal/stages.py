@@ -36,7 +36,7 @@ the gradients of later nodes (-1 where a node has no VJP)."""
 
 SIZES = [PASSING, SAVING, RESIDUAL, OUTPUT, READS, COTANGENTS, GRADIENTS, VJP_PEAK]
 LARGEST_COST, LARGEST_BYTES = 2**59, 2**58
-"""What a plan may cost, and what all sizes may add up to, in units that divide them all: sums of a few stay far
+"""The most that a plan may cost, and all sizes together, in units that divide them all: sums of a few stay far
 enough below 2^63 that `sim.strategies.optimal.recurrence.INFINITE` lies between."""
 
 
@@ -98,7 +98,7 @@ def check_bytes(total: float, largest: int, unit: int = 1) -> None:
 
 
 def is_path(graph: Graph) -> bool:
-    """Whether each node but the first reads the node before it and no other; graph inputs may come in anywhere."""
+    """Tell whether each node but the first reads the node before it and no other; graph inputs may come in anywhere."""
     reader, source = _edges(graph)
     return (
         len(reader) == len(graph) - 1

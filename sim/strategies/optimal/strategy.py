@@ -33,7 +33,7 @@ Minimize = Literal["flops", "seconds"]
 
 
 class Search(NamedTuple):
-    """How the plans of a graph are searched that has no exact tables."""
+    """The search for plans of a graph that has no exact tables."""
 
     order: Order = "free"
     effort: float | None = None
@@ -41,7 +41,7 @@ class Search(NamedTuple):
 
 
 Costs = tuple[tuple[int, ...], tuple[int, ...]]
-"""What the forward and the VJP of each node cost, in any whole unit."""
+"""The costs of the forward and the VJP of each node, in any whole unit."""
 
 
 def optimal_front(
@@ -180,7 +180,7 @@ def _front(graph: Graph, tolerance: float, costs: Costs | None, search: Search) 
 
 
 def reach_for(length: int) -> int:
-    """How wide a class is searched for a chain of that length without asking."""
+    """The reach of the class that is searched for a chain of that length without asking."""
     return next((reach for longest, reach in REACHES if length <= longest), 0)
 
 

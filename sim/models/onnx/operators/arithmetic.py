@@ -189,7 +189,7 @@ operator("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or
 
 @operator("Where")
 def where(call: Call) -> Node:
-    """Where: a copy; its derivative reads the condition alone, unless that is a constant."""
+    """The operator Where: a copy; its derivative reads the condition alone, unless that is a constant."""
     node = replace(copied(call), jvp_flops=call.size, vjp_flops=call.size)
     if isinstance(call.operands[0], Constant):
         return node
