@@ -9,19 +9,36 @@ from itertools import pairwise
 
 import numpy as np
 
+from sim.base.errors import CountOverflow
 from sim.graphs.graph import Graph
 from sim.graphs.node import Ints
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies.checkpointing.binomial import binomial
 from sim.strategies.checkpointing.segments import periodic, uniform
-from sim.strategies.front import BoundClass, Front, Recipe, adjoint_cost, below_next, in_chunks, replayed, unbeaten
+from sim.strategies.front import (
+    BoundClass,
+    Front,
+    Recipe,
+    adjoint_cost,
+    below_next,
+    in_chunks,
+    replayed,
+    spread,
+    unbeaten,
+)
 from sim.strategies.general.bound import block_lower_bound
 from sim.strategies.general.certificate import Level, available, certificate, with_word
 from sim.strategies.general.planner import Order, plan
 from sim.strategies.general.problem import Problem, Rows, graph_problem
+from sim.strategies.optimal.planner import best_plans
 from sim.strategies.optimal.stages import stages_of
 from sim.strategies.reverse import reverse_full
 from sim.strategies.selective import selective, worth_keeping
+
+MOST_STAGES = 400
+"""Nodes up to which a graph is planned as a chain of them: that takes a second or two."""
+MOST_REPLAYS = 4000
+"""Plans of stages that are replayed."""
 
 
 def general_front(
@@ -43,6 +60,7 @@ def general_front(
     evaluations = graph.columns.forward_flops if costs is None else costs[0]
     known: list[Recipe] = [
         *_fixed(graph),
+        *_by_stages(graph, width, None if costs is None else costs[0], tolerance),
         *(partial(selective, kept=kept) for kept in worth_keeping(graph, evaluations)),
     ]
     starts = [recipe(graph).rows for recipe in known]
@@ -130,6 +148,22 @@ def schedule_of(graph: Graph, *, rows: Rows, width: int = 1) -> Schedule:
     builder = Builder(graph)
     builder.rows(rows, width=width)
     return builder.build()
+
+
+def _by_stages(graph: Graph, width: int, costs: Ints | None, tolerance: float) -> list[Recipe]:
+    """The plans of the graph as if it were a chain of its nodes, each with all that crosses its cut: estimates."""
+    if len(graph) > MOST_STAGES:
+        return []
+    try:
+        plans = best_plans(stages_of(graph, width=width, costs=costs), tolerance=tolerance)
+    except CountOverflow:
+        return []
+    out: list[Recipe] = []
+    for k in spread(plans.cost, MOST_REPLAYS):
+        builder = Builder(graph)
+        builder.rows(plans.plan(k), width=width)
+        out.append(partial(schedule_of, rows=builder.build(prune=True).rows, width=width))
+    return out
 
 
 def _fixed(graph: Graph) -> Iterator[Recipe]:
