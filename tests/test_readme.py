@@ -45,7 +45,7 @@ def test_the_scenario_is_valid(tmp_path: Path) -> None:
 
 def test_the_library_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    (example,) = [b for b in blocks("python") if "sim.load(" in b]
+    (example,) = [b for b in blocks("python") if "sim.run(" in b]
     exec(compile(example, "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == re.search(r"# (\d+ \d+)", example)[1]  # type: ignore[index]
