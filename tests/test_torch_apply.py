@@ -22,6 +22,11 @@ from sim.strategies.checkpointing.segments import uniform  # noqa: E402
 torch.set_num_threads(1)  # sums in one order, and no waiting for other processes
 
 
+@pytest.fixture(autouse=True)
+def _afresh():
+    torch._dynamo.reset()
+
+
 def _plan(module, inputs, *, granularity="modules", loss="cross_entropy", segments=3):
     graph = program(module, inputs, granularity=granularity, loss=loss).graph
     return json.loads(json.dumps(plan_of(uniform(graph, segments=segments))))
@@ -140,40 +145,62 @@ def test_a_larger_batch_is_refused():
         module(_gpt_batch(4)["ids"])
 
 
-def test_a_plan_for_another_model_is_refused():
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [(3, "none of its nodes is in blocks.2.attention.out"), (1, "there is no blocks.1.")],
+)
+def test_a_plan_for_another_model_is_refused(layers, message):
     plan = _plan(models.GPT(layers=2), _gpt_batch())
-    module = sim.torch.apply(models.GPT(layers=3), plan)
+    with pytest.raises(NotApplicable, match=f"made for another model .*: {message}"):
+        sim.torch.apply(models.GPT(layers=layers), plan)
+
+
+def test_an_input_that_wants_a_gradient_gets_it():
+    torch.manual_seed(0)
+    plain = models.mlp(width=8, depth=8)
+    x = torch.randn(16, 8, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    plain(x).square().sum().backward()
+    sim.torch.apply(plain, _plan(plain, {"input": y.detach()}, loss="sum", segments=8))(y).square().sum().backward()
+    assert torch.equal(x.grad, y.grad)
+
+
+@pytest.mark.parametrize("change", ["dropout", "attribute", "hook"])
+def test_what_is_changed_after_the_first_step_is_not_ignored(change):
+    torch.manual_seed(0)
+    plain = models.GPT(layers=1, dropout=0.1)
+    planned = sim.torch.apply(copy.deepcopy(plain), _plan(plain, _gpt_batch()))
+    ids = _gpt_batch()["ids"]
+    for step in range(2):
+        for module in (plain, planned):
+            module.zero_grad()
+            if step and change == "dropout":
+                module.blocks[0].attention.dropout.p = 0.8
+            if step and change == "attribute":
+                module.blocks[0].ln1.eps = 0.5
+            if step and change == "hook":
+                module.blocks[0].mlp.register_forward_hook(lambda _module, _given, out: out * 46)
+            torch.manual_seed(1)
+            module(ids).square().mean().backward()
+        for name, p in plain.named_parameters():
+            assert torch.equal(p.grad, planned.get_parameter(name).grad), name
+
+
+def test_a_plan_of_a_step_is_followed_call_by_call(tmp_path):
+    torch.manual_seed(0)
+    plain, ids = models.GPT(layers=1), _gpt_batch()["ids"]
+    backend = sim.torch.backend(max_overhead="50%", minimize="flops", effort=0.1)
+    torch.compile(copy.deepcopy(plain), backend=backend, fullgraph=True)(ids)
+    path = backend.plans[0].write(tmp_path / "plan.json")
+    planned = sim.torch.apply(copy.deepcopy(plain), path)
+    for module in (plain, planned):
+        module(ids).square().mean().backward()
+    for name, p in plain.named_parameters():
+        assert torch.equal(p.grad, planned.get_parameter(name).grad), name
+    (plan,) = planned._sim_plan.backend.plans
+    assert plan.rows == backend.plans[0].rows
     with pytest.raises(NotApplicable, match="made for another model"):
-        module(_gpt_batch()["ids"])
-
-
-def test_a_second_backward_is_refused():
-    module = models.mlp(width=8, depth=2)
-    x = torch.randn(4, 8)
-    sim.torch.apply(module, _plan(module, {"input": x}, loss="sum"))
-    out = module(x).sum()
-    out.backward(retain_graph=True)
-    with pytest.raises(NotApplicable, match="second backward"):
-        out.backward()
-
-
-def test_a_result_changed_in_place_is_refused():
-    module = models.mlp(width=8, depth=2)
-    x = torch.randn(4, 8)
-    sim.torch.apply(module, _plan(module, {"input": x}, loss="sum"))
-    out = module(x)
-    with torch.no_grad():
-        out.mul_(2)
-    with pytest.raises(NotApplicable, match="changed in place"):
-        out.sum().backward()
-
-
-def test_an_input_that_wants_a_gradient_is_refused():
-    module = models.mlp(width=8, depth=2)
-    x = torch.randn(4, 8)
-    sim.torch.apply(module, _plan(module, {"input": x}, loss="sum"))
-    with pytest.raises(NotApplicable, match="input 'input' requires a gradient"):
-        module(x.requires_grad_())
+        sim.torch.apply(models.GPT(layers=2), path)(ids)
 
 
 def test_plans_are_read_from_files(tmp_path):
@@ -194,11 +221,12 @@ class _Listed(torch.nn.Module):
         return self.linear(x) + sum(others)
 
 
-def test_tensors_inside_lists_are_refused_because_their_values_would_be_frozen():
-    module, x = _Listed(), torch.randn(2, 4)
-    sim.torch.apply(module, _plan(module, {"x": x}, loss="sum"))
-    with pytest.raises(NotApplicable, match="inside a list"):
-        module(x, [x])
+def test_tensors_inside_lists_have_the_values_of_each_call():
+    torch.manual_seed(0)
+    plain, x = _Listed(), torch.randn(2, 4)
+    planned = sim.torch.apply(copy.deepcopy(plain), _plan(plain, {"x": x}, loss="sum"))
+    for k in range(2):
+        assert torch.equal(planned(x, [k * x, x]), plain(x, [k * x, x]))
 
 
 class _Constants(torch.nn.Module):
@@ -224,18 +252,6 @@ def test_constants_of_the_forward_have_their_values():
 def test_a_tensor_that_is_no_buffer_is_refused_because_its_values_would_be_frozen():
     with pytest.raises(GraphError, match="register it as a buffer"):
         _plan(_Constants(torch.ones(4)), {"x": torch.randn(2, 4)}, loss="sum")
-
-
-def test_a_module_s_state_is_listed_as_pytorch_lists_it() -> None:
-    module = models.GPT()
-    module.extra = module.blocks[1].mlp  # a part that is found twice, with parameters that are tied besides
-    module.blocks[0].register_buffer("mask", torch.ones(2))
-    module.blocks[2].eval()
-    training, parameters, buffers = sim.torch._state(module)
-    assert training == tuple(m.training for m in module.modules())
-    assert list(parameters) == [name for name, _ in module.named_parameters()]
-    assert all(parameters[name] is p for name, p in module.named_parameters())
-    assert list(buffers) == [name for name, _ in module.named_buffers()]
 
 
 def test_a_plan_that_copies_is_no_order_to_train_by() -> None:

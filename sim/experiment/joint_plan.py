@@ -31,6 +31,8 @@ from sim.strategies.general.planner import Plan, Planner, plan
 from sim.strategies.general.problem import Problem
 
 VERSION = 1
+JOINT_GRAPH = "joint graph"
+"""The `kind` of plans of joint graphs, which tells them from those of `sim plan`."""
 PROFILE_SECONDS = 30.0
 """Time for measuring calls at most, for each graph."""
 NARROWINGS, POINTS = 2, 8
@@ -40,13 +42,16 @@ Minimize = Literal["seconds", "flops"]
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """The request: exactly one of a budget (bytes, or a share of full store's peak), an overhead and a plan.
+    """The request: one of a budget (bytes, or a share of full store's peak), `working`, an overhead and a plan.
 
-    `reserve` are bytes of the budget that the step may not use. Prices are `minimize`: seconds are measured, or with
-    a `device` those of its roofline. `effort` and `seed` are those of `sim.strategies.general.planner.plan`.
+    `working` is a budget without parameters, buffers and inputs; the caller's results and their cotangents come on top
+    where it cannot be kept. `reserve` are bytes of the budget that the step may not use. Prices are `minimize`: seconds
+    are measured, or with a `device` those of its roofline. `effort` and `seed` are those of
+    `sim.strategies.general.planner.plan`.
     """
 
     budget: int | Fraction | None = None
+    working: int | None = None
     max_overhead: Fraction | None = None
     plan: Mapping[str, Any] | None = None
     reserve: int = 0
@@ -111,7 +116,7 @@ class StepPlan:
         """The plan as plain data, from which it is taken up again for the same model."""
         return {
             "version": VERSION,
-            "kind": "joint graph",
+            "kind": JOINT_GRAPH,
             "fingerprint": fingerprint(self.joint),
             "inputs": [[name, list(shape), dtype] for name, shape, dtype in _inputs(self.joint)],
             "peak_bytes": self.peak_bytes,
@@ -166,11 +171,13 @@ def plan_step(joint: JointRows, question: Question) -> StepPlan:
         found = _taken_up(joint, problem, question.plan)
     elif question.max_overhead is not None:
         found = _smallest(problem, full.cost + int(full.cost * question.max_overhead), question, full)
+    elif question.working is not None:
+        found, budget = _within_working(joint, problem, question, full), question.working + resident
     else:
         assert question.budget is not None
         asked = question.budget
         budget = asked if isinstance(asked, int) else int((full.peak + resident) * asked)
-        found = _within(problem, budget - question.reserve - resident, question, full, budget, resident)
+        found = _within(problem, question, full, budget, resident)
     return StepPlan(
         peak_bytes=found.peak + resident,
         full_store_bytes=full.peak + resident,
@@ -237,28 +244,48 @@ def _smallest(problem: Problem, most: int, question: Question, full: Plan) -> Pl
     return found
 
 
-def _within(problem: Problem, working: int, question: Question, full: Plan, budget: int, resident: int) -> Plan:
-    """The cheapest plan found within working bytes."""
+def _within(problem: Problem, question: Question, full: Plan, budget: int, resident: int) -> Plan:
+    """The cheapest plan found within a budget."""
+    working = budget - question.reserve - resident
     if full.peak <= working:
         return full
     found = _plans(problem, [working], question) if working >= 0 else [full]
-    fitting = [p for p in found if p.peak <= working]
-    if not fitting:
+    if found[0].peak > working:
         planner = Planner(problem, seed=question.seed)
         planner.offer(found[0].rows)
         planner.deepen()
-        smallest = planner.plans[0]
-        if smallest.peak > working:
-            least = smallest.peak + resident + question.reserve
-            reserve = f" and {format_bytes(question.reserve)} in reserve" if question.reserve else ""
-            raise ParameterError(
-                f"budget: got {format_bytes(budget)} ({budget} bytes), expected at least {format_bytes(least)} "
-                f"({least} bytes), the smallest peak found for this step, with {format_bytes(resident)} of "
-                f"parameters and inputs{reserve}; full store takes {format_bytes(full.peak + resident)}",
-                parameter=("budget",),
-            )
-        fitting = [smallest]
-    return min(fitting, key=lambda p: (p.cost, p.peak))
+        found = planner.plans
+    if found[0].peak > working:
+        least = found[0].peak + resident + question.reserve
+        reserve = f" and {format_bytes(question.reserve)} in reserve" if question.reserve else ""
+        raise ParameterError(
+            f"budget: got {format_bytes(budget)} ({budget} bytes), expected at least {format_bytes(least)} "
+            f"({least} bytes), the smallest peak found for this step, with {format_bytes(resident)} of "
+            f"parameters and inputs{reserve}; full store takes {format_bytes(full.peak + resident)}",
+            parameter=("budget",),
+        )
+    return _cheapest(found, working)
+
+
+def _within_working(joint: JointRows, problem: Problem, question: Question, full: Plan) -> Plan:
+    """The cheapest plan found within working bytes, or with the caller's results and their cotangents on top."""
+    working = question.working
+    assert working is not None
+    ends = {joint.storage_of[n] for n in joint.gradients if n is not None}
+    callers = sum(joint.storages[s].bytes for s in joint.held - ends)
+    found = [full]
+    for most in (working, working + callers):
+        found = found if full.peak <= most else _plans(problem, [most], question, found)
+        if found[0].peak <= most:
+            return _cheapest(found, most)
+    raise ParameterError(
+        f"the plan takes {format_bytes(working)} beside parameters and inputs, "
+        f"but the step takes at least {format_bytes(found[0].peak)}, the smallest peak found"
+    )
+
+
+def _cheapest(plans: Sequence[Plan], working: int) -> Plan:
+    return min((p for p in plans if p.peak <= working), key=lambda p: (p.cost, p.peak))
 
 
 def fingerprint(joint: JointRows) -> str:
@@ -280,10 +307,10 @@ def _inputs(joint: JointRows) -> list[tuple[str, tuple[int, ...], str]]:
 
 def _taken_up(joint: JointRows, problem: Problem, document: Mapping[str, Any]) -> Plan:
     """The plan of a document, with its peak and price on this graph."""
-    if document.get("kind") != "joint graph" or document.get("version") != VERSION:
+    if document.get("kind") != JOINT_GRAPH or document.get("version") != VERSION:
         raise NotApplicable(
             f"this is no plan of a training step: got kind {document.get('kind')!r}, version "
-            f"{document.get('version')!r}, expected 'joint graph', version {VERSION}, as `StepPlan.write` writes it"
+            f"{document.get('version')!r}, expected {JOINT_GRAPH!r}, version {VERSION}, as `StepPlan.write` writes it"
         )
     own, planned = _inputs(joint), document["inputs"]
     for (name, _, dtype), (_, _, expected) in zip(own, planned, strict=False):

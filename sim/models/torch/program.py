@@ -63,13 +63,11 @@ def program(
     granularity: Granularity = "modules",
     loss: str = "none",
     name: str | None = None,
-    call: Callable[..., Any] | None = None,
 ) -> Program:
     """The module on `inputs` (real or fake tensors by name), cut into pieces.
 
     `loss` (`sum`, `mean`, `cross_entropy`, `mse`) is put behind the module; the latter two read one more
-    input, `labels` or `target`. `call(module, **inputs)` calls the module where its forward has other
-    arguments than tensors.
+    input, `labels` or `target`.
 
     Raises
     ------
@@ -77,7 +75,7 @@ def program(
         For what cannot be traced truthfully, with the submodule and the reason.
     """
     tensors = dict(inputs)
-    captured = capture(module, tensors, call=_with_loss(loss, tensors) if loss != "none" else call)
+    captured = capture(module, tensors, call=_with_loss(loss, tensors) if loss != "none" else None)
     pieces = cut(captured, granularity)
     if not pieces.pieces:
         raise GraphError("the module computes nothing from its inputs")
