@@ -33,7 +33,13 @@ SCENARIO = """\
 version: 1
 name: demo
 description: A chain with something for every figure
-graph: {kind: chain, length: 7, activation_bytes: [8, 2, 8, 3, 8, 1, 8]}
+graph:
+  kind: chain
+  sizes: [1, 1, 1, 1, 1, 1, 1, 1]
+  forward_flops: 1
+  jvp_flops: 1
+  vjp_flops: 1
+  activation_bytes: [8, 2, 8, 3, 8, 1, 8]
 device: cpu-server
 budget: 64
 strategies:
@@ -42,8 +48,9 @@ strategies:
   - reverse_offload
   - reverse_checkpointed: {schedule: [binomial, multilevel], slots: 2}
   - reverse_checkpointed: {schedule: optimal}
+  - jacobian_chain: {order: reverse}
 regimes:
-  x: {key: graph.length, values: [7]}
+  x: {key: "graph.activation_bytes[0]", values: [7]}
   y: {key: budget, values: [30, 60]}
 """
 PARALLEL = """\
