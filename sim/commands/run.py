@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -18,6 +19,7 @@ from sim.base.companion import companion
 from sim.commands.command import Changes, PipeClosed, Quiet, ScenarioPath, app, colours, emit, note
 from sim.commands.exit import Exit
 from sim.commands.process import on_interruption
+from sim.commands.report import PAGE
 
 if TYPE_CHECKING:
     from sim.experiment.measurements import Measurements
@@ -45,9 +47,13 @@ def run(
     quiet: Quiet = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if nothing fits budget and device.")] = False,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no figures.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write report.html too, a page to explore the results.")
+    ] = False,
 ) -> Exit:
     """Compute every point of a scenario: table, results.json, results.csv, figures and a trace."""
     from sim import plots
+    from sim import report as pages
     from sim.plots.drawing.painter import painter
 
     with nullcontext(plots.draw_all) if no_plots else painter() as draw_all, _told_of_compilation(quiet):
@@ -60,7 +66,7 @@ def run(
         files.check_writable(folder)
         if scenario.repeated_points:
             note(f"{scenario.repeated_points} points are written twice and computed once", quiet=quiet)
-        derived = ("trace.json", *(f"{figure}.{kind}" for figure in plots.FIGURES for kind in ("png", "svg")))
+        derived = ("trace.json", PAGE, *(f"{figure}.{kind}" for figure in plots.FIGURES for kind in ("png", "svg")))
 
         def write(results: Results) -> list[Path]:
             paths = results.write(folder)
@@ -99,6 +105,11 @@ def run(
         chrome = experiment.traces(measurements)
         if chrome is not None:
             paths.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
+        if report:
+            command = shlex.join(
+                ["sim", "run", str(file), *(f"--set={change}" for change in changes or ()), "--report"]
+            )
+            paths.append(files.write(folder / PAGE, pages.html(results.to_dict(), command=command)))
         if not no_plots:
             paths += draw_all(results.to_dict(), folder)
     _tell_of(paths, quiet=quiet)

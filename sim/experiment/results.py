@@ -82,6 +82,12 @@ class Results:
         writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
         return text.getvalue()
 
+    def _repr_html_(self) -> str:
+        """The page of these results in a frame, which notebooks show."""
+        from sim import report
+
+        return report.frame(self.to_dict())
+
     def write(self, folder: Path) -> list[Path]:
         """results.json and results.csv in a folder; their paths.
 
