@@ -9,6 +9,7 @@ import inspect
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -20,7 +21,7 @@ from sim.base import json as positioned
 from sim.base.errors import NotApplicable, ParameterError, SimError, suggest
 from sim.base.units import parse_bytes
 from sim.execution.torch.halves import halves
-from sim.experiment.joint_plan import JOINT_GRAPH, Minimize, Question, StepPlan, plan_step
+from sim.experiment.joint_plan import JOINT_GRAPH, Minimize, Question, StepPlan, plan_step, same_graph
 from sim.models.torch.rows import joint_rows
 from sim.schedules.plan import plan_of, read
 from sim.simulation.device import Device
@@ -120,7 +121,8 @@ class Backend:
         def partition(joint: Any, _: Any, *, num_fwd_outputs: int, **__: Any) -> tuple[Any, Any]:
             self._check_whole(reason)
             rows = joint_rows(joint, num_fwd_outputs)
-            plan = plan_step(rows, self.question)
+            known = next((p for p in self.plans if same_graph(p.joint, rows)), None)
+            plan = plan_step(rows, self.question) if known is None else replace(known, joint=rows)
             self.plans.append(plan)
             made = halves(rows, plan.rows)
             return made.forward, made.backward

@@ -535,3 +535,32 @@ def test_inductor_runs_both_halves():
     for p, q in zip(plain.parameters(), planned.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5)
     assert backend.plans[0].recomputed
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.p = nn.Linear(16, 48), nn.Linear(16, 16), 0.0
+
+    def forward(self, x):
+        query, key, value = (t.unflatten(-1, (2, 8)).transpose(1, 2) for t in self.first(x).chunk(3, -1))
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=self.p)
+        return self.second(mixed.transpose(1, 2).flatten(2).sin()).square().sum()
+
+
+def test_a_call_that_comes_to_draw_random_numbers_is_no_longer_run_again():
+    """Attention without dropout is the same call as with it: a plan that runs it again must not be taken for both."""
+    torch.manual_seed(0)
+    plain, x = Attention(), torch.randn(4, 32, 16)
+    compiled, planned, backend = _compiled(plain, max_overhead="100%", effort=0.3)
+    for p in (0.0, 0.5):
+        plain.p = planned.p = p
+        for module in (plain, planned):
+            module.zero_grad()
+        for call in (plain, compiled):
+            torch.manual_seed(1)
+            call(x).backward()
+        _assert_same(plain, planned)
+    for plan in backend.plans:
+        counts = [plan.rows.count(r) for r, row in enumerate(plan.joint.rows) if row.ordered]
+        assert counts == [1] * len(counts)

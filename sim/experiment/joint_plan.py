@@ -28,7 +28,7 @@ from sim.models.torch.rows import JointRows, path_of, source_of
 from sim.schedules.values import READ, WRITE
 from sim.simulation.device import Device
 from sim.strategies.general.planner import Plan, Planner, plan
-from sim.strategies.general.problem import Problem
+from sim.strategies.general.problem import Problem, Rows
 
 VERSION = 1
 JOINT_GRAPH = "joint graph"
@@ -178,6 +178,7 @@ def plan_step(joint: JointRows, question: Question) -> StepPlan:
         asked = question.budget
         budget = asked if isinstance(asked, int) else int((full.peak + resident) * asked)
         found = _within(problem, question, full, budget, resident)
+    assert _runs_through(problem, found.rows)
     return StepPlan(
         peak_bytes=found.peak + resident,
         full_store_bytes=full.peak + resident,
@@ -299,6 +300,13 @@ def fingerprint(joint: JointRows) -> str:
     return hashlib.sha256(json.dumps(calls).encode()).hexdigest()[:16]
 
 
+def same_graph(one: JointRows, other: JointRows) -> bool:
+    """Tell whether two joint graphs make the same calls on memory of the same sizes: one's plan is the other's."""
+    sizes = [[(s.bytes, s.maker) for s in joint.storages] for joint in (one, other)]
+    rows = [[(r.reads, r.makes, r.once, r.ordered, r.pinned) for r in joint.rows] for joint in (one, other)]
+    return sizes[0] == sizes[1] and rows[0] == rows[1] and fingerprint(one) == fingerprint(other)
+
+
 def _inputs(joint: JointRows) -> list[tuple[str, tuple[int, ...], str]]:
     """Name, shape and dtype of parameters, buffers, inputs and tangents."""
     given = [n for n in joint.module.graph.find_nodes(op="placeholder") if n in joint.storage_of]
@@ -328,11 +336,30 @@ def _taken_up(joint: JointRows, problem: Problem, document: Mapping[str, Any]) -
                 "a larger input would take more memory than planned"
             )
     rows = np.array([r for first, last in document["rows"] for r in range(first, last + 1)], dtype=np.int32)
+    if not _runs_through(problem, rows):
+        raise NotApplicable(
+            "the plan runs a call again that here draws random numbers or changes something; make it anew"
+        )
     found = Planner(problem).offer(rows)
     if found.peak + joint.resident_bytes > document["peak_bytes"]:
         peak = format_bytes(found.peak + joint.resident_bytes)
         raise NotApplicable(f"the plan takes {peak} here, more than the {document['peak_bytes']} bytes it was made for")
     return found
+
+
+def _runs_through(problem: Problem, rows: Rows) -> bool:
+    """Tell whether a sequence has every row, those of `once` one time, and each after what it reads."""
+    counts = np.bincount(rows, minlength=len(problem))
+    if len(counts) > len(problem) or not (counts[problem.must] > 0).all() or (counts[problem.once] > 1).any():
+        return False
+    there = np.zeros(len(problem.value_bytes), dtype=np.bool_)
+    for r in rows.tolist():
+        touched = slice(int(problem.ptr[r]), int(problem.ptr[r + 1]))
+        values, reads = problem.value[touched], problem.access[touched] == READ
+        if not there[values[reads]].all():
+            return False
+        there[values] = True
+    return True
 
 
 def _runs(rows: Sequence[int]) -> list[list[int]]:

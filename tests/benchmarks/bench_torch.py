@@ -59,7 +59,8 @@ def compiled(module: nn.Module, backend: Any) -> Any:
 
 
 def min_cut(share: float) -> Any:
-    inner = aot_autograd(fw_compiler=boxed_nop, partition_fn=min_cut_rematerialization_partition)
+    kept = {"keep_inference_input_mutations": True}  # else buffers that it reads again have changed
+    inner = aot_autograd(fw_compiler=boxed_nop, partition_fn=min_cut_rematerialization_partition, **kept)
 
     def backend(graph: Any, inputs: Any) -> Any:
         with config.patch(activation_memory_budget=share):

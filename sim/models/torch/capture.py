@@ -52,15 +52,12 @@ def capture(
         [_fake(inputs[name], mode) for name in names],
     ]
     trail = _Trail(module)
-    spec: list[Any] = []
 
     def run(parameter_values: list[Any], buffer_values: list[Any], input_values: list[Any]) -> list[Any]:
         state = dict(zip(parameters, parameter_values, strict=True)) | dict(zip(buffers, buffer_values, strict=True))
         swapped = _Swapped(module, state, trail)
         out = swapped(dict(zip(names, input_values, strict=True)), call)
-        flat, tree = pytree.tree_flatten(out)
-        spec.append(tree)
-        return list(flat)
+        return list(pytree.tree_leaves(out))
 
     with mode, trail.followed(), _refusing():
         try:
@@ -74,7 +71,7 @@ def capture(
             ) from None
         except Exception as error:
             raise GraphError(f"{trail.where()} raised {type(error).__name__}: {_first_line(error)}") from error
-    return _captured(traced, trail, list(parameters), list(buffers), names, spec[-1], mode, module)
+    return _captured(traced, trail, list(parameters), list(buffers), names, mode, module)
 
 
 class _Swapped:
@@ -204,7 +201,7 @@ def _fake(t: Any, mode: FakeTensorMode) -> Any:
 
 
 def _captured(
-    traced: Any, trail: _Trail, parameters: list[str], buffers: list[str], names: list[str], spec: Any,
+    traced: Any, trail: _Trail, parameters: list[str], buffers: list[str], names: list[str],
     mode: FakeTensorMode, module: nn.Module,
 ) -> Captured:  # fmt: skip
     graph = traced.graph
@@ -254,7 +251,7 @@ def _captured(
     trainable = frozenset(name for name, p in module.named_parameters() if p.requires_grad)
     parameter_nodes, buffer_nodes, input_nodes = by_kind
     return Captured(
-        _alive(ops, outputs), parameter_nodes, buffer_nodes, input_nodes, constants, outputs, spec, mode, containers,
+        _alive(ops, outputs), parameter_nodes, buffer_nodes, input_nodes, constants, outputs, mode, containers,
         trainable,
     )  # fmt: skip
 

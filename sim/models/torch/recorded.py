@@ -45,7 +45,6 @@ class Captured:
     inputs: dict[torch.fx.Node, str]
     constants: dict[torch.fx.Node, Any]
     outputs: list[torch.fx.Node]
-    output_spec: Any
     mode: FakeTensorMode
     containers: frozenset[str]
     trainable: frozenset[str]
