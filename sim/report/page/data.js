@@ -8,7 +8,7 @@ const AXES_X = {
 };
 const AXES_Y = {
   peak: { name: "peak memory", of: (p) => p.peak_bytes },
-  working: { name: "working memory (peak without what is resident)", of: (p) => p.working_bytes },
+  working: { name: "working memory: the peak without what is resident", of: (p) => p.working_bytes },
 };
 
 function understand(results) {
@@ -131,14 +131,14 @@ function findingOf(data) {
   if (!FULL_STORE.includes(base.strategy) && !smaller.length) {
     const dearest = fitting.reduce((m, p) => (p.flops.total > m.flops.total ? p : m));
     if (dearest.flops.total > base.flops.total) return {
-      sentence: `${name}: ${base.label} takes ${digits(dearest.flops.total / base.flops.total, 2)} times less work than ${dearest.label}, in ${percent(base.peak_bytes / dearest.peak_bytes)} of its memory.`,
+      sentence: `${name}: ${base.label} takes ${digits(dearest.flops.total / base.flops.total, 2)} times less work than ${dearest.label}, ${memoryWords(base, dearest)}.`,
       numbers: numbersOf(data, dearest, base), a: base, b: dearest,
     };
   }
   if (cheapest.flops.total < base.flops.total * 0.9) {
     const factor = base.flops.total / cheapest.flops.total;
     return {
-      sentence: `${name}: ${cheapest.label} takes ${digits(factor, 2)} times less work than ${baseName}, in ${percent(cheapest.peak_bytes / base.peak_bytes)} of its memory.`,
+      sentence: `${name}: ${cheapest.label} takes ${digits(factor, 2)} times less work than ${baseName}, ${memoryWords(cheapest, base)}.`,
       numbers: numbersOf(data, base, cheapest), a: cheapest, b: base,
     };
   }
@@ -175,6 +175,11 @@ function findingOf(data) {
 // Where most of the memory is resident, no plan can change much of the peak: then working memory is compared.
 function memoryOf(base) {
   return base.resident_bytes > base.peak_bytes / 2 ? { of: (p) => p.working_bytes, what: "working memory", axis: "working" } : { of: (p) => p.peak_bytes, what: "memory", axis: "peak" };
+}
+
+function memoryWords(point, other) {
+  const { of, what } = memoryOf(other), ratio = of(point) / of(other);
+  return ratio > 1.5 ? `with ${digits(ratio, 2)} times its ${what}` : `in ${percent(ratio)} of its ${what}`;
 }
 
 function dearer(point, base) {

@@ -21,7 +21,13 @@ const bytes = (value) => scaled(value, "B");
 const flops = (value) => scaled(value, "FLOP");
 const whole = (value) => Math.round(value).toLocaleString("en-US");
 const count = (value, one, many = `${one}s`) => `${whole(value)} ${value === 1 ? one : many}`;
-const times = (value) => `× ${value >= 100 ? whole(value) : value.toFixed(2)}`;
+
+// Near 1 and below 0.1 two places would hide what a plan costs.
+function times(value) {
+  if (value >= 100) return `× ${whole(value)}`;
+  if (value !== 1 && Math.abs(value - 1) < 0.01) return `× ${value.toFixed(4)}`;
+  return `× ${value < 0.1 ? digits(value, 2) : value.toFixed(2)}`;
+}
 
 function seconds(value) {
   if (value === 0) return "0 s";

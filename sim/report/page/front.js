@@ -121,11 +121,9 @@ function frontSection(data, state) {
     for (const [slot, point] of [["a", state.a], ["b", state.b]]) {
       if (!point || !Number.isFinite(AXES_X[state.x].of(point))) continue;
       overlay.append(s("circle", { cx: point.px, cy: point.py, r: slot === "b" && same ? 12 : 9.5, class: `ring ${slot}` }));
-      const dx = same ? (slot === "a" ? -16 : 16) : 0;
-      const above = point.py - 34 > PAD.top;
-      const ty = above ? point.py - 15 : point.py + 27;
-      overlay.append(s("rect", { x: point.px + dx - 9, y: ty - 13, width: 18, height: 17, rx: 4, class: `flag ${slot}` }),
-        s("text", { x: point.px + dx, y: ty, "text-anchor": "middle", class: "flagtext" }, slot.toUpperCase()));
+      const at = point.px + (slot === "a" ? -22 : 22);  // A on the left, B on the right: they never meet
+      overlay.append(s("rect", { x: at - 9, y: point.py - 9, width: 18, height: 18, rx: 4, class: `flag ${slot}` }),
+        s("text", { x: at, y: point.py + 4, "text-anchor": "middle", class: "flagtext" }, slot.toUpperCase()));
     }
   }
 
@@ -135,7 +133,7 @@ function frontSection(data, state) {
     budgetGroup.replaceChildren();
     if (!x) return;
     const budget = state.budget, level = Math.min(Math.max(budget - offset(), y.low), y.high), at = y.at(level);
-    const right = x.to, text = `budget ${bytes(budget)}`;
+    const right = x.to, text = `budget ${bytes(budget)}${offset() ? `, ${bytes(data.resident)} of it resident` : ""}`;
     const width = textWidth(text, 12, 600) + 20;
     budgetGroup.append(
       s("rect", { x: PAD.left, y: PAD.top, width: right - PAD.left, height: Math.max(at - PAD.top, 0), class: "above" }),

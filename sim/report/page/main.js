@@ -95,7 +95,7 @@ async function start() {
     return;
   }
   const state = store({
-    a: finding.a, b: finding.b === finding.a ? null : finding.b, x: "times", y: memoryOf(data.base).axis, slot: "a", clock: "work", scale: "auto", theme: 0,
+    a: finding.a, b: finding.b === finding.a ? null : finding.b, x: "times", y: memoryOf(data.base).axis, slot: "a", clock: "work", scale: "auto", resident: memoryOf(data.base).axis === "peak" ? "shown" : "hidden", theme: 0,
     budget: results.scenario.budget_bytes ?? finding.a.peak_bytes,
   });
   if (!Number.isFinite(data.points[0].times)) state.x = "work";
