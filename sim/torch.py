@@ -163,7 +163,9 @@ def _inductor(module: Any, inputs: Sequence[Any], partition: Any) -> Any:
         def uuid(self) -> None:
             return None
 
-    return compile_fx(module, list(inputs), config_patches={"custom_partitioner_fn": Partitioner()})
+    # a plan is part of what is compiled, so that inductor's cache of graphs on disk would not apply
+    patches = {"custom_partitioner_fn": Partitioner(), "fx_graph_cache": False}
+    return compile_fx(module, list(inputs), config_patches=patches)
 
 
 def _document(path: str | os.PathLike[str]) -> Mapping[str, Any]:
