@@ -65,7 +65,7 @@ def test_every_budget_is_met_as_cheaply_as_by_exhaustive_search() -> None:
     assert missed <= 0.02 * points
 
 
-@pytest.mark.parametrize("order", ["free", "listed"])
+@pytest.mark.parametrize("order", ["free", pytest.param("listed", marks=pytest.mark.slow)])
 def test_no_bound_is_above_the_optimum_of_its_class(order: str) -> None:
     for graph in graphs(20, seed=2):
         problem, front = problem_of(graph), plain_front(graph, order=order)  # type: ignore[arg-type]

@@ -21,6 +21,11 @@ torch.set_num_threads(1)  # sums in one order, and no waiting for other processe
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
+def _most_slow(cases, *quick):
+    """Cases of which all but a few are slow: each compiles a model."""
+    return [pytest.param(*case, marks=[] if case[0] in quick else [pytest.mark.slow]) for case in cases]
+
+
 @pytest.fixture(autouse=True)
 def _afresh(tmp_path, monkeypatch):
     """No graphs of other tests, and no compiled code of other runs."""
@@ -100,7 +105,10 @@ def _assert_same(plain, planned):
         assert torch.equal(value, planned.state_dict()[name]), name
 
 
-@pytest.mark.parametrize(("name", "budget"), [("gpt", "60%"), ("cnn", "70%"), ("unet", "60%"), ("mlp", "50%")])
+BUDGETS = [("gpt", "60%"), ("cnn", "70%"), ("unet", "60%"), ("mlp", "50%")]
+
+
+@pytest.mark.parametrize(("name", "budget"), _most_slow(BUDGETS, "mlp"))
 def test_training_within_a_budget_is_plain_training_bit_for_bit(name, budget):
     torch.manual_seed(0)
     plain, inputs = CASES[name]()
@@ -202,7 +210,7 @@ def _replace_part(module):
 CHANGES = [_grow_dropout, _change_attribute, _add_hook, _add_hook_before, _freeze, _replace_part, nn.Module.eval]
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", _most_slow([(change,) for change in CHANGES], _change_attribute))
 def test_a_model_that_is_changed_between_steps_is_planned_anew(change):
     torch.manual_seed(0)
     plain, x = Scaled(), torch.randn(32, 16)
@@ -223,6 +231,7 @@ def test_a_model_that_is_changed_between_steps_is_planned_anew(change):
     assert len(backend.plans) == 2
 
 
+@pytest.mark.slow
 def test_other_shapes_and_dtypes_are_planned_for_themselves():
     torch.manual_seed(0)
     plain = Scaled().eval()
@@ -334,7 +343,7 @@ def _scalar(out):
     return sum((t * (i + 1)).sum() for i, t in enumerate(parts))
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("name", _most_slow([(name,) for name in BODIES], "buffer written", "attention"))
 def test_whatever_pytorch_traces_keeps_its_gradient(name):
     """Equal bit for bit to PyTorch's own compiler front with eager kernels, and to plain training but for roundings.
 
@@ -468,6 +477,7 @@ def test_a_step_that_dynamo_traces_in_parts_is_refused():
         torch.compile(Parts(), backend=backend)(torch.randn(4, 8)).backward()
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_written_is_taken_up_again(tmp_path):
     torch.manual_seed(0)
     plain, inputs = _gpt()
@@ -491,8 +501,13 @@ def test_a_plan_that_was_written_is_taken_up_again(tmp_path):
     ("other", "batch", "message"),
     [
         (lambda: models.mlp(width=64, depth=15), 512, "made for another model: the fingerprint"),
-        (lambda: models.mlp(width=64, depth=16).double(), 512, "made for another dtype: primals_1 is float64"),
-        (lambda: models.mlp(width=64, depth=16), 513, r"is \(513, 64\), but the plan was made for \(512, 64\)"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (lambda: models.mlp(width=64, depth=16).double(), 512, "made for another dtype: primals_1 is float64"),
+                (lambda: models.mlp(width=64, depth=16), 513, r"is \(513, 64\), but the plan was made for \(512, 64\)"),
+            )
+        ),
     ],
 )
 def test_a_plan_of_another_model_is_refused_with_what_differs(other, batch, message):
@@ -506,6 +521,7 @@ def test_a_plan_of_another_model_is_refused_with_what_differs(other, batch, mess
         compiled(torch.randn(batch, 64, dtype=next(module.parameters()).dtype))
 
 
+@pytest.mark.slow
 def test_measured_seconds_are_the_price_unless_said_otherwise():
     torch.manual_seed(0)
     plain, inputs = _mlp()
@@ -548,6 +564,7 @@ class Attention(nn.Module):
         return self.second(mixed.transpose(1, 2).flatten(2).sin()).square().sum()
 
 
+@pytest.mark.slow
 def test_a_call_that_comes_to_draw_random_numbers_is_no_longer_run_again():
     """Attention without dropout is the same call as with it: a plan that runs it again must not be taken for both."""
     torch.manual_seed(0)
