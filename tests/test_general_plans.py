@@ -7,13 +7,17 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
 from general_oracles import least_cost, profile
 from general_problems import random_problem, random_shape, shapes
 
+import sim
+from sim.graphs.graph import Graph
 from sim.scenario.scenario import load
+from sim.schedules.replay import replay
 from sim.strategies.general.front import general_front
 from sim.strategies.general.insertion import Taste, prune, repair
 from sim.strategies.general.moves import arrange, pull, push
@@ -21,6 +25,7 @@ from sim.strategies.general.planner import Order, Plan, Planner, plan
 from sim.strategies.general.problem import Problem, graph_problem, plain_problem
 from sim.strategies.general.sequence import State, measure, state_of
 from sim.strategies.general.sequence import load as load_rows
+from sim.strategies.optimal.strategy import optimal_front
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
@@ -241,3 +246,24 @@ def test_a_front_is_replayed_and_within_any_budget() -> None:
         rows = front.schedule(graph, k).rows
         assert max(profile(problem, rows)) + graph.resident_bytes == front.peak_bytes[k]
         assert problem.cost_of(rows) == front.cost[k]
+
+
+def large_transformer(layers: int) -> Graph:
+    return sim.transformer(layers=layers, hidden=64, heads=4, sequence=128, vocab=1000, loss="cross_entropy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", [large_transformer(300), sim.chain(length=4001)], ids=len)
+def test_graphs_of_thousands_of_nodes_have_a_front(graph: Graph) -> None:
+    """Chains too long for the exact tables, too: at half the memory less than one more evaluation of everything."""
+    started = process_time()
+    front = optimal_front(graph, effort=2)
+    assert process_time() - started < 60  # a few seconds of search, and what is replayed and proven
+    assert not front.exact
+    assert list(front.cost) == sorted(set(front.cost), reverse=True)
+    for k in (0, len(front) // 2, len(front) - 1):
+        cost = replay(front.schedule(graph, k))
+        assert (cost.peak_bytes, cost.flops.total) == (front.peak_bytes[k], front.cost[k])
+        assert front.lower_bound[k] <= front.cost[k]
+    half = front.within((front.peak_bytes[-1] + graph.resident_bytes) // 2)
+    assert front.cost[half] - front.cost[-1] < graph.forward_flops

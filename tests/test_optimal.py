@@ -371,9 +371,11 @@ def test_seconds_need_measured_times() -> None:
         schedules.call("optimal", chain(length=3), minimize="seconds")
 
 
-def test_graphs_beyond_the_planner_are_refused() -> None:
-    with pytest.raises(NotApplicable, match="binomial has no limit"):
-        schedules.call("optimal", chain(length=5000))
+def test_a_search_that_memory_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain(length=5000)
+    monkeypatch.setattr("sim.graphs.size.machine_bytes", lambda: 10**7)
+    with pytest.raises(NotApplicable, match=r"^optimal: 5000 nodes would take about .*; this machine has 10.0 MB"):
+        schedules.call("optimal", graph)
 
 
 def test_a_budget_below_the_smallest_proven_peak_is_told_from_one_that_is_merely_not_met() -> None:

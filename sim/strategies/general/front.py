@@ -13,7 +13,7 @@ from sim.base.errors import CountOverflow
 from sim.graphs.graph import Graph
 from sim.graphs.node import Ints
 from sim.schedules.schedule import Builder, Schedule
-from sim.strategies.checkpointing.binomial import binomial
+from sim.strategies.checkpointing.binomial import binomial, forward_count
 from sim.strategies.checkpointing.segments import periodic, uniform
 from sim.strategies.front import (
     BoundClass,
@@ -39,6 +39,8 @@ MOST_STAGES = 400
 """Nodes up to which a graph is planned as a chain of them: that takes a second or two."""
 MOST_REPLAYS = 4000
 """Plans of stages that are replayed."""
+MOST_ROWS, LONGEST = 5_000_000, 8
+"""Rows of all fixed schedules together, about; and how often a step may run in a binomial plan if they are more."""
 
 
 def general_front(
@@ -167,10 +169,15 @@ def _by_stages(graph: Graph, width: int, costs: Ints | None, tolerance: float) -
 
 
 def _fixed(graph: Graph) -> Iterator[Recipe]:
-    """Every fixed schedule: full store, segments, periods and binomial plans of all sizes."""
+    """Fixed schedules: full store, segments, periods and binomial plans of all sizes; of large graphs of some sizes."""
     steps = len(graph.step_starts) - 1
-    sizes = range(1, steps + 1)
+    sizes, most = list(range(1, steps + 1)), MOST_ROWS // (6 * len(graph))
+    some = steps > most
+    if some:
+        sizes = sorted({round(size) for size in np.geomspace(1, steps, max(2, most)).tolist()})
     yield partial(reverse_full, chunk=graph.output_scalars)
     yield from (partial(uniform, segments=size) for size in sizes)
     yield from (partial(periodic, every=size) for size in sizes if steps % size or size == 1)
-    yield from (partial(binomial, slots=size) for size in sizes)
+    yield from (
+        partial(binomial, slots=size) for size in sizes if not some or forward_count(steps, size) <= LONGEST * steps
+    )

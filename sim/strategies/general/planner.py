@@ -37,6 +37,8 @@ ARRANGEMENTS = 1000
 """Moves by which a new start gets its order."""
 BESIDE = (-16, -4, -1, 0, 1, 4, 16)
 """The number of budgets away that the plans are from which a stretch may start."""
+OPENING = 0.5
+"""Share of what is left of an effort that plans from other budgets may take at the start of a stretch."""
 WARM, COLD = 0.01, 0.0003
 ORDERINGS = 500
 """Moves at each step towards a smaller peak by order alone."""
@@ -89,7 +91,7 @@ class Planner:
         self._states: SimpleQueue[State] = SimpleQueue()
         for _ in range(self._workers):
             self._states.put(state_of(problem, listed=order == "listed"))
-        self._work = 0
+        self._work = self._fit_work = self._fits = 0
         self._counting = Lock()
         self.offer(problem.order)
 
@@ -109,6 +111,11 @@ class Planner:
     def spent(self) -> float:
         """Seconds that the search took so far, as effort is counted."""
         return self._work / WORK_PER_SECOND
+
+    @property
+    def _fit_seconds(self) -> float:
+        """Seconds of a repair, by those so far."""
+        return self._fit_work / max(1, self._fits) / WORK_PER_SECOND
 
     def has_room(self, rows: Rows) -> bool:
         """Tell whether a sequence fits into the buffers of the search."""
@@ -185,6 +192,8 @@ class Planner:
             length = STRETCHES[min(number, len(STRETCHES) - 1)]
             afresh = length > STRETCHES[1] and number % 2 == 0
             near = [self._near(k) for k in range(len(self._searches))]
+            if sum(map(len, near)) * self._fit_seconds > OPENING * (end - began):
+                near = [[] for _ in self._searches]
 
             def start(k: int, *, near: list[list[Rows]] = near, afresh: bool = afresh) -> Found:
                 one = self._searches[k]
@@ -350,7 +359,15 @@ class Planner:
 
     def _fitted(self, rows: Rows, budget: int, effort: float = math.inf) -> tuple[Rows, float]:
         most = effort * WORK_PER_SECOND
-        return self._with_state(lambda s: fit(s, rows, budget, self.unit, most))
+
+        def fitted(state: State) -> tuple[Rows, float]:
+            out = fit(state, rows, budget, self.unit, most)
+            with self._counting:
+                self._fits += 1
+                self._fit_work += int(state.now["work"][0])
+            return out
+
+        return self._with_state(fitted)
 
     def _standing(self, rows: Rows, budget: int) -> Found:
         def found(state: State) -> Found:

@@ -14,6 +14,7 @@ from sim.base.registry import Count
 from sim.base.units import Bytes
 from sim.graphs.graph import Graph
 from sim.graphs.node import LARGEST, Ints
+from sim.graphs.size import excess
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.front import Candidate, Front, adjoint_cost, below_next, in_chunks, replayed, unbeaten
@@ -24,7 +25,10 @@ from sim.strategies.optimal.bound import lower_bound
 from sim.strategies.optimal.planner import Plans, best_plans
 from sim.strategies.optimal.stages import is_path, stages_of
 
-MOST_NODES = 4000
+LONGEST_CHAIN = 4000
+"""Nodes up to which the exact tables of a chain take minutes; longer ones are searched as other graphs are."""
+PLANNED_BYTES = 8000
+"""Memory of a search for each node (measured)."""
 PICOSECONDS = 1e12
 REACHES = (20, 20), (40, 3), (80, 1)
 """Lengths of chains up to which a class so wide takes a second; (20, 20) is the widest there is for them."""
@@ -57,15 +61,15 @@ def optimal_front(
 ) -> Front:
     """The front of reverse mode with all cotangents at once; planned once for each graph and parameters.
 
-    `order`, `effort` (seconds) and `seed` are of the search on graphs that are no chains
-    (see `sim.strategies.general.planner.plan`); on chains nothing is searched.
+    `order`, `effort` (seconds) and `seed` are of the search on graphs that are no chains, and on chains of more
+    than 4,000 nodes (see `sim.strategies.general.planner.plan`); on other chains nothing is searched.
     `costs` are those of each node's forward and VJP in any whole unit, such as picoseconds on a device;
     they stand in for flops. `minimize="seconds"` takes the graph's measured times.
 
     Raises
     ------
     NotApplicable
-        If the graph has too many nodes.
+        If this machine's memory does not hold the search.
     ParameterError
         If seconds are asked for, and the graph has no measured times.
     CountOverflow
@@ -75,16 +79,14 @@ def optimal_front(
     if costs is None and minimize == "seconds":
         costs = _measured(graph)
     ticks = None if costs is None else (tuple(costs[0].tolist()), tuple(costs[1].tolist()))
-    search = Search() if is_path(graph) else Search(order, effort, seed)
+    search = Search() if is_exact(graph) else Search(order, effort, seed)
     return _bounded_front(graph, tolerance, ticks, bound, search)
 
 
 def check_planned(graph: Graph, *, minimize: Minimize = "flops") -> None:
-    """Raise a refusal for a graph with too many nodes, or without the times that are to be minimised."""
-    if len(graph) > MOST_NODES:
-        raise NotApplicable(
-            f"optimal plans at most {MOST_NODES:,} nodes, the graph has {len(graph):,}; schedule: binomial has no limit"
-        )
+    """Raise a refusal for a graph too large for this machine, or without the times that are to be minimised."""
+    if problem := excess(len(graph), node_bytes=PLANNED_BYTES):
+        raise NotApplicable(f"optimal: {problem}; schedule: binomial takes less")
     if minimize == "seconds":
         _measured(graph)
 
@@ -137,7 +139,9 @@ def optimal(
 @remembered
 def _bounded_front(graph: Graph, tolerance: float, costs: Costs | None, level: Level, search: Search) -> Front:
     front = _front(graph, tolerance, costs, search)
-    return front if is_path(graph) and level != "proof" else with_bound(front, graph, costs=_arrays(costs), level=level)
+    return (
+        front if is_exact(graph) and level != "proof" else with_bound(front, graph, costs=_arrays(costs), level=level)
+    )
 
 
 def _arrays(costs: Costs | None) -> tuple[Ints, Ints] | None:
@@ -147,7 +151,7 @@ def _arrays(costs: Costs | None) -> tuple[Ints, Ints] | None:
 @remembered
 def _front(graph: Graph, tolerance: float, costs: Costs | None, search: Search) -> Front:
     ticks = _arrays(costs)
-    if not is_path(graph):
+    if not is_exact(graph):
         return general_front(graph, tolerance=tolerance, costs=ticks, **search._asdict())
     width, forward = graph.output_scalars, None if ticks is None else ticks[0]
     stages = stages_of(graph, width=width, costs=forward)
@@ -177,6 +181,11 @@ def _front(graph: Graph, tolerance: float, costs: Costs | None, search: Search) 
         lower_bound=tuple(b + adjoint for b in bounds.tolist()),
         bound_class="any order",
     )
+
+
+def is_exact(graph: Graph) -> bool:
+    """Whether a graph is a chain whose exact tables are filled in minutes."""
+    return len(graph) <= LONGEST_CHAIN and is_path(graph)
 
 
 def reach_for(length: int) -> int:
