@@ -293,6 +293,40 @@ def test_an_interrupted_run_without_views_or_points_has_a_page(opened: Open) -> 
     assert page.locator("#table tbody td.label").count() == 1
 
 
+def test_pipelines_are_compared_by_time_bubble_and_micro_batches(opened: Open) -> None:
+    text = """\
+version: 1
+name: pipes
+parallel:
+  pipeline:
+    stages: 4
+    schedule: [gpipe, 1f1b, zb_h1]
+    micro_batches: 8
+    times: {forward: 1 ms, input_vjp: 1 ms, weight_vjp: 1 ms}
+"""
+    ran = run(from_document(parse(text, name="f.yaml")))
+    page = opened(ran)
+    best = min(ran.points, key=lambda p: p.seconds or 0)
+    assert page.locator("#finding").inner_text().startswith(f"pipes: {best.label} takes ")
+    assert [x.get_attribute("id") for x in page.locator("main > section").all()] == [
+        "front", "pipeline", "table", "about",
+    ]  # fmt: skip
+    assert page.locator("#pipeline text.lane").all_text_contents() == [f"A  {best.label}", "B  gpipe"]
+    assert "NaN" not in page.locator("main").inner_text()
+
+
+def test_print_is_light_and_paints_points_where_the_axes_are(opened: Open) -> None:
+    page = opened(color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).getPropertyValue('--ink')").strip() == "#1f2328"
+    canvas, svg = (page.locator(f"#front .stage > {x}").bounding_box() for x in ("canvas", "svg"))
+    assert (canvas["x"], canvas["width"]) == (svg["x"], svg["width"])
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("document.documentElement.dataset.theme") is None
+
+
 @pytest.mark.slow
 def test_ten_thousand_points_stay_fluid(opened: Open) -> None:
     """A frame's work (hover, drag, scroll, filter) stays below 50 ms: 60 frames a second on a quiet machine."""

@@ -18,8 +18,8 @@ from typing import Any
 __all__ = ["frame", "html"]
 
 SCRIPTS = (
-    "format", "dom", "scale", "data", "front", "zoom", "plans", "model", "memory", "schedule", "streams", "peak",
-    "products", "regimes", "table", "about", "main",
+    "format", "dom", "scale", "data", "front", "zoom", "plans", "pipeline", "model", "memory", "schedule", "streams",
+    "peak", "products", "regimes", "table", "about", "main",
 )  # fmt: skip
 """In the order in which they build on each other; together they are one module of JavaScript."""
 FRAME_HEIGHT = 900

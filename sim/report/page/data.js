@@ -7,8 +7,9 @@ const AXES_X = {
   time: { name: "time of the simulation", unit: "s", of: (p) => p.seconds ?? NaN, text: seconds },
 };
 const AXES_Y = {
-  peak: { name: "peak memory", of: (p) => p.peak_bytes },
-  working: { name: "working memory: the peak without what is resident", of: (p) => p.working_bytes },
+  peak: { name: "peak memory", unit: "B", of: (p) => p.peak_bytes },
+  working: { name: "working memory: the peak without what is resident", unit: "B", of: (p) => p.working_bytes },
+  held: { name: "micro-batches in flight, of the rank that holds most", unit: "", of: (p) => p.held ?? NaN },
 };
 
 function understand(results) {
@@ -16,6 +17,7 @@ function understand(results) {
   const base = baselineOf(points);
   const least = base ? base.flops.total : 1;
   for (const point of points) {
+    if (point.ranks) point.held = Math.max(...point.ranks.map((rank) => rank.in_flight));
     point.times = least > 0 ? point.flops.total / least : NaN;
     point.series = seriesOf(point);
   }
@@ -24,7 +26,7 @@ function understand(results) {
   const model = results.model ?? null;
   return {
     results, points, model, base,
-    baseName: base && FULL_STORE.includes(base.strategy) ? (base.strategy === "in_order" ? "the listed order" : "full store") : "the least work",
+    baseName: base && base.ranks ? base.label : base && FULL_STORE.includes(base.strategy) ? (base.strategy === "in_order" ? "the listed order" : "full store") : "the least work",
     timed: points.some((p) => p.seconds !== null && p.seconds !== undefined),
     nodeName: nodeNames(model),
     resident: points.length ? Math.min(...points.slice(0, 1).map((p) => p.resident_bytes)) : 0,
@@ -34,6 +36,7 @@ function understand(results) {
 
 // What others are compared with: storing everything once if that was run, else the least work.
 function baselineOf(points) {
+  if (points.some((p) => p.ranks)) return points.find((p) => p.strategy === "gpipe") ?? points.reduce((m, p) => ((p.seconds ?? 0) > (m.seconds ?? 0) ? p : m));
   const full = points.filter((p) => FULL_STORE.includes(p.strategy));
   const among = full.length ? full : points;
   return among.reduce((best, p) => (best === null || p.flops.total < best.flops.total ? p : best), null);
@@ -117,6 +120,7 @@ function findingOf(data) {
   const { points, base, results, baseName } = data;
   if (!points.length) return { sentence: "No point was finished.", numbers: [], a: null, b: null };
   const name = results.scenario.name;
+  if (base.ranks) return findingOfPipelines(data);
   const fitting = points.filter((p) => p.fits), { of, what } = memoryOf(base);
   if (!fitting.length) {
     const smallest = points.reduce((m, p) => (p.peak_bytes < m.peak_bytes ? p : m));
@@ -172,8 +176,23 @@ function findingOf(data) {
   };
 }
 
+function findingOfPipelines({ points, base, results }) {
+  const best = points.filter((p) => p.seconds !== null).reduce((m, p) => (m && m.seconds <= p.seconds ? m : p), null) ?? base;
+  const less = base.seconds ? 1 - best.seconds / base.seconds : 0, held = (p) => `${whole(p.held)} micro-batches`;
+  return {
+    sentence: best === base ? `${results.scenario.name}: no schedule is faster than ${base.label}, ${seconds(base.seconds)}.` : `${results.scenario.name}: ${best.label} takes ${percent(less)} less time than ${base.label}, with ${held(best)} in flight where that holds ${whole(base.held)}.`,
+    numbers: [
+      { value: seconds(best.seconds), label: "time", detail: `${base.label}: ${seconds(base.seconds)}` },
+      { value: percent(best.bubble), label: "bubble", detail: `${base.label}: ${percent(base.bubble)}` },
+      best.peak_bytes ? { value: bytes(best.peak_bytes), label: "peak memory of a rank", detail: `${base.label}: ${bytes(base.peak_bytes)}` } : { value: whole(best.held), label: "micro-batches in flight", detail: `${base.label}: ${whole(base.held)}` },
+    ],
+    a: best, b: base,
+  };
+}
+
 // Where most of the memory is resident, no plan can change much of the peak: then working memory is compared.
 function memoryOf(base) {
+  if (base.ranks && !base.peak_bytes) return { of: (p) => p.held, what: "micro-batches", axis: "held" };
   return base.resident_bytes > base.peak_bytes / 2 ? { of: (p) => p.working_bytes, what: "working memory", axis: "working" } : { of: (p) => p.peak_bytes, what: "memory", axis: "peak" };
 }
 

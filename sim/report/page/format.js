@@ -24,6 +24,7 @@ const count = (value, one, many = `${one}s`) => `${whole(value)} ${value === 1 ?
 
 // Near 1 and below 0.1 two places would hide what a plan costs.
 function times(value) {
+  if (!Number.isFinite(value)) return "–";
   if (value >= 100) return `× ${whole(value)}`;
   if (value !== 1 && Math.abs(value - 1) < 0.01) return `× ${value.toFixed(4)}`;
   return `× ${value < 0.1 ? digits(value, 2) : value.toFixed(2)}`;

@@ -46,15 +46,16 @@ function frontSection(data, state) {
   const curveNote = h("p", { class: "note" });
   const xs = choices("horizontal axis", [
     ["times", "× full store".replace("full store", data.baseName === "full store" ? "full store" : "least"), Number.isFinite(data.points[0]?.times) ? "" : "no work"],
-    ["work", "work"], ["time", "time", data.timed ? "" : "the scenario has no device"],
+    ["work", "work", data.points.some((p) => p.flops.total) ? "" : "no work"], ["time", "time", data.timed ? "" : "the scenario has no device"],
   ], state.x, (x) => state.set({ x }));
-  const ys = choices("vertical axis", [["peak", "peak"], ["working", "working"]], state.y, (y) => state.set({ y }));
+  const sized = data.points.some((p) => p.peak_bytes), no = sized ? "" : "no bytes are given";
+  const ys = choices("vertical axis", [["peak", "peak", no], ["working", "working", no], ...(data.points.some((p) => p.ranks) ? [["held", "in flight"]] : [])], state.y, (y) => state.set({ y }));
   const picks = choices("a click chooses", [["a", "A"], ["b", "B"]], state.slot, (slot) => state.set({ slot }));
   const legend = h("div", { class: "legend" });
   const section = h("section", { id: "front" },
     h("h2", {}, "The front"),
     h("div", { class: "tools" }, tool("across", xs), tool("up", ys), tool("a click chooses", picks),
-      h("span", { class: "hint" }, "Shift-click chooses B. Drag the budget line.")),
+      h("span", { class: "hint" }, `Shift-click chooses B.${sized ? " Drag the budget line." : ""}`)),
     stage, legend, answer, curveNote);
 
   let x, y, cells, hovered = null, frame = null, order = [], shown = [];
@@ -76,7 +77,7 @@ function frontSection(data, state) {
     svg.replaceChildren();
     const clip = s("clipPath", { id: "plot" }, s("rect", { x: PAD.left, y: PAD.top, width: Math.max(width - PAD.left - PAD.right, 1), height: HEIGHT - PAD.top - PAD.bottom }));
     svg.append(clip);
-    drawAxes(svg, x, y, { xUnit: ax.unit, yUnit: "B", xName: ax.name.replace("full store", data.baseName) + (x.log ? " (log)" : ""), yName: ay.name + (y.log ? " (log)" : "") });
+    drawAxes(svg, x, y, { xUnit: ax.unit, yUnit: ay.unit, xName: ax.name.replace("full store", data.baseName) + (x.log ? " (log)" : ""), yName: ay.name + (y.log ? " (log)" : "") });
     const lines = s("g", { "clip-path": "url(#plot)" });
     for (const curve of curves) lines.append(s("path", { d: staircase(curve.points, x, y), class: `curve ${curve.kind}` }));
     svg.append(lines, overlay, budgetGroup);
@@ -114,7 +115,7 @@ function frontSection(data, state) {
 
   function drawOverlay() {
     overlay.replaceChildren();
-    const { best } = state.budget ? answerTo(state.budget, data.points, AXES_X[state.x].of) : { best: null };
+    const { best } = state.budget && AXES_Y[state.y].unit === "B" ? answerTo(state.budget, data.points, AXES_X[state.x].of) : { best: null };
     if (best && Number.isFinite(best.px)) overlay.append(s("circle", { cx: best.px, cy: best.py, r: 13, class: "lit", id: "lit" }));
     if (hovered) overlay.append(s("circle", { cx: hovered.px, cy: hovered.py, r: 10, class: "hovered" }));
     const same = state.a === state.b;
@@ -131,7 +132,10 @@ function frontSection(data, state) {
 
   function drawBudget() {
     budgetGroup.replaceChildren();
-    if (!x) return;
+    answer.hidden = AXES_Y[state.y].unit !== "B";
+    budgetGroup.toggleAttribute("tabindex", !answer.hidden);
+    if (!x || answer.hidden) return;
+    budgetGroup.setAttribute("tabindex", "0");
     const budget = state.budget, level = Math.min(Math.max(budget - offset(), y.low), y.high), at = y.at(level);
     const right = x.to, text = `budget ${bytes(budget)}${offset() ? `, ${bytes(data.resident)} of it resident` : ""}`;
     const width = textWidth(text, 12, 600) + 20;
@@ -299,6 +303,7 @@ function niceUnit(size) {
 function pointTip(point, data) {
   const rows = [point.label, ["peak", bytes(point.peak_bytes)], ["working", bytes(point.working_bytes)],
     ["work", `${flops(point.flops.total)} (${times(point.times)})`]];
+  if (point.ranks) rows.splice(1, point.peak_bytes ? 0 : 3, ["bubble", percent(point.bubble)], ["in flight", whole(point.held)]);
   if (point.flops.recompute) rows.push(["evaluated again", flops(point.flops.recompute)]);
   if (point.seconds !== null) rows.push(["time", seconds(point.seconds)]);
   if (point.stall_seconds) rows.push(["of it stalled", seconds(point.stall_seconds)]);

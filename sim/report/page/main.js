@@ -34,13 +34,13 @@ function fromAddress(data) {
   return patch;
 }
 
-function toAddress(state, data) {
+function toAddress(state, data, first) {
   const name = (p) => (data.points.find((q) => q.label === p.label) === p ? p.label : String(p.index));
   const parts = new URLSearchParams();
   if (state.a) parts.set("point", name(state.a));
   if (state.b) parts.set("b", name(state.b));
   if (state.budget) parts.set("budget", String(Math.round(state.budget)));
-  if (state.x !== "times") parts.set("x", state.x);
+  if (state.x !== first) parts.set("x", state.x);
   if (state.y !== memoryOf(data.base).axis) parts.set("y", state.y);
   return `#${parts}`;
 }
@@ -51,9 +51,10 @@ function comparison(data, state) {
     ["peak memory", (p) => bytes(p.peak_bytes), (p) => p.peak_bytes], ["working memory", (p) => bytes(p.working_bytes), (p) => p.working_bytes],
     ["work", (p) => flops(p.flops.total), (p) => p.flops.total], [`× ${data.baseName}`, (p) => times(p.times), null],
     ["evaluated again", (p) => flops(p.flops.recompute), null],
+    ...(data.base.ranks ? [["bubble", (p) => percent(p.bubble), null], ["in flight", (p) => whole(p.held), (p) => p.held]] : []),
     ...(data.timed ? [["time", (p) => (p.seconds === null ? "–" : seconds(p.seconds)), (p) => p.seconds]] : []),
     ["fits", (p) => (p.fits ? "yes" : "no"), null],
-  ];
+  ].filter(([name]) => (!/memory/.test(name) || data.points.some((p) => p.peak_bytes)) && (!/work|×|again/.test(name) || data.points.some((p) => p.flops.total)));
   const pick = (slot) => h("select", { "aria-label": `plan ${slot.toUpperCase()}`, id: `pick-${slot}`, onchange: (event) => state.set({ [slot]: data.points[Number(event.target.value)] ?? null }) },
     slot === "b" && h("option", { value: -1, selected: !state.b }, "none"),
     optionsOf(state[slot]).map((p) => h("option", { value: p.index, selected: p === state[slot] }, p.label)));
@@ -76,7 +77,7 @@ function comparison(data, state) {
 
 function headerOf(data, finding) {
   const { scenario, complete } = data.results, g = scenario.graph;
-  const facts = [count(g.nodes, "node"), g.parameters && `${scaled(g.parameters, "")} parameters`, `one evaluation ${flops(g.forward_flops)}`,
+  const facts = [count(g.nodes, "node"), g.parameters > 0 && `${scaled(g.parameters, "")} parameters`, g.forward_flops > 0 && `one evaluation ${flops(g.forward_flops)}`,
     g.wrt && `differentiated by ${g.wrt}`, scenario.device?.name, scenario.budget_bytes && `budget ${bytes(scenario.budget_bytes)}`].filter(Boolean);
   return h("header", {}, h("div", { class: "title" }, h("h1", {}, scenario.name), h("p", { class: "facts" }, facts.join(" · "))),
     scenario.description && h("p", { class: "description" }, scenario.description),
@@ -98,12 +99,13 @@ async function start() {
     a: finding.a, b: finding.b === finding.a ? null : finding.b, x: "times", y: memoryOf(data.base).axis, slot: "a", clock: "work", scale: "auto", resident: memoryOf(data.base).axis === "peak" ? "shown" : "hidden", theme: 0,
     budget: results.scenario.budget_bytes ?? finding.a.peak_bytes,
   });
-  if (!Number.isFinite(data.points[0].times)) state.x = "work";
+  if (data.base.ranks && data.timed) state.x = "time";
+  else if (!Number.isFinite(data.points[0].times)) state.x = "work";
+  const first = state.x;
   Object.assign(state, fromAddress(data));
   const front = frontSection(data, state), compare = comparison(data, state);
   front.section.append(compare.section);
-  const sections = [front, compare, modelSection(data, state), memorySection(data, state), scheduleSection(data, state), streamsSection(data, state),
-    peakSection(data, state), productsSection(data), regimesSection(data), tableSection(data, state), aboutSection(data, { command })].filter(Boolean);
+  const sections = [front, compare, pipelineSection(data, state), ...(results.plans?.length ? [modelSection(data, state), memorySection(data, state), scheduleSection(data, state), streamsSection(data, state), peakSection(data, state)] : []), productsSection(data), regimesSection(data), tableSection(data, state), aboutSection(data, { command })].filter(Boolean);
   for (const { section } of sections) if (section.tagName === "SECTION") main.append(section);
   $("nav").replaceChildren(...sections.filter((x) => x.section.id !== "compare").map(({ section }) => h("a", { href: `#${section.id}`, onclick: (event) => { event.preventDefault(); section.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" }); } }, section.querySelector("h2").textContent)));
   const layout = () => { for (const section of sections) section.layout(); };
@@ -116,8 +118,12 @@ async function start() {
   const shade = $("shade"), root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
   shade.onclick = () => { root.dataset.theme = (root.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark" ? "light" : "dark"; state.set({ theme: state.theme + 1 }); };
   dark.addEventListener("change", () => state.set({ theme: state.theme + 1 }));
+  // Paper is light and narrow, whatever the screen is.
+  let before = null;
+  addEventListener("beforeprint", () => { before = root.dataset.theme ?? null; root.dataset.theme = "light"; root.dataset.printing = ""; layout(); });
+  addEventListener("afterprint", () => { if (before === null) delete root.dataset.theme; else root.dataset.theme = before; delete root.dataset.printing; layout(); });
   let timer = null;
-  state.on(["a", "b", "budget", "x", "y"], () => { clearTimeout(timer); timer = setTimeout(() => { try { history.replaceState(null, "", toAddress(state, data)); } catch { /* a page inside another has no address of its own */ } }, 150); });
+  state.on(["a", "b", "budget", "x", "y"], () => { clearTimeout(timer); timer = setTimeout(() => { try { history.replaceState(null, "", toAddress(state, data, first)); } catch { /* a page inside another has no address of its own */ } }, 150); });
   addEventListener("hashchange", () => state.set(fromAddress(data)));
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || /INPUT|SELECT|TEXTAREA/.test(event.target.tagName)) return;

@@ -43,9 +43,7 @@ function scheduleSection(data, state) {
         free = y.at(tick) + 14;
         svg.append(s("text", { x: labelled - 8, y: y.at(tick) + 4, "text-anchor": "end", class: "small" }, each ? shortName(data.nodeName(tick), labelled - 12, 11) : whole(tick + 1)));
       }
-      drawAxes(svg, x, scaleBetween(0, 0, height - 42, height - 42), { xUnit: "", xName: "actions", yUnit: "" });
-      svg.querySelectorAll(".axes .grid").forEach((line) => line.remove());
-      svg.querySelectorAll('.axes text[text-anchor="end"]:not(.name)').forEach((text) => { if (Number(text.getAttribute("x")) < labelled) text.remove(); });
+      drawAxes(svg, x, scaleBetween(0, 0, height - 42, height - 42), { xUnit: "", xName: "actions", yUnit: "", bare: true });
     },
     tipAt(action, py) {
       const { plan } = which.point(), n = data.model?.nodes ?? 1, height = view.stage.clientHeight;

@@ -26,9 +26,7 @@ function streamsSection(data, state) {
         const words = { compute: ["compute"], device_to_host: ["device", "→ host"], host_to_device: ["host", "→ device"], host_to_disk: ["host", "→ disk"], disk_to_host: ["disk", "→ host"] }[name] ?? [name];
         words.forEach((word, i) => svg.append(s("text", { x: PAD.left - 10, y: k * ROW + 29 - (words.length - 1) * 7 + i * 14, "text-anchor": "end", class: "small" }, word)));
       });
-      drawAxes(svg, x, scaleBetween(0, 0, rows.length * ROW + 14, rows.length * ROW + 14), { xUnit: "s", xName: "time", yUnit: "" });
-      svg.querySelectorAll(".axes .grid").forEach((line) => line.remove());
-      svg.querySelectorAll('.axes text[text-anchor="end"]:not(.name)').forEach((text) => { if (Number(text.getAttribute("x")) < PAD.left) text.remove(); });
+      drawAxes(svg, x, scaleBetween(0, 0, rows.length * ROW + 14, rows.length * ROW + 14), { xUnit: "s", xName: "time", yUnit: "", bare: true });
     },
     tipAt(time, py) {
       const { spans } = shown().plan, row = rowsOf(shown().plan)[Math.floor((py - 5) / ROW)];

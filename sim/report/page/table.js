@@ -5,8 +5,13 @@ const ROW_HEIGHT = 32;
 function columnsOf(data) {
   const timed = data.timed, copied = data.points.some((p) => Object.values(p.copied_bytes).some(Boolean));
   const sumOf = (p) => Object.values(p.copied_bytes).reduce((t, v) => t + v, 0);
+  const any = (of) => data.points.some(of);
   return [
     { key: "label", name: "plan", of: (p) => p.label, text: (p) => p.label },
+    ...(any((p) => p.ranks) ? [
+      { key: "bubble", name: "bubble", of: (p) => p.bubble, text: (p) => percent(p.bubble) },
+      { key: "held", name: "in flight", of: (p) => p.held, text: (p) => whole(p.held), csv: "in_flight" },
+    ] : []),
     { key: "peak", name: "peak", of: (p) => p.peak_bytes, text: (p) => bytes(p.peak_bytes), csv: "peak_bytes" },
     { key: "working", name: "working", of: (p) => p.working_bytes, text: (p) => bytes(p.working_bytes), csv: "working_bytes" },
     { key: "work", name: "work", of: (p) => p.flops.total, text: (p) => flops(p.flops.total), csv: "flops" },
@@ -19,7 +24,7 @@ function columnsOf(data) {
     ...(copied ? [{ key: "copied", name: "copied", of: sumOf, text: (p) => (sumOf(p) ? bytes(sumOf(p)) : "–"), csv: "copied_bytes" }] : []),
     { key: "front", name: "front", of: (p) => Number(p.pareto.flops) + 2 * Number(p.pareto.seconds), text: (p) => (p.pareto.flops ? (p.pareto.seconds ? "work, time" : "work") : p.pareto.seconds ? "time" : ""), csv: "front", value: (p) => [p.pareto.flops && "work", p.pareto.seconds && "time"].filter(Boolean).join(" ") },
     { key: "fits", name: "fits", of: (p) => Number(p.fits), text: (p) => (p.fits ? "yes" : "no"), csv: "fits", value: (p) => p.fits },
-  ];
+  ].filter(({ key }) => (key !== "peak" && key !== "working" || any((p) => p.peak_bytes)) && (!["work", "times", "again"].includes(key) || any((p) => p.flops.total)));
 }
 
 function csvOf(columns, points) {
