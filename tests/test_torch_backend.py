@@ -581,3 +581,18 @@ def test_a_call_that_comes_to_draw_random_numbers_is_no_longer_run_again():
     for plan in backend.plans:
         counts = [plan.rows.count(r) for r, row in enumerate(plan.joint.rows) if row.ordered]
         assert counts == [1] * len(counts)
+
+
+def test_calls_are_told_by_the_path_of_their_module():
+    """Also below a function that takes the model as an argument, as decorated forwards do."""
+
+    def call(*given):
+        return given[0](*given[1:])
+
+    plain, inputs = _gpt()
+    backend = sim.torch.backend(budget="60%", minimize="flops", effort=0.3)
+    torch.compile(call, backend=backend, fullgraph=True)(plain, *inputs)
+    paths = {path for path, _, _ in [*backend.plans[0].recomputed, *backend.plans[0].saved]}
+    assert paths <= {name for name, _ in plain.named_modules()}
+    assert "model.blocks.1.mlp.1" in paths
+    assert "model.blocks.0–2.mlp.1 gelu" in str(backend.plans[0])

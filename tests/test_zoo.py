@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SMALL = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
 WORDS = 97
 TEXT: dict[str, tuple[str, dict[str, Any]]] = {
-    "GPT2": ("LMHeadModel", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64, "loss_type": "ForCausalLM"}),
+    "GPT2": ("LMHeadModel", {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64}),
     "Llama": ("ForCausalLM", SMALL | {"num_key_value_heads": 2}),
     "Mistral": ("ForCausalLM", SMALL | {"num_key_value_heads": 2, "sliding_window": 16}),
     "Qwen2": ("ForCausalLM", SMALL | {"num_key_value_heads": 2}),
@@ -53,7 +53,10 @@ def _made(name: str) -> tuple[Any, dict[str, Any]]:
         special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 0}
         config = getattr(transformers, f"{name}Config")(vocab_size=WORDS, **sizes, **special)
         words = torch.randint(3, WORDS, (8, 64))
-        return getattr(transformers, name + kind)(config), {"input_ids": words, "labels": words}
+        model = getattr(transformers, name + kind)(config)
+        if name == "GPT2":
+            model.loss_type = "ForCausalLM"  # else it logs that it takes this one, which Dynamo does not trace
+        return model, {"input_ids": words, "labels": words}
     config = getattr(transformers, f"{name}Config")(**IMAGES[name])
     inputs = {"pixel_values": torch.randn(16, 3, 32, 32), "labels": torch.randint(0, 2, (16,))}
     return getattr(transformers, f"{name}ForImageClassification")(config), inputs
@@ -73,8 +76,11 @@ def _losses(call: Any, module: Any, inputs: dict[str, Any]) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("share", [70, 50])
-@pytest.mark.parametrize("name", [*TEXT, *IMAGES])
+SMALLER = {"Mixtral": 60, "T5": 60, "ConvNext": 60}
+"""Shares of the second budget where it is not 50 %: parameters and gradients alone take most of that here."""
+
+
+@pytest.mark.parametrize(("name", "share"), [(n, s) for n in [*TEXT, *IMAGES] for s in (70, SMALLER.get(n, 50))])
 def test_a_model_trains_within_a_share_of_its_memory(name: str, share: int) -> None:
     torch._dynamo.reset()
     plain, inputs = _made(name)

@@ -37,6 +37,8 @@ PROFILE_SECONDS = 30.0
 """Time for measuring calls at most, for each graph."""
 NARROWINGS, POINTS = 2, 8
 """The rounds in which budgets close in on the smallest peak within an overhead, and budgets in each."""
+DEEPENED = 400
+"""Rows of all graphs whose smallest peak is searched for by itself where a budget is too small: it takes a while."""
 Minimize = Literal["seconds", "flops"]
 
 
@@ -251,7 +253,7 @@ def _within(problem: Problem, question: Question, full: Plan, budget: int, resid
     if full.peak <= working:
         return full
     found = _plans(problem, [working], question) if working >= 0 else [full]
-    if found[0].peak > working:
+    if found[0].peak > working and len(problem) <= DEEPENED:
         planner = Planner(problem, seed=question.seed)
         planner.offer(found[0].rows)
         planner.deepen()

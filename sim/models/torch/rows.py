@@ -25,7 +25,7 @@ aten = torch.ops.aten
 PURE_NAMESPACES = frozenset({"aten", "prims", "quantized", "quantized_decomposed"})
 STATISTICS = aten._native_batch_norm_legit_functional.default
 """The batch norm that returns its updated running averages too, after its three results."""
-_ROOT = re.compile(r"^L\['[^']*'\]\.?|^self\.?")
+_ROOT = re.compile(r"^(L\['[^']*'\](\[\d+\])?|self)\.?")
 _SOURCE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
