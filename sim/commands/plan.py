@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from enum import Enum
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,9 @@ from sim.base.errors import ParameterError
 from sim.commands.command import Changes, Quiet, ScenarioPath, Shown, TableOrJson, app, emit, note
 from sim.commands.exit import Exit
 from sim.commands.process import on_interruption
+
+if TYPE_CHECKING:
+    from sim.experiment.largest import Fit
 
 
 class BoundLevel(Enum):
@@ -38,6 +42,11 @@ def plan(
         typer.Option("--device", "-d", help="A preset or YAML file; its memory is the budget if none is given."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("plan.json"),
+    max_key: Annotated[
+        str | None,
+        typer.Option("--max", metavar="KEY", help="Find the largest value of a key that fits."),
+    ] = None,
+    max_batch: Annotated[bool, typer.Option("--max-batch", help="The same as --max graph.batch.")] = False,
     bound: Annotated[
         BoundLevel, typer.Option("--bound", help="How much is spent on proving what no plan takes less than.")
     ] = BoundLevel.fast,
@@ -45,8 +54,9 @@ def plan(
     quiet: Quiet = False,
 ) -> Exit:
     """Choose the cheapest plan that fits, say what it keeps and recomputes, and write it to plan.json."""
-    from sim.commands.tables.plan import text
+    from sim.commands.tables.plan import largest_table, text
     from sim.experiment.choose import NothingFits, choose
+    from sim.experiment.largest import largest
     from sim.scenario.scenario import load, named_device
     from sim.schedules.plan import plan_of, to_json, write
 
@@ -64,11 +74,20 @@ def plan(
             f"{file}: names neither a budget nor a device with a memory; "
             "give --budget 8GB, --max-overhead 20% or --device"
         )
-    graph = scenario.build_graph()
+    key = "graph.batch" if max_batch else max_key
+    fits: list[Fit] = []
     try:
-        choice = choose(
-            scenario, graph, budget_bytes=budget_bytes, max_overhead=overhead, device=machine, bound=bound.value
-        )
+        if key is None:
+            graph = scenario.build_graph()
+            choice = choose(
+                scenario, graph, budget_bytes=budget_bytes, max_overhead=overhead, device=machine, bound=bound.value
+            )
+        elif budget_bytes is None:
+            raise ParameterError("--max: the largest value is that within a budget; give --budget or --device")
+        else:
+            told = partial(_tell_of, key=key, quiet=quiet)
+            fits = largest(scenario, key, budget_bytes=budget_bytes, device=machine, bound=bound.value, progress=told)
+            graph, choice = fits[0].graph, fits[0].choice
     except NothingFits as error:
         note(f"error: {file}: {error}")
         return Exit.NOTHING_FITS
@@ -81,10 +100,16 @@ def plan(
     }
     path = write(plan, output)
     on_interruption(f"{path} is written")
-    json = format is TableOrJson.json
-    emit(to_json(plan) if json else text(choice, plan, graph, name=scenario.name))
+    if format is TableOrJson.json:
+        emit(to_json(plan))
+    else:
+        emit((largest_table(fits, key) if key else "") + text(choice, plan, graph, name=scenario.name))
     note(f"wrote {path}", quiet=quiet)
     return Exit.FINE
+
+
+def _tell_of(value: int, *, key: str, quiet: bool) -> None:
+    note(f"planning {key}={value}", quiet=quiet)
 
 
 def _bytes(text: str) -> int:

@@ -11,6 +11,7 @@ __all__ = [
     "choose",
     "fronts",
     "joint_plan",
+    "largest",
     "measurements",
     "point",
     "results",

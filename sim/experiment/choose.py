@@ -36,7 +36,7 @@ SPREAD = 24
 class NothingFits(SimError):
     """No plan fits; `smallest` is the one with the least peak, or the least of those cheap enough."""
 
-    def __init__(self, message: str, *, smallest: Candidate) -> None:
+    def __init__(self, message: str, *, smallest: Candidate | None = None) -> None:
         super().__init__(message)
         self.smallest = smallest
 
@@ -140,7 +140,7 @@ def _proof(graph: Graph, chosen: Candidate, budget_bytes: int | None, level: Lev
     if not (reverse or graph.plain) or chosen.copied_bytes or level == "none":
         return None
     try:
-        front = _front(graph)
+        front = planned_front(graph)
     except REFUSALS:
         return None
     most = chosen.peak_bytes if budget_bytes is None else budget_bytes
@@ -225,7 +225,7 @@ def _planned(graph: Graph, budget_bytes: int | None) -> list[StrategyPoint]:
         with suppress(*REFUSALS):
             within(budget_bytes).schedule(graph)
     try:
-        front = _front(graph)
+        front = planned_front(graph)
     except REFUSALS:
         return []
     peaks = {front.peak_bytes[i] for i in front.spread(SPREAD)}
@@ -235,7 +235,8 @@ def _planned(graph: Graph, budget_bytes: int | None) -> list[StrategyPoint]:
     return [within(peak) for peak in sorted(peaks)]
 
 
-def _front(graph: Graph) -> Front:
+def planned_front(graph: Graph) -> Front:
+    """The front of the planner for a graph, plain or with derivatives."""
     plan = planner(graph).entry.front
     assert plan is not None, "planners have fronts"
     front: Front = plan(graph)

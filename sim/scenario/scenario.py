@@ -170,6 +170,29 @@ class Scenario:
             raise self.document.error(problems)
         return graph
 
+    def changed(self, changes: Sequence[str]) -> Scenario:
+        """The scenario with other values at some keys; see `load`."""
+        return _changed(self.document, changes)
+
+    def value(self, key: str) -> Any:
+        """What stands at a key, or the graph's default for it.
+
+        Raises
+        ------
+        ParameterError
+            If the key names nothing.
+        """
+        path = place(key, self.document.data)
+        if isinstance(path, str):
+            raise ParameterError(path)
+        inside: Any = self.document.data
+        for part in path[:-1]:
+            inside = inside[part]
+        if isinstance(inside, Mapping) and path[-1] not in inside and path[:-1] == ("graph",):
+            field = self.kind.model.model_fields.get(str(path[-1]))
+            return None if field is None else field.default
+        return inside.get(path[-1]) if isinstance(inside, Mapping) else inside[path[-1]]
+
     def error(self, path: KeyPath, message: str) -> DocumentError:
         """The error that shows a problem at a place of this scenario; a key that both name is named once."""
         key = f"{path[-1]}: " if path else ""
@@ -256,7 +279,8 @@ def _changed(document: Document, changes: Sequence[str]) -> Scenario:
             raise DocumentError([Finding("--set", None, "", path)])
         values[path] = yamltext.parse(text, name=f"--set {key}").data if text.strip() else None
     try:
-        return from_document(replace(document, data=assigned(document.data, values), changes=tuple(changes)))
+        changed = replace(document, data=assigned(document.data, values), changes=(*document.changes, *changes))
+        return from_document(changed)
     except DocumentError as error:
         keys = [shown_path(path) for path in values]
         findings = [

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from sim.base.units import format_bytes, format_flops, format_seconds
 from sim.experiment.choose import Candidate, Choice, Proof
+from sim.experiment.largest import Fit
 from sim.graphs.graph import Graph
 from sim.scenario.points import FULL_STORE
 from sim.schedules.plan import Plan
@@ -42,6 +43,29 @@ def text(choice: Choice, plan: Plan, graph: Graph, *, name: str) -> str:
     lines += _line("next cheaper", _neighbour(choice.cheaper, choice))
     lines += _line("next smaller", _neighbour(choice.smaller, choice))
     return "\n".join([*lines, ""])
+
+
+def largest_table(fits: Sequence[Fit], key: str) -> str:
+    """A line for the largest value at which a plan was found, and for parts of it: peak, work and time of each unit."""
+    timed = any(fit.choice.chosen.point.seconds is not None for fit in fits)
+    heads = (key, "plan", "peak", "flops a unit", *(("time a unit",) if timed else ()))
+    rows = [heads]
+    for fit in fits:
+        one = fit.choice.chosen
+        seconds = one.point.seconds
+        cells = [
+            f"{fit.value:,}",
+            one.request.label,
+            format_bytes(one.peak_bytes),
+            format_flops(one.flops // fit.value),
+        ]
+        if timed:
+            cells.append("-" if seconds is None else format_seconds(seconds / fit.value))
+        rows.append(tuple(cells))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    found = f"{key}={fits[0].value:,} is the largest at which a plan was found; none was at {fits[0].value + 1:,}"
+    return "\n".join([*lines, "", found, "", ""])
 
 
 def _headroom(choice: Choice) -> str:
