@@ -163,3 +163,4 @@ def test_a_wheel_holds_scenarios_and_types(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {f"sim/scenarios/{name}.yaml" for name in shipped.names()} <= held
     assert {"sim/scenarios/schema.json", "sim/py.typed", "sim/strategies/general/README.md"} <= held
+    assert {f"sim/report/page/{file.name}" for file in (root / "sim/report/page").iterdir()} <= held
