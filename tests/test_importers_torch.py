@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import sys
 import textwrap
@@ -119,6 +120,39 @@ def test_inputs_may_be_given_by_name_by_place_or_alone():
     module, x = models.mlp(4, 2), torch.randn(3, 4)
     graphs = [from_module(module, given) for given in ({"input": x}, (x,), x)]
     assert len({plan.fingerprint(graph) for graph in graphs}) == 1
+
+
+@dataclasses.dataclass
+class Output:
+    loss: torch.Tensor | None
+    logits: torch.Tensor
+
+
+class Labelled(nn.Module):
+    """A classifier that returns a loss where it is given labels, as models of `transformers` do."""
+
+    def __init__(self, form) -> None:
+        super().__init__()
+        self.model, self.form = models.GPT(layers=1), form
+
+    def forward(self, ids, labels=None):
+        logits = self.model(ids)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
+        return self.form(loss=loss, logits=logits)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("form", [dict, Output])
+def test_a_model_that_returns_its_loss_is_one_with_that_loss_behind_it(form, granularity):
+    inputs = {"ids": torch.zeros(2, 32, dtype=torch.long), "labels": torch.zeros(2, 32, dtype=torch.long)}
+    own = from_module(Labelled(form), inputs, granularity=granularity)
+    behind = from_module(Labelled(form), inputs, granularity=granularity, loss="cross_entropy")
+    for column in ("forward_flops", "vjp_flops", "param_vjp_flops", "param_size", "activation_bytes"):
+        assert getattr(own.columns, column).sum() == getattr(behind.columns, column).sum(), column
+    assert counts.saved_bytes(own) == counts.saved_bytes(behind)
+    assert own.output_scalars == 1
 
 
 def test_nodes_carry_the_names_of_the_model():

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sim.base.errors import NotApplicable
 from sim.execution.differences import Derivative, Slopes, central
 from sim.graphs.graph import Graph
+from sim.models.torch.recorded import part_of
 from sim.ops.rule import Array
 
 TARGETS: Mapping[str, str] = {"cross_entropy": "labels", "mse": "target"}
@@ -88,7 +89,7 @@ def _scalar(
     """The loss of what a call on the module's own inputs makes."""
     functional, given = torch.nn.functional, dict(inputs)
     target = given.pop(TARGETS.get(loss, ""), None)
-    out = call(given)
+    out = part_of(call(given), "loss" if loss == "none" else "logits")
     if loss == "cross_entropy":
         assert target is not None
         out = functional.cross_entropy(out.reshape(-1, out.shape[-1]), target.reshape(-1))

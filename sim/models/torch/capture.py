@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils import _pytree as pytree
 
 from sim.base.errors import GraphError
-from sim.models.torch.recorded import ROOT, Captured, Op, storage, tensors_of, value, where
+from sim.models.torch.recorded import ROOT, Captured, Op, part_of, storage, tensors_of, value, where
 from sim.models.torch.writes import check_buffers, settle_writes
 
 
@@ -34,6 +34,7 @@ def capture(
 ) -> Captured:
     """The operations of `call(module, **inputs)` (by default the module itself), with a name for each input.
 
+    Of a mapping or dataclass with a `loss` that alone is the result.
     `inputs` may be real or fake tensors; only shape, stride, dtype and device are read.
 
     Raises
@@ -57,7 +58,7 @@ def capture(
         state = dict(zip(parameters, parameter_values, strict=True)) | dict(zip(buffers, buffer_values, strict=True))
         swapped = _Swapped(module, state, trail)
         out = swapped(dict(zip(names, input_values, strict=True)), call)
-        return list(pytree.tree_leaves(out))
+        return list(pytree.tree_leaves(part_of(out, "loss")))
 
     with mode, trail.followed(), _refusing():
         try:

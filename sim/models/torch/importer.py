@@ -126,7 +126,9 @@ def _result(module: Any, tensors: Mapping[str, Any]) -> Any:
 
 def _labels(pytorch: Any, module: Any, tensors: Mapping[str, Any]) -> Any:
     """A label for each prediction of the module, whose classes lie along the last dimension."""
-    out = _result(module, tensors)
+    from sim.models.torch.recorded import part_of
+
+    out = part_of(_result(module, tensors), "logits")
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) < 2:
         raise GraphError(

@@ -19,7 +19,7 @@ from sim.models.torch.codegen import needed
 from sim.models.torch.flops import contraction_flops, flops
 from sim.models.torch.grouping import Piece, Pieces, cut
 from sim.models.torch.joint import Joint, Layout, contiguous, signature, take_apart
-from sim.models.torch.recorded import Captured, tensors_of, value
+from sim.models.torch.recorded import Captured, part_of, tensors_of, value
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def _with_loss(loss: str, inputs: Mapping[str, Any]) -> Callable[..., Any]:
 
     def call(module: nn.Module, **tensors: Any) -> Any:
         target = tensors.pop(reading[loss]) if loss in reading else None
-        out = module(**tensors)
+        out = part_of(module(**tensors), "logits")
         if not isinstance(out, torch.Tensor):
             raise GraphError(f"loss: {loss} reads one tensor, but the module returns {type(out).__name__}", key="loss")
         if loss == "cross_entropy":

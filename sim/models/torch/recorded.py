@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -48,6 +49,17 @@ class Captured:
     mode: FakeTensorMode
     containers: frozenset[str]
     trainable: frozenset[str]
+
+
+def part_of(output: Any, name: str) -> Any:
+    """The tensor that a mapping or dataclass holds as `name`, else the output itself.
+
+    Models of `transformers` return their `loss` so where they are given labels, and `logits`.
+    """
+    found = output.get(name) if isinstance(output, Mapping) else None
+    if is_dataclass(output) and found is None:
+        found = getattr(output, name, None)
+    return found if isinstance(found, torch.Tensor) else output
 
 
 def value(node: torch.fx.Node) -> Any:
