@@ -7,7 +7,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from time import process_time
+from threading import Event, Timer
+from time import monotonic, process_time
 
 import numpy as np
 import pytest
@@ -267,3 +268,19 @@ def test_graphs_of_thousands_of_nodes_have_a_front(graph: Graph) -> None:
         assert front.lower_bound[k] <= front.cost[k]
     half = front.within((front.peak_bytes[-1] + graph.resident_bytes) // 2)
     assert front.cost[half] - front.cost[-1] < graph.forward_flops
+
+
+def test_a_search_that_is_to_end_returns_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = graph_problem(large_transformer(20), outputs_first=True)
+    plan(problem, rounds=1)  # compiles
+    asked = Event()
+    monkeypatch.setattr("sim.base.searches._asked", asked)
+    Timer(1.0, asked.set).start()
+    started = monotonic()
+    plans = plan(problem, effort=300)
+    assert monotonic() - started < 60
+    assert len(plans) > 1
+    for p in plans[:: len(plans) // 2]:
+        assert max(profile(problem, p.rows)) == p.peak
+    with pytest.raises(KeyboardInterrupt):
+        plan(problem)

@@ -87,3 +87,31 @@ def test_while_figures_are_drawn_the_results_are_kept(tmp_path: Path) -> None:
         assert err.splitlines()[-1] == "interrupted: 2 of 2 points are finished and kept"
     assert (tmp_path / "outputs/s/results.json").read_bytes() == before
     assert not [p for p in (tmp_path / "outputs/s").iterdir() if p.name.startswith(".")]
+
+
+def searching(folder: Path) -> Path:
+    """A search of half a minute, on 2,105 nodes, after a point that is soon finished."""
+    graph = "{kind: transformer, layers: 150, hidden: 64, heads: 4, sequence: 64, vocab: 1000, loss: cross_entropy}"
+    return scenario(folder, graph, "[reverse_full, {reverse_checkpointed: {schedule: optimal, points: 5}}]")
+
+
+@pytest.mark.slow
+def test_a_search_gives_the_best_so_far(tmp_path: Path) -> None:
+    running = started("run", "--no-plots", searching(tmp_path), cwd=tmp_path)
+    time.sleep(15)
+    out, err = interrupt(running)
+    assert err.splitlines()[-1] == "interrupted: the best of the search so far; 6 of 6 points are finished and kept"
+    assert out.count("optimal") >= 5
+    kept = json.loads((tmp_path / "outputs/s/results.json").read_text())
+    peaks = [p["peak_bytes"] for p in kept["points"]]
+    assert len(peaks) == 6
+    assert min(peaks) < peaks[0]
+
+
+@pytest.mark.slow
+def test_a_plan_is_made_of_the_best_so_far(tmp_path: Path) -> None:
+    running = started("plan", searching(tmp_path), "--budget", "70MB", cwd=tmp_path)
+    time.sleep(15)
+    _, err = interrupt(running)
+    assert err.splitlines()[-1] == "interrupted: the best of the search so far; plan.json is written"
+    assert json.loads((tmp_path / "plan.json").read_text())["budget_bytes"] == 70 * 10**6

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from sim import commands
+from sim.base import searches
 from sim.commands import process
 from sim.commands.command import PipeClosed, app, note, unprinted
 from sim.commands.exit import Exit
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             importlib.import_module(f"{commands.__name__}.{module.name}")
         command: Any = typer.main.get_command(app)
         code = command.main(arguments, prog_name="sim", standalone_mode=False) or Exit.FINE
+        code = Exit.INTERRUPTED if searches.ended() else code
         # typer takes a KeyboardInterrupt for its exit code
         return _fail(process.interrupted(), code) if code == Exit.INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):

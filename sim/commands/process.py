@@ -4,7 +4,8 @@ Python runs the handler of a signal in the main thread, between two of its instr
 kernel lies between two for minutes. A second thread therefore waits for the same signals: kernels run
 without the interpreter's lock. Whichever is first writes what is finished, says so in one line and
 ends the process. No `KeyboardInterrupt` is thrown: the code of others (imports, compilers, callbacks
-from C) swallows it or is left half-way.
+from C) swallows it or is left half-way. A search is asked to end instead: the main thread goes on with
+the best that it has, for a few seconds.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import threading
 from collections.abc import Callable
 from typing import Never
 
-from sim.base import files
+from sim.base import files, searches
 from sim.commands.exit import Exit
 
 _PATIENCE_S = 0.2
+_MOST_PATIENCE_S = 10
+"""How long a search may take to end and the main thread to write what it found."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"
 
@@ -45,7 +48,7 @@ def interrupted() -> str:
         said = _finish if isinstance(_finish, str) else _finish()
     except Exception as error:
         said = f"what was finished could not be written: {error}"
-    return f"interrupted: {said}"
+    return f"interrupted: {'the best of the search so far; ' if searches.ended() else ''}{said}"
 
 
 def own() -> None:
@@ -83,12 +86,19 @@ def _watch(reader: int) -> None:
     """End the process where the main thread does not, and at once at the second signal."""
     signals = (number for number in iter(lambda: os.read(reader, 1)[0], None) if number in _SIGNALS)
     next(signals)
-    threading.Timer(_PATIENCE_S, _end).start()
+    for seconds, end in ((_PATIENCE_S, _end), (_MOST_PATIENCE_S, _end_now)):
+        threading.Timer(seconds, end).start()
     next(signals)
     os._exit(Exit.INTERRUPTED)
 
 
-def _end() -> Never:
+def _end() -> None:
+    """Ask a search to end and let the main thread go on, or end the process."""
+    if not searches.end():
+        _end_now()
+
+
+def _end_now() -> Never:
     """Write what is finished, say so, and end the process; whichever thread comes second waits for that."""
     with _ending:
         line = interrupted().encode(errors="replace") + b"\n"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.base import files
+from sim.base import files, searches
 from sim.base.companion import companion
 from sim.commands.command import Changes, PipeClosed, Quiet, ScenarioPath, app, colours, emit, note
 from sim.commands.exit import Exit
@@ -101,6 +101,8 @@ def run(
         paths = write(results)
         on_interruption(lambda: message(results, len(results.points), paths))
         emit(text(results))
+        if searches.ended():
+            return Exit.INTERRUPTED
         _warn_of_many_gradients(results, quiet=quiet)
         chrome = experiment.traces(measurements)
         if chrome is not None:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sim.base import searches
 from sim.graphs.node import Ints
 from sim.strategies.general.moments import Order, Rows, contracted, moments_of, rows_of
 from sim.strategies.general.peaks import smallest_peak
@@ -90,7 +91,7 @@ def certificate(
     """
     rows = rows_of(problem, order, forwards_first=forwards_first)
     bound = Bound(problem.base_cost, smallest_peak(rows), order, forwards_first)
-    if level == "none" or not available() or not rows.cost[rows.again].any():
+    if level == "none" or searches.ended() or not available() or not rows.cost[rows.again].any():
         return bound
     from sim.strategies.general.program import Program
 

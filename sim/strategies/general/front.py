@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from sim.base import searches
 from sim.base.errors import CountOverflow
 from sim.graphs.graph import Graph
 from sim.graphs.node import Ints
@@ -123,7 +124,7 @@ def proven_flops(graph: Graph, working_bytes: int, *, level: Level, seconds: flo
     bound = certificate(problem, np.array([working_bytes]), level=level)
     other = adjoint_cost(graph, graph.output_scalars, None) + graph.forward_flops - problem.base_cost
     proven = problem.base_cost + bound.recomputed(working_bytes) + other
-    if level != "proof" or not available():
+    if level != "proof" or searches.ended() or not available():
         return proven, None
     return proven, with_word(problem, bound, working_bytes, seconds=seconds).word_at(working_bytes) + other
 

@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from sim.base import searches
 from sim.strategies.general.moves import Found, Pace, arrange, fit, search
 from sim.strategies.general.problem import Problem, Rows
 from sim.strategies.general.sequence import State, Words, load, measure, state_of
@@ -37,6 +38,8 @@ ARRANGEMENTS = 1000
 """Moves by which a new start gets its order."""
 BESIDE = (-16, -4, -1, 0, 1, 4, 16)
 """The number of budgets away that the plans are from which a stretch may start."""
+PIECE = 0.25
+"""Seconds, about, between two looks at whether the search is to end."""
 OPENING = 0.5
 """Share of what is left of an effort that plans from other budgets may take at the start of a stretch."""
 WARM, COLD = 0.01, 0.0003
@@ -151,7 +154,7 @@ class Planner:
         plan = self.offer(self.problem.order)
         step = max(1, (plan.peak - self.floor) // 8)
         random = self._stream(0)
-        while step and plan.peak > self.floor and self.spent < end:
+        while step and plan.peak > self.floor and self.spent < end and not searches.ended():
             budget = max(self.floor, plan.peak - step)
             unit = float(self.problem.value_bytes.max())
             rows, left = self._with_state(
@@ -170,6 +173,8 @@ class Planner:
         start = self.plans[-1].rows
         before = start
         for budget in budgets:
+            if searches.ended():
+                break
             tries = [before] if before is start or self.spent >= end else [before, start]
             done = self._map(lambda rows, b=budget: self._fitted(rows, b), tries)  # type: ignore[misc]
             for rows, _ in done:
@@ -188,6 +193,8 @@ class Planner:
         """
         done, number, opening, end = 0, 0, 0.0, self.spent + (math.inf if effort is None else effort)
         while done < rounds and self._searches and (self.spent + 2 * opening < end or not opening):
+            if searches.ended():
+                break
             began = self.spent
             length = STRETCHES[min(number, len(STRETCHES) - 1)]
             afresh = length > STRETCHES[1] and number % 2 == 0
@@ -207,9 +214,9 @@ class Planner:
     def _stretch(self, length: int, rounds: int, end: float) -> None:
         """The first rounds of a stretch for all searches, in pieces of as many as fit into what is left."""
         begin, each = 0, 0.0
-        while begin < rounds and self.spent < end:
+        while begin < rounds and self.spent < end and not searches.ended():
             left, before = end - self.spent, self.spent
-            step = rounds - begin if left == math.inf else 1 if not begin else max(1, int(0.7 * left / each))
+            step = max(1, int(min(0.7 * left, PIECE) / each)) if begin else 1
             stop = min(rounds, begin + step)
 
             def run(one: _Search, *, begin: int = begin, stop: int = stop) -> Found:
@@ -240,7 +247,7 @@ class Planner:
         """Refine at so many budgets, or as many as fit into an effort, where the front falls most by then."""
         end, most = self.spent + effort, max(2, min(AT_ONCE, ROWS_AT_ONCE // len(self.problem.order)))
         for first in range(0, count, most):
-            if self.spent >= end:
+            if self.spent >= end or searches.ended():
                 break
             self.refine(self.between(min(most, count - first)))
 
@@ -257,7 +264,10 @@ class Planner:
         """Cut the stretch between the smallest peak found and what some row takes; `number` is of the next stream."""
         rounds = max(8, min(MOST_ATTEMPTS, ATTEMPTS // len(self.problem.order)))
         low = self.floor - 1  # too small, as far as the search can tell
-        while self.spent < end and (width := self.plans[0].peak - low) > max(1, self.plans[0].peak // 400):
+        while self.spent < end and not searches.ended():
+            width = self.plans[0].peak - low
+            if width <= max(1, self.plans[0].peak // 400):
+                break
             ends = [self.plans[0].rows, self.plans[-1].rows][: len(self.plans)]
             tries = [
                 _Search(budget, self._standing(ends[0], budget), self._stream(number + k))
@@ -282,7 +292,7 @@ class Planner:
             tries = [self._fitted(rows, one.budget, effort) for rows in starts]
             found = self._standing(min(tries, key=lambda t: t[1])[0], one.budget)
         step, left, begin = max(1, 8 * rounds // MOST_ATTEMPTS), effort, 0
-        while begin < rounds and found.best_overflow and left > 0:
+        while begin < rounds and found.best_overflow and left > 0 and not searches.ended():
             found, work = self._run(one, found, rounds, begin, min(begin + step, rounds))
             begin, left = begin + step, left - work / WORK_PER_SECOND
         return found
@@ -333,6 +343,8 @@ class Planner:
         """The start that a search goes on from: where it stands, or a better one."""
         best = one.found
         for rows in near:
+            if searches.ended():
+                break
             found = self._standing(self._fitted(rows, one.budget)[0], one.budget)
             if (found.best_overflow, found.best_cost) < (best.best_overflow, best.best_cost):
                 best = found
@@ -400,6 +412,7 @@ class Planner:
             return list(pool.map(call, items))
 
 
+@searches.under_way()
 def plan(
     problem: Problem,
     budgets: Sequence[int] | None = None,
@@ -414,7 +427,8 @@ def plan(
 
     Without budgets they are spread over the whole front. The search goes on for a number of `rounds` for each
     budget, or for an `effort` in seconds; without either, for 10 ms a row that may run again, at most half a minute.
-    `starts` are sequences that may be better than what is found.
+    `starts` are sequences that may be better than what is found. Interrupted (`sim.base.searches`) it returns the
+    best so far.
     """
     planner = Planner(problem, order=order, seed=seed)
     for rows in starts:
