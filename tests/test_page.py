@@ -16,7 +16,7 @@ from sim import report
 from sim.base.yaml import parse
 from sim.experiment.results import Results
 from sim.experiment.run import run
-from sim.scenario.scenario import from_document
+from sim.scenario.scenario import from_document, load
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests drive Chromium by playwright")
 
@@ -117,6 +117,36 @@ def test_a_hover_tells_of_the_point_and_why_it_does_not_fit(opened: Open) -> Non
     assert misfit.why_not in told
 
 
+def test_the_front_answers_to_the_keyboard(opened: Open) -> None:
+    page = opened()
+    page.locator("#front svg.over").focus()
+    page.keyboard.press("ArrowRight")
+    label = page.locator("#tip .head").inner_text()
+    assert label in {p.label for p in RAN.points}
+    page.keyboard.press("Shift+Enter")
+    assert page.locator("#pick-b option:checked").text_content() == label
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+
+
+def test_a_notebook_shows_the_whole_page(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8>{RAN._repr_html_()}")
+    page = browser.new_page()
+    page.goto(f"file://{tmp_path}/notebook.html")
+    frame = page.frame_locator("iframe")
+    frame.locator("html[data-ready]").wait_for(timeout=8_000)
+    frame.locator("#pick-a").select_option(label="sqrt")
+    assert "sqrt" in frame.locator("#memory h3").first.inner_text()
+    page.close()
+
+
+def test_a_shipped_scenario_is_small_and_opens_within_a_second(opened: Open) -> None:
+    results = run(load(Path(__file__).parents[1] / "scenarios" / "deep_mlp.yaml"))
+    assert len(report.html(results.to_dict())) < 500_000
+    page = opened(results)
+    assert page.evaluate("performance.getEntriesByName('ready')[0].startTime") < 1000
+
+
 def test_a_click_chooses_a_and_with_shift_b(opened: Open) -> None:
     page = opened()
     at = {label: spot(page, label) for label in ("reverse_full", "binomial slots=3")}
@@ -165,6 +195,11 @@ def test_the_dragged_budget_lights_the_cheapest_plan_below_it(opened: Open) -> N
         assert (budget > before) == (move < 0)
         assert page.locator("#answer button").first.inner_text() == cheapest(budget)
         assert page.locator("#lit").count() == 1
+    for budget in sorted(p.peak_bytes for p in RAN.points if p.fits):  # a plan of exactly the budget is within it
+        page.evaluate(f"location.hash = '#budget={budget}'")
+        until(page, f"document.querySelector('#budget').getAttribute('aria-valuenow') === '{budget}'")
+        if budget >= min(p.peak_bytes for p in computing):
+            assert page.locator("#answer button").first.inner_text() == cheapest(budget)
     page.locator("#budget").focus()
     before = budget
     page.keyboard.press("ArrowUp")

@@ -19,7 +19,7 @@ from sim.experiment.views.model import MOST_BARS, stretches, summed
 from sim.experiment.views.plans import MOST_SPANS, SAMPLES, Plan, plan
 from sim.graphs.graph import Graph
 from sim.scenario.scenario import from_document
-from sim.schedules.replay import replay
+from sim.schedules.replay import replay, walk
 from sim.schedules.schedule import Schedule
 from sim.simulation.simulate import simulate
 
@@ -52,6 +52,20 @@ def test_the_values_of_a_sample_are_its_bytes_by_kind(graph: Graph) -> None:
             for kind, sampled in drawn["bytes"].items():
                 if kind != "workspace":
                     assert sum(v["bytes"] for v in alive if v["kind"] == kind) == sampled[k]
+
+
+def test_a_sample_of_several_actions_is_the_fullest_with_the_values_that_are_there_then() -> None:
+    sizes = [1 + 37 * i % 101 for i in range(150)]
+    schedule = sim.schedule(sim.chain(length=150, activation_bytes=sizes), "reverse_full")
+    drawn = plan(0, schedule)
+    during = walk(schedule, bytes_of_actions=True).record.during.tolist()
+    assert len(during) == drawn["actions"] > len(drawn["at"]) == SAMPLES
+    for k, action in enumerate(drawn["at"]):
+        stretch = [a for a in range(len(during)) if a * SAMPLES // len(during) == k]
+        assert action in stretch
+        assert during[action] == max(during[a] for a in stretch)
+        alive = [v for v in columns(drawn["lives"]) if v["start"] <= k < v["stop"]]
+        assert sum(v["bytes"] for v in alive) == during[action]
 
 
 @given(graph=graphs())

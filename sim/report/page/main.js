@@ -132,6 +132,7 @@ async function start() {
     else if (event.key === "d") shade.click();
   });
   root.dataset.ready = "";
+  performance.mark("ready");
 }
 
 start().catch((error) => {

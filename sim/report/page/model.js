@@ -9,7 +9,7 @@ function modelSection(data, state) {
   const grouped = blocks.filter((b) => b.stop - b.start > 1);
   const all = (fold) => { closed.clear(); if (fold) grouped.forEach((b) => closed.add(b)); layout(); };
   const section = h("section", { id: "model" }, h("h2", {}, "The model"),
-    h("div", { class: "tools" }, h("span", { class: "hint" }, `${data.model && data.model.first.length < data.model.nodes ? `A bar is ${whole(data.model.nodes / data.model.first.length)} nodes` : "A bar is a node"}; its height, the bytes of its activation and residual; its colour, what becomes of them.`),
+    h("div", { class: "tools" }, h("span", { class: "hint" }, `${data.model && data.model.first.length < data.model.nodes ? `A bar is ${whole(data.model.nodes / data.model.first.length)} nodes` : "A bar is a node, or a folded block of nodes"}; its height is the bytes of activations and residuals, its colour what becomes of them.`),
       grouped.length > 1 && h("div", { class: "choices" },
         h("button", { type: "button", onclick: () => all(true) }, "fold blocks"),
         h("button", { type: "button", onclick: () => all(false) }, "unfold"))),
@@ -102,7 +102,7 @@ function modelSection(data, state) {
     const rows = [many > 1 ? `${bar.name || data.model.names[bar.start]}: ${count(many, "node")}` : `${bar.name} (${data.model.ops[bar.start]})`];
     for (const fate of FATES) { const size = sum(plan.held[fate], bar); if (size) rows.push([words[fate], bytes(size)]); }
     const evaluations = sum(plan.evaluations, bar);
-    rows.push(["evaluations", many > 1 ? `${whole(evaluations)} of ${whole(many)} nodes` : whole(evaluations)], ["one evaluation", flops(sum(data.model.forward_flops, bar))]);
+    rows.push(["evaluations", many > 1 ? `${whole(evaluations)} for ${whole(many)} nodes` : whole(evaluations)], ["one evaluation", flops(sum(data.model.forward_flops, bar))]);
     if (bar.block.stop - bar.block.start > 1) rows.push(h("div", { class: "hint" }, closed.has(bar.block) ? "click: unfold the block" : "click: fold the block"));
     return rows;
   }

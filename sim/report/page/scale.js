@@ -60,7 +60,7 @@ function ticksOf(scale, most) {
 function drawAxes(svg, x, y, { xUnit, yUnit, xName, yName, right, xMost, bare }) {
   const top = Math.min(y.from, y.to), bottom = Math.max(y.from, y.to), left = Math.min(x.from, x.to);
   const far = right ?? Math.max(x.from, x.to);
-  const xTicks = ticksOf(x, xMost ?? Math.max(2, Math.min(9, Math.floor((far - left) / 80))));
+  const xTicks = ticksOf(x, xMost ?? Math.max(3, Math.min(9, Math.floor((far - left) / 80))));
   const yTicks = bare ? [] : ticksOf(y, Math.max(2, Math.min(7, Math.floor((bottom - top) / 38))));
   const group = s("g", { class: "axes" });
   for (const tick of yTicks) {

@@ -4,7 +4,7 @@ function scheduleSection(data, state) {
   const legend = h("div", { class: "legend" }), title = h("h3"), note = h("p", { class: "note" });
   const which = switched(state, () => update());
   const each = data.model && data.model.nodes === data.model.first.length;
-  const labelled = Math.max(PAD.left, Math.min(190, 16 + Math.max(0, ...(each ? data.model.names : []).map((name) => textWidth(name, 11)))));
+  const labelled = Math.max(PAD.left, Math.min(190, innerWidth / 5, 16 + Math.max(0, ...(each ? data.model.names : []).map((name) => textWidth(name, 11)))));
   const view = zoomable("The schedule: nodes over actions", {
     height: () => Math.max(150, Math.min(420, (data.model?.nodes ?? 1) * 12 + 62)),
     left: labelled,
