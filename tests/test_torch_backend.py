@@ -397,16 +397,18 @@ def test_results_that_the_caller_holds_count_as_long_as_the_caller_has_them():
     torch.manual_seed(0)
     x, plain = torch.randn(512, 16), Wide()
     compiled, _, backend = _compiled(plain, max_overhead="100%", effort=0.3)
-    compiled(x).sum().backward()
-    with LiveBytes() as live:
-        logits = compiled(x)
-        logits.sum().backward()
+    for _ in range(2):
+        with LiveBytes() as live:
+            logits = compiled(x)
+            logits.mul(torch.arange(256.0)).sum().backward()
     (plan,) = backend.plans
-    assert plan.peak_bytes - plan.resident_bytes >= 2 * 512 * 256 * 4
-    assert live.peak_bytes <= plan.peak_bytes - plan.resident_bytes + 16
+    logits = 512 * 256 * 4
+    working = plan.peak_bytes - plan.resident_bytes
+    assert working >= 2 * logits
+    outside = logits + 256 * 4 + 16  # the product, its factors, the loss and its cotangent
+    assert working * 0.99 <= live.peak_bytes <= working + outside
 
 
-@pytest.mark.slow
 def test_a_budget_that_is_too_small_names_the_smallest_that_is_not():
     torch.manual_seed(0)
     plain, inputs = _mlp()

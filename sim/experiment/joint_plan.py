@@ -275,7 +275,8 @@ def _within_working(joint: JointRows, problem: Problem, question: Question, full
     working = question.working
     assert working is not None
     ends = {joint.storage_of[n] for n in joint.gradients if n is not None}
-    callers = sum(joint.storages[s].bytes for s in joint.held - ends)
+    made = (joint.held - ends).union(joint.rows[joint.boundary].makes)
+    callers = sum(joint.storages[s].bytes for s in made)
     found = [full]
     for most in (working, working + callers):
         found = found if full.peak <= most else _plans(problem, [most], question, found)

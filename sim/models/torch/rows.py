@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.autograd.function import BackwardCFunction
 from torch.utils import _pytree as pytree
 
 from sim.base.errors import GraphError
@@ -60,7 +61,8 @@ class JointRows:
 
     `storage_of` gives the storage of each tensor; nodes in `views` have the memory of another one. `returned` and
     `gradients` are the forward's and the backward's results, `held` the storages that are in memory at the end: the
-    caller's outputs, tangents and gradients. `settled` are bytes of buffers' new values, which live throughout.
+    caller's outputs, gradients, and tangents that are not let go before. `settled` are bytes of buffers' new values,
+    which live throughout.
     """
 
     module: fx.GraphModule
@@ -135,12 +137,20 @@ class _Reader:
         self._dependencies()
         outputs = [n for n in joint.returned if isinstance(n, fx.Node) and n not in self.updates]
         ends = [n for n in [*outputs, *joint.gradients] if isinstance(n, fx.Node)]
-        made = {joint.storage_of[n] for n in ends} | set(self.tangents)
+        made = {joint.storage_of[n] for n in ends} | self._tangents_held()
         joint.held = frozenset(s for s in made if joint.storages[s].maker >= 0)
         for n in outputs:  # the caller has this very tensor: it does not go away to be made again
             maker = joint.storages[joint.storage_of[n]].maker if isinstance(n, fx.Node) else -1
             if maker >= 0:
                 joint.rows[maker].once = True
+
+    def _tangents_held(self) -> set[int]:
+        """The tangents in memory until the backward returns: those that it does not read.
+
+        Versions of PyTorch that do not call a backward with its arguments in a box hold all of them.
+        """
+        read = {s for row in self.joint.rows[self.joint.boundary :] for s in row.reads}
+        return {s for s in self.tangents if s not in read or not hasattr(BackwardCFunction, "apply_boxed")}
 
     def _given(self, node: fx.Node) -> None:
         given = node.meta.get("val")
