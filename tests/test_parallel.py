@@ -58,7 +58,7 @@ def scenario(text: str) -> Scenario:
         ("1 ms", "[]", "parallel.pipeline.times.forward: got [], expected a time such as 5 us or 2 ms, or a list"),
         ("[1, 2, 3, 4]", "[1, 2, 3]", "f.yaml:8:57: parallel.pipeline.times.weight_vjp: got 3 times for 4 stages"),
         ("forward: 1 ms, ", "", "f.yaml:8:12: parallel.pipeline.times: 'forward' is missing"),
-        ("name: demo", "name: demo\nbudget: 8 GB", "f.yaml:3:1: budget: does not go with parallel"),
+        ("name: demo", "name: demo\nbudget: 8 GB", "f.yaml:3:1: budget: needs a graph; of these"),
         ("name: demo", "name: demo\nstrategies: [reverse_full]", "f.yaml:3:1: strategies: does not go with parallel"),
         ("  pipeline", "  pipelines", "f.yaml:4:3: parallel.pipelines: unknown key 'pipelines'; did you mean"),
     ],
@@ -134,7 +134,7 @@ def test_run_prints_and_writes_pipelines(file: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("command", [["plan", "--budget", "8GB"], ["verify"]])
 def test_what_is_for_one_device_says_so(command: list[str], file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command[0], str(file), *command[1:]]) == 2
-    assert "f.yaml:4:3: parallel: many devices are for `sim run` alone" in capsys.readouterr().err
+    assert "f.yaml:4:3: parallel: many devices are for `sim run` and `sim fits`" in capsys.readouterr().err
 
 
 def test_validate_tells_how_many_pipelines_there_are(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,8 +31,9 @@ def test_a_session_prints_what_the_readme_shows(
     block: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command, _, shown = block.partition("\n")
+    arguments = command.removeprefix("$ sim ").split()
     monkeypatch.chdir(ROOT)
-    assert main([*command.removeprefix("$ sim ").split(), "--no-plots", "--output", str(tmp_path)]) == 0
+    assert main([*arguments, *(["--no-plots", "--output", str(tmp_path)] if arguments[0] == "run" else [])]) == 0
     assert capsys.readouterr().out.rstrip() == shown.rstrip()
 
 

@@ -170,6 +170,30 @@ def test_the_schema_says_of_pipelines_what_validation_says(changes: dict[str, An
 @pytest.mark.parametrize("key", ["graph", "strategies"])
 def test_a_job_has_a_graph_and_strategies_or_is_parallel(key: str) -> None:
     without = {k: v for k, v in BASE.items() if k != key}
-    for data in (without, spread({}) | {key: BASE[key]}):
+    for data in (without, spread({}) | {"strategies": BASE["strategies"]}):
         assert not loads(data)
         assert list(VALIDATOR.iter_errors(data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "parallel", "valid"),
+    [
+        ({"device": "a100-80", "budget": "8 GB", "optimizer": "adam"}, {}, True),
+        ({"device": "a100-80"}, {"data": 4, "zero": 3, "link": {"bandwidth": "25 GB/s", "latency": "5 us"}}, True),
+        ({"device": "a100-80"}, {"recompute": ["none", "block", "selective", "none"]}, True),
+        ({"device": "a100-80"}, {"precision": {"gradients": "float32", "main": "float32"}}, True),
+        ({"device": "a100-80"}, {"zero": 4}, False),
+        ({"device": "a100-80"}, {"recompute": "all"}, False),
+        ({"device": "a100-80"}, {"link": {"latency": "5 us"}}, False),
+        ({"device": "a100-80", "strategies": ["reverse_full"]}, {}, False),
+        ({"graph": None, "device": "a100-80"}, {}, False),
+    ],
+)
+def test_the_schema_says_of_jobs_what_validation_says(
+    changes: dict[str, Any], parallel: dict[str, Any], valid: bool
+) -> None:
+    data = spread({}) | {"graph": {"kind": "mlp", "widths": [8, 8, 8]}} | changes
+    data = {key: value for key, value in data.items() if value is not None}
+    data["parallel"] = data["parallel"] | parallel
+    assert loads(data) == valid
+    assert (not list(VALIDATOR.iter_errors(data))) == valid

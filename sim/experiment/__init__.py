@@ -1,14 +1,15 @@
 """From a question to its answer: runs, plans, verification, calibration, and their results.
 
 `run` makes `measurements` of a scenario and `results` of them, each a `point` (`measure`), with the data
-of figures (`views`); `fronts` spreads points over a planned front, `choose` finds a plan, `joint_plan`
-plans what a compiler captured, `verify` and `verify_torch` hold predictions against execution,
-`calibrate` measures this machine. Imports everything but `plots` and `commands`.
+of figures (`views`); `fronts` spreads points over a planned front, `choose` finds a plan, `fits` judges a
+job on many devices, `joint_plan` plans what a compiler captured, `verify` and `verify_torch` hold
+predictions against execution, `calibrate` measures this machine. Imports everything but `plots` and `commands`.
 """
 
 __all__ = [
     "calibrate",
     "choose",
+    "fits",
     "fronts",
     "joint_plan",
     "largest",

@@ -2,35 +2,98 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
+from sim.base.units import format_bytes
 from sim.experiment.point import Flops, PeakAt, Point, Rank
+from sim.graphs.graph import Graph
+from sim.parallel.job import JobTrace, run
 from sim.parallel.pipeline import PipelineSchedule
-from sim.parallel.simulate import PipelineTrace
+from sim.parallel.simulate import PipelineTrace, simulate
 from sim.scenario.parallel import PipelinePoint
+from sim.simulation.device import Device
 
 
-def measure_pipeline(request: PipelinePoint, trace: PipelineTrace) -> Point:
-    """The point of a pipeline's run; without sizes of activations it counts them, and has no bytes."""
+def run_pipeline(
+    request: PipelinePoint, graph: Graph | None, device: Device | None, budget_bytes: int | None
+) -> tuple[Point, PipelineTrace]:
+    """Simulate a pipeline: its point and its run.
+
+    Without a graph it counts activations and has no bytes. With one it fits if every rank is within the
+    budget and the device's memory; it has its times in any case.
+
+    Raises
+    ------
+    ParameterError
+        If the graph cannot be cut into its stages.
+    """
+    schedule = request.schedule()
+    if graph is None:
+        assert request.times is not None, "a pipeline has times where it has no graph"
+        trace = simulate(schedule, request.times.clock(schedule))
+        return _point(request, trace, trace.seconds, _ranks(trace, None)), trace
+    job = run(graph, schedule, request.plan, device=device, times=request.times)
+    ranks = _ranks(job.pipeline, job)
+    fullest = max(range(len(schedule.orders)), key=job.peak_bytes)
+    peak, resident = job.peak_bytes(fullest), sum(job.resident[fullest].values())
+    limits = [x for x in (budget_bytes, device.memory_bytes if device else None) if x is not None]
+    over = peak - min(limits) if limits else 0
+    why_not = f"rank {fullest} holds {format_bytes(peak)}, which is {format_bytes(over)} too much" if over > 0 else None
+    point = _point(request, job.pipeline, job.seconds, ranks)
+    flops = job.flops()
+    return dataclasses.replace(
+        point,
+        peak_bytes=peak,
+        resident_bytes=resident,
+        working_bytes=peak - resident,
+        peak_breakdown=job.breakdown(fullest),
+        peak_at=_at(job, fullest),
+        flops=Flops(
+            primal=flops["primal"],
+            recompute=flops["recompute"],
+            adjoint=flops["adjoint"],
+            total=sum(flops.values()),
+            tangent=0,
+            jacobian=0,
+            product=0,
+        ),
+        fits=why_not is None,
+        why_not=why_not,
+    ), job.pipeline
+
+
+def _point(request: PipelinePoint, trace: PipelineTrace, seconds: float, ranks: tuple[Rank, ...]) -> Point:
     schedule = trace.schedule
     passes = Counter(str(p.part) for order in schedule.orders for p in order)
     nothing = Flops(primal=0, recompute=0, tangent=0, adjoint=0, jacobian=0, product=0, total=0)
     shape = {"stages": request.shape.ranks, "micro_batches": request.shape.micro_batches}
+    busiest = max(r["busy_seconds"] for r in ranks)
     return Point(
         strategy=request.name,
         parameters=shape | dict(request.parameters),
         label=request.label,
         peak_at=_fullest(schedule),
         flops=nothing,
-        seconds=trace.seconds,
-        bubble=trace.bubble,
-        ranks=_distinct(trace),
+        seconds=seconds,
+        bubble=max(0.0, seconds - busiest) / seconds if seconds else 0.0,
+        ranks=ranks,
         peak_bytes=0,
         working_bytes=0,
         resident_bytes=0,
         peak_breakdown={},
         actions=dict(passes) | {"send": len(trace.sends)},
     )
+
+
+def _at(job: JobTrace, rank: int) -> PeakAt:
+    """The pass during which a rank first holds most."""
+    memory, passes = job.memory[rank], job.pipeline.ranks[rank]
+    moment = float(memory.times[memory.peak_at])
+    number = max((k for k, p in enumerate(passes) if p.start <= moment), default=0)
+    at = passes[number].at
+    place = f"stage {at.stage} on rank {rank}, micro-batch {at.micro_batch}"
+    return PeakAt(action=number, kind=str(at.part), node=place)
 
 
 def _fullest(schedule: PipelineSchedule) -> PeakAt:
@@ -43,21 +106,25 @@ def _fullest(schedule: PipelineSchedule) -> PeakAt:
     return PeakAt(action=number, kind=str(at.part), node=place)
 
 
-def _distinct(trace: PipelineTrace) -> tuple[Rank, ...]:
-    """Ranks that do the same as one entry, in the order of the first of each."""
+def _ranks(trace: PipelineTrace, job: JobTrace | None) -> tuple[Rank, ...]:
+    """Ranks that do the same as one entry, in the order of the first of each; replicas count too."""
     share = trace.schedule.stages / len(trace.ranks)
-    groups: dict[tuple[float, float, float], list[int]] = {}
-    for rank, held in enumerate(trace.schedule.in_flight()):
-        key = (held / share, trace.busy_seconds(rank), trace.communication_seconds(rank))
-        groups.setdefault(key, []).append(rank)
-    return tuple(
-        Rank(
-            ranks=ranks,
-            count=len(ranks),
-            in_flight=held,
+    seconds = trace.seconds if job is None else job.seconds
+    copies = 1 if job is None else job.replicas
+    groups: dict[str, Rank] = {}
+    for number, held in enumerate(trace.schedule.in_flight()):
+        busy, sent = trace.busy_seconds(number), trace.communication_seconds(number)
+        rank = Rank(
+            ranks=[],
+            count=0,
+            in_flight=held / share,
             busy_seconds=busy,
-            idle_seconds=max(0.0, trace.seconds - busy),
-            communication_seconds=sent,
+            idle_seconds=max(0.0, seconds - busy),
+            communication_seconds=sent if job is None else sent + job.collective_seconds[number],
         )
-        for (held, busy, sent), ranks in groups.items()
-    )
+        if job is not None:
+            rank |= {"peak_bytes": job.peak_bytes(number), "breakdown": job.breakdown(number)}
+        same = groups.setdefault(repr(rank), rank)
+        same["ranks"].append(number)
+        same["count"] += copies
+    return tuple(groups.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.experiment.measure import measure, within
-from sim.experiment.measure_pipeline import measure_pipeline
+from sim.experiment.measure_pipeline import run_pipeline
 from sim.experiment.point import Point
 from sim.graphs.graph import Graph
 from sim.parallel.simulate import PipelineTrace
@@ -52,9 +52,11 @@ class Measurements:
         self.requests.append(request)
         self.step()
 
-    def add_pipeline(self, request: PipelinePoint, trace: PipelineTrace) -> None:
-        """Note the run of a pipeline as one more point."""
-        self.points.append(measure_pipeline(request, trace))
+    def add_pipeline(self, request: PipelinePoint) -> None:
+        """Simulate a pipeline as one more point."""
+        graph = self.graph if self.scenario.has_graph else None
+        point, trace = run_pipeline(request, graph, self.scenario.device, self.scenario.budget_bytes)
+        self.points.append(point)
         self.pipelines.append(trace)
         self.step()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -42,8 +42,10 @@ class OnFront(TypedDict):
 class Rank(TypedDict):
     """Ranks of a pipeline that do the same: how many, what they hold at the peak, and what they do in a step.
 
-    `in_flight` is how many micro-batches their share of the model holds activations of; `idle_seconds` is
-    what is left of the step beside `busy_seconds`, and `communication_seconds` how long their sends take.
+    `ranks` are their numbers in one replica, `count` counts all replicas'. `in_flight` is how many
+    micro-batches their share of the model holds activations of; `idle_seconds` is what is left of the step
+    beside `busy_seconds`, and `communication_seconds` how long their sends and collectives take. Bytes are
+    there if there is a graph.
     """
 
     ranks: list[Amount]
@@ -52,6 +54,8 @@ class Rank(TypedDict):
     busy_seconds: Measured
     idle_seconds: Measured
     communication_seconds: Measured
+    peak_bytes: NotRequired[Amount]
+    breakdown: NotRequired[Mapping[str, Amount]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
+from sim.base.errors import ParameterError
 from sim.base.pareto import front
 from sim.base.registry import Problem
 from sim.experiment import views
@@ -17,7 +18,7 @@ from sim.experiment.measurements import Measurements
 from sim.experiment.point import OnFront, Point, coordinates, landmarks
 from sim.experiment.results import About, AboutGraph, Results
 from sim.parallel.chrome import to_chrome as pipelines_to_chrome
-from sim.parallel.simulate import simulate
+from sim.scenario.parallel import problem_of
 from sim.scenario.points import REFUSALS
 from sim.scenario.scenario import Scenario
 
@@ -66,7 +67,10 @@ def compute(scenario: Scenario, *, progress: Progress | None = None) -> Measurem
             except REFUSALS as error:
                 problems.append(request.problem(error))
         for pipeline in scenario.pipelines:
-            measurements.add_pipeline(pipeline, simulate(pipeline.schedule(), pipeline.times))
+            try:
+                measurements.add_pipeline(pipeline)
+            except ParameterError as error:
+                problems.append(problem_of(error, pipeline))
     if problems:
         raise scenario.document.error(problems)
     return measurements
@@ -148,7 +152,7 @@ def _results(measurements: Measurements, of_views: Mapping[str, Any], *, complet
 
 def _with_fronts(points: Sequence[Point]) -> tuple[Point, ...]:
     if any(p.ranks for p in points):
-        costs = [(max(r["in_flight"] for r in p.ranks), p.seconds or 0.0) for p in points]
+        costs = [(p.peak_bytes or max(r["in_flight"] for r in p.ranks), p.seconds or 0.0) for p in points]
         best = set(front(costs))
         return tuple(
             dataclasses.replace(p, pareto=OnFront(flops=False, seconds=i in best)) for i, p in enumerate(points)

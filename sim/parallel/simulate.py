@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import simpy
 
-from sim.parallel.pipeline import Part, Pass, PipelineSchedule
-from sim.parallel.times import Times
+from sim.parallel.pipeline import Pass, PipelineSchedule
+from sim.parallel.times import Clock
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -73,30 +73,23 @@ class PipelineTrace:
         return max(0.0, self.seconds - busiest) / self.seconds if self.seconds else 0.0
 
 
-def simulate(schedule: PipelineSchedule, times: Times) -> PipelineTrace:
-    """The run of a pipeline schedule on ranks that compute at these times.
+def simulate(schedule: PipelineSchedule, clock: Clock) -> PipelineTrace:
+    """The run of a pipeline schedule on ranks and links that take so long.
 
     A rank takes its passes in order, each as soon as its inputs are there. Results that another rank reads
     leave on the link between the two, one after the other in the order in which they are made.
-
-    Raises
-    ------
-    ParameterError
-        If the times do not fit the stages.
     """
-    return _Pipeline(schedule, times).run()
+    return _Pipeline(schedule, clock).run()
 
 
 class _Pipeline:
     """The processes of one simulation and what they have done."""
 
-    def __init__(self, schedule: PipelineSchedule, times: Times) -> None:
+    def __init__(self, schedule: PipelineSchedule, clock: Clock) -> None:
         self.environment = simpy.Environment()
         self.schedule = schedule
         rank_of = schedule.rank_of
-        homes = tuple(rank_of[Pass(Part.FORWARD, stage, 0)] for stage in range(schedule.stages))
-        self.seconds = times.of_stages(ranks=len(schedule.orders), rank_of_stage=homes)
-        self.send_seconds = times.send
+        self.clock = clock
         self.arrived: dict[tuple[Pass, int], simpy.Event] = {}
         self.targets: dict[Pass, list[int]] = {}
         self.links: dict[tuple[int, int], simpy.Store] = {}
@@ -130,7 +123,7 @@ class _Pipeline:
                         yield arrival
             start = environment.now
             for p in block:
-                yield environment.timeout(self.seconds[p.part][p.stage])
+                yield environment.timeout(self.clock.parts[p.part][p.stage])
                 timed.append(Timed(p, start, environment.now))
                 start = environment.now
             for p in block:
@@ -141,6 +134,15 @@ class _Pipeline:
         while True:
             p, ready = yield self.links[source, target].get()
             start = self.environment.now
-            yield self.environment.timeout(self.send_seconds)
-            self.sends.append(Send(p, source, target, ready, start, self.environment.now))
-            self.arrived[p, target].succeed()
+            transfer = self.clock.send(p)
+            yield self.environment.timeout(transfer.seconds)
+            end = self.environment.now + transfer.latency
+            self.sends.append(Send(p, source, target, ready, start, end))
+            if transfer.latency:
+                self.environment.process(self._late(self.arrived[p, target], transfer.latency))
+            else:
+                self.arrived[p, target].succeed()
+
+    def _late(self, arrival: simpy.Event, latency: float) -> Process:
+        yield self.environment.timeout(latency)
+        arrival.succeed()

@@ -1,11 +1,33 @@
-"""Durations of passes and sends: seconds of each stage for one micro-batch."""
+"""Durations of passes and sends: given for each rank, or for each stage."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sim.base.errors import ParameterError
-from sim.parallel.pipeline import Part
+from sim.parallel.pipeline import Part, Pass, PipelineSchedule
+
+
+class Transfer(NamedTuple):
+    """A send: the seconds that it takes the link for, and those until it is there after that."""
+
+    seconds: float
+    latency: float
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of each part of each stage, and what each stage sends on (`forward`) and back takes."""
+
+    parts: Mapping[Part, Sequence[float]]
+    forward: Sequence[Transfer]
+    back: Sequence[Transfer]
+
+    def send(self, of: Pass) -> Transfer:
+        """The send of a pass's result."""
+        return (self.forward if of.part is Part.FORWARD else self.back)[of.stage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,16 +42,17 @@ class Times:
     weight_vjp: tuple[float, ...]
     send: float = 0.0
 
-    def of_stages(self, *, ranks: int, rank_of_stage: tuple[int, ...]) -> dict[Part, tuple[float, ...]]:
-        """Seconds of each part by stage; a rank's time is shared evenly among its stages.
+    def clock(self, schedule: PipelineSchedule) -> Clock:
+        """The durations of passes and sends of a schedule; a rank's time is shared evenly among its stages.
 
         Raises
         ------
         ParameterError
             If there are neither as many times as ranks nor as many as stages.
         """
-        stages = len(rank_of_stage)
+        ranks, stages = len(schedule.orders), schedule.stages
         share = ranks / stages
+        homes = [schedule.rank_of[Pass(Part.FORWARD, stage, 0)] for stage in range(stages)]
         by_stage: dict[Part, tuple[float, ...]] = {}
         for part in (Part.FORWARD, Part.INPUT_VJP, Part.WEIGHT_VJP):
             given: tuple[float, ...] = getattr(self, part)
@@ -38,10 +61,10 @@ class Times:
             elif len(given) == stages:
                 by_stage[part] = given
             elif len(given) == ranks:
-                by_stage[part] = tuple(given[rank] * share for rank in rank_of_stage)
+                by_stage[part] = tuple(given[rank] * share for rank in homes)
             else:
                 counts = str(ranks) if stages == ranks else f"{ranks} or {stages}"
                 raise ParameterError(f"got {len(given)} times, expected 1 or {counts}", parameter=(part.value,))
         whole = zip(by_stage[Part.INPUT_VJP], by_stage[Part.WEIGHT_VJP], strict=True)
         by_stage[Part.VJP] = tuple(a + b for a, b in whole)
-        return by_stage
+        return Clock(by_stage, (Transfer(self.send, 0.0),) * stages, (Transfer(self.send, 0.0),) * stages)

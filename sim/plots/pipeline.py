@@ -34,14 +34,14 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
 
     All panels have one time axis, so that steps compare; grey is idle, the later of a rank's stages are
     paler, and the first micro-batch is outlined, so that its way can be followed. Beside each lane stands
-    how many micro-batches' activations, of the rank's share of the model, it holds at its peak.
+    what the rank holds at its peak: bytes, or if there is no graph, of how many micro-batches the activations.
     """
     runs = results.get("pipelines") or ()
     if not runs:
         return ()
     heights = [max(min(LANE * len(run["lanes"]), TALLEST), THINNEST * len(run["lanes"])) for run in runs]
     end = max(lane["end"][-1] for run in runs for lane in run["lanes"])
-    most = max(lane["in_flight"] for run in runs for lane in run["lanes"])
+    most = max(_amount(lane) for run in runs for lane in run["lanes"])
     above, between, below = 1.3, 0.42, 0.55
     tall = above + sum(heights) + between * len(runs) + below
     numbered = sum(len(lane["part"]) for run in runs for lane in run["lanes"]) <= NUMBERED_PASSES
@@ -130,18 +130,26 @@ def _rank_ticks(axes: Axes, count: int) -> None:
     axes.tick_params(axis="y", labelsize=8, length=0)
 
 
+def _amount(lane: Mapping[str, Any]) -> float:
+    return float(lane.get("peak_bytes", lane["in_flight"]))
+
+
 def _held(axes: Axes, run: Mapping[str, Any], most: float, *, first: bool) -> None:
-    """Draw what each rank holds at its peak, as bars beside its lane."""
-    values = [lane["in_flight"] for lane in run["lanes"]]
+    """Draw what each rank holds at its peak, as bars beside its lane: bytes where there are any."""
+    values = [_amount(lane) for lane in run["lanes"]]
+    in_bytes = "peak_bytes" in run["lanes"][0]
     axes.barh(range(len(values)), values, height=0.88, color=style.MUTED, zorder=2)
     for rank, value in enumerate(values):
         if len(values) <= 16:
-            axes.text(value + 0.03 * most, rank, f"{value:g}", va="center_baseline", fontsize=7.5, color=style.INK)
-    axes.set_xlim(0, most * 1.12)
+            text = style.short_bytes(round(value)) if in_bytes else f"{value:g}"
+            axes.text(value + 0.03 * most, rank, text, va="center_baseline", fontsize=7.5, color=style.INK)
+    axes.set_xlim(0, most * (1.45 if in_bytes else 1.12))
     axes.set_ylim(len(values) - 0.5, -0.5)
     axes.set_yticks([])
     axes.set_xticks([])
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     if first:
-        axes.set_title("micro-batches held", loc="left", fontsize=9, color=style.INK, pad=5)
+        axes.set_title(
+            "memory at its peak" if in_bytes else "micro-batches held", loc="left", fontsize=9, color=style.INK, pad=5
+        )

@@ -5,18 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from sim.base.document import KeyPath
 from sim.base.errors import ParameterError, suggest
-from sim.base.registry import Entry, Problem, keywords
-from sim.base.units import TIME, Duration, parse_seconds
+from sim.base.registry import Count, Entry, Problem, keywords
+from sim.base.units import TIME, ByteRate, Duration, parse_seconds
+from sim.ops.core import Dtype
 from sim.parallel import schedules
+from sim.parallel.job import Plan
 from sim.parallel.pipeline import PipelineSchedule
 from sim.parallel.schedules import Shape
+from sim.parallel.sharding import Link, Precision, Replicas, Zero
+from sim.parallel.stages import Recompute
 from sim.parallel.times import Times
 from sim.scenario.points import MOST_POINTS, listed
 
@@ -64,7 +68,34 @@ class PipelineFile(BaseModel):
     schedule: Annotated[Any, Field(description="The order of passes; of a list each is tried.")]
     micro_batches: Annotated[Any, Field(description="How many micro-batches a step has; a list or range is tried.")]
     chunks: Annotated[Any, Field(description="Stages on each rank, for schedules that take it.")] = None
-    times: Annotated[TimesFile, Field(description="What passes and sends take.")]
+    cuts: Annotated[
+        list[str] | None,
+        Field(description="The last node of each stage but one; the work is shared evenly unless given."),
+    ] = None
+    times: Annotated[
+        TimesFile | None, Field(description="What passes and sends take; that of the device unless given.")
+    ] = None
+
+
+class LinkFile(BaseModel):
+    """The connection of two ranks."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    bandwidth: Annotated[ByteRate, Field(description="Bytes a second in one direction.")]
+    latency: Annotated[Duration, Field(description="Time until the first byte is there.")] = 0.0
+
+
+class PrecisionFile(BaseModel):
+    """Dtypes of what is held for each parameter."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    gradients: Annotated[Dtype | None, Field(description="Of gradients; the parameters' unless given.")] = None
+    main: Annotated[Dtype | None, Field(description="Of a main copy of the parameters; none unless given.")] = None
+    optimizer: Annotated[Dtype | None, Field(description="Of the optimizer's state; the parameters' unless given.")] = (
+        None
+    )
 
 
 class ParallelFile(BaseModel):
@@ -73,6 +104,16 @@ class ParallelFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     pipeline: Annotated[PipelineFile, Field(description="Stages of the model on different ranks.")]
+    data: Annotated[Count, Field(description="How many replicas there are of the pipeline.")] = 1
+    zero: Annotated[
+        Zero, Field(description="What replicas share: 1 the optimizer's state, 2 gradients too, 3 parameters too.")
+    ] = 0
+    link: Annotated[LinkFile | None, Field(description="Between ranks; without one, sends take no time.")] = None
+    precision: Annotated[PrecisionFile | None, Field(description="Of what is held for each parameter.")] = None
+    recompute: Annotated[
+        Recompute | Annotated[list[Recompute], Field(min_length=1)],
+        Field(description="What is evaluated again before VJPs: one for all stages, or a list."),
+    ] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +123,10 @@ class PipelinePoint:
     name: str
     shape: Shape
     parameters: Mapping[str, Any]
-    times: Times
+    times: Times | None
     label: str
     path: KeyPath
+    plan: Plan = field(default_factory=Plan)
 
     @property
     def entry(self) -> Entry[PipelineSchedule]:
@@ -99,6 +141,14 @@ class PipelinePoint:
         """Raise ParameterError if the schedule cannot be made for so many ranks and micro-batches."""
         if self.entry.requires is not None:
             self.entry.requires(self.shape, **keywords(self.entry.requires, self.parameters))
+
+
+def problem_of(error: ParameterError, point: PipelinePoint) -> Problem:
+    """The problem that keeps a point from being run, at the key at fault or at the schedule."""
+    key = error.parameter[0] if error.parameter else ""
+    places: dict[object, KeyPath] = {"recompute": ("parallel", "recompute")}
+    places |= {name: ("parallel", "pipeline", name) for name in ("stages", "cuts")}
+    return Problem(places.get(key, point.path), f"{point.label}: {error}")
 
 
 @dataclass
@@ -124,9 +174,13 @@ def expand(section: Mapping[str, Any]) -> Expansion:
         takers = [name for name, entry in schedules.load().items() if "chunks" in entry.model.model_fields]
         message = f"is for the schedules that take it, which are {', '.join(sorted(takers))}"
         result.problems.append(Problem((*root, "chunks"), message, on_key=True))
-    times = Times(**TimesFile.model_validate(file["times"]).model_dump())
+    given = file.get("times")
+    times = None if given is None else Times(**TimesFile.model_validate(given).model_dump())
     for ranks, _ in counts["stages"]:
-        result.problems += _wrong_lengths(file["times"], ranks)
+        result.problems += _wrong_lengths(given or {}, ranks)
+    if section.get("zero", 0) and section.get("data", 1) == 1:
+        message = f"got {section['zero']}, but there is one replica; expected 0, or `data: 2` or more"
+        result.problems.append(Problem(("parallel", "zero"), message))
     several = {key for key, values in counts.items() if len(values) > 1}
     if result.problems:
         return result
@@ -139,14 +193,32 @@ def expand(section: Mapping[str, Any]) -> Expansion:
         for values in itertools.product(*(counts[key] for key in takes)):
             chosen = {key: value for key, (value, _) in zip(takes, values, strict=True)}
             _add(result, name, own, chosen, several, times, path)
+    plan = _plan(ParallelFile.model_validate(section))
+    result.points = [replace(point, plan=plan) for point in result.points]
     return result
 
 
+def _plan(file: ParallelFile) -> Plan:
+    link, precision = file.link, file.precision or PrecisionFile()
+    return Plan(
+        replicas=Replicas(count=file.data, zero=file.zero),
+        precision=Precision(gradients=precision.gradients, main=precision.main, optimizer=precision.optimizer),
+        link=None if link is None else Link(bytes_per_s=link.bandwidth, latency_s=link.latency),
+        cuts=tuple(file.pipeline.cuts or ()),
+        recompute=tuple(file.recompute) if isinstance(file.recompute, list) else (file.recompute,),
+    )
+
+
 def _add(
-    result: Expansion, name: str, own: Mapping[str, Any], chosen: Mapping[str, int], several: set[str], times: Times,
+    result: Expansion,
+    name: str,
+    own: Mapping[str, Any],
+    chosen: Mapping[str, int],
+    several: set[str],
+    times: Times | None,
     path: KeyPath,
-) -> None:  # fmt: skip
-    """Add one point, or what is wrong with it."""
+) -> None:
+    """Add one point, still without its plan, or what is wrong with it."""
     parameters = {**own, **({"chunks": chosen["chunks"]} if "chunks" in chosen else {})}
     shown = {**parameters, **{key: value for key, value in chosen.items() if key in several}}
     label = " ".join([name, *(f"{key}={value}" for key, value in shown.items())])

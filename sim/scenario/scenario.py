@@ -19,9 +19,10 @@ from sim.base.units import Bytes
 from sim.graphs.graph import Graph
 from sim.graphs.node import Optimizer, Wrt
 from sim.models.factory import Factory
+from sim.parallel.job import check as check_job
 from sim.scenario import axes, shipped
 from sim.scenario.keys import assigned, place
-from sim.scenario.parallel import ParallelFile, PipelinePoint
+from sim.scenario.parallel import ParallelFile, PipelinePoint, problem_of
 from sim.scenario.parallel import expand as expand_parallel
 from sim.scenario.points import REFUSALS, StrategyPoint, expand
 from sim.simulation.device import Device
@@ -29,8 +30,10 @@ from sim.simulation.device import check as check_device
 from sim.simulation.roofline import timed
 
 DEVICE_FILES = (".yaml", ".yml")
-NOT_PARALLEL = ("graph", "strategies", "regimes", "budget", "device")
-"""Sections that do not go with stages whose times are given."""
+NOT_PARALLEL = ("strategies", "regimes")
+"""Sections that do not go with many devices."""
+OF_GRAPHS = ("device", "budget", "wrt", "optimizer", "gradients")
+"""Sections that do not go with stages of which times alone are known."""
 SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
@@ -64,9 +67,7 @@ class ScenarioFile(BaseModel):
     strategies: Annotated[
         list[Any] | None, Field(min_length=1, description="A name, or a name with parameters; lists and ranges sweep.")
     ] = None
-    parallel: Annotated[ParallelFile | None, Field(description="Many devices, in place of graph and strategies.")] = (
-        None
-    )
+    parallel: Annotated[ParallelFile | None, Field(description="Many devices, in place of strategies.")] = None
     regimes: Annotated[
         axes.RegimesFile | None, Field(description="A map of which strategy wins where two keys are varied.")
     ] = None
@@ -126,10 +127,15 @@ class Scenario:
         """The number of points to compute, and of cells of the map."""
         return len(self.points) + len(self.pipelines) + (len(self.regimes) if self.regimes else 0)
 
+    @property
+    def has_graph(self) -> bool:
+        """Whether there is more than the times of stages."""
+        return self.document.data.get("graph") is not None
+
     def on_one_device(self) -> Scenario:
         """This scenario; raises DocumentError if it asks for many devices."""
         if self.pipelines:
-            raise self.error(("parallel",), "many devices are for `sim run` alone")
+            raise self.error(("parallel",), "many devices are for `sim run` and `sim fits`")
         return self
 
     def cell(self, column: int, row: int) -> Scenario:
@@ -166,6 +172,11 @@ class Scenario:
                 point.check(graph)
             except REFUSALS as error:
                 problems.append(point.problem(error))
+        for pipeline in self.pipelines if self.has_graph else ():
+            try:
+                check_job(graph, pipeline.schedule(), pipeline.plan)
+            except ParameterError as error:
+                problems.append(problem_of(error, pipeline))
         if problems:
             raise self.document.error(problems)
         return graph
@@ -389,9 +400,27 @@ def _misplaced(data: Mapping[str, Any]) -> list[Problem]:
     """The sections that are missing, or that do not go with `parallel`."""
     if data.get("parallel") is None:
         return [Problem((), f"'{key}' is missing") for key in ("graph", "strategies") if data.get(key) is None]
-    beside = [key for key in NOT_PARALLEL if data.get(key) is not None]
-    why = "does not go with parallel, whose stages have their times given"
-    return [Problem((key,), why, on_key=True) for key in beside]
+    problems = [
+        Problem((key,), "does not go with parallel", on_key=True) for key in NOT_PARALLEL if data.get(key) is not None
+    ]
+    section = _mapping(data["parallel"])
+    file = _mapping(section.get("pipeline"))
+    if data.get("graph") is None:
+        why = "needs a graph; of these stages only the times are given"
+        problems += [Problem((key,), why, on_key=True) for key in OF_GRAPHS if data.get(key) is not None]
+        keys: list[KeyPath] = [("parallel", key) for key in section if key != "pipeline"]
+        keys += [("parallel", "pipeline", "cuts")] if "cuts" in file else []
+        problems += [Problem(path, why, on_key=True) for path in keys]
+        if file.get("times") is None:
+            message = "'times' is missing; or give a graph, and a device that says how long it takes"
+            problems.append(Problem(("parallel", "pipeline"), message))
+    elif data.get("device") is None and file.get("times") is None:
+        problems.append(Problem(("parallel",), "needs a device, or the times of stages, beside the graph"))
+    return problems
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _stages(pipelines: Sequence[PipelinePoint]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim import strategies
@@ -11,7 +11,7 @@ from sim.base.registry import Entry
 from sim.parallel import schedules as pipeline_schedules
 from sim.scenario.parallel import MOST_PASSES
 from sim.scenario.points import admitted_types
-from sim.scenario.scenario import NOT_PARALLEL, SAFE_NAME, ScenarioFile, graph_kinds
+from sim.scenario.scenario import NOT_PARALLEL, OF_GRAPHS, SAFE_NAME, ScenarioFile, graph_kinds
 from sim.simulation.device import PRESETS, DeviceModel
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -46,7 +46,14 @@ def scenario_schema() -> Schema:
     definitions["PipelineFile"]["properties"] |= _pipeline(definitions)
     schema["oneOf"] = [
         {"required": ["graph", "strategies"], "not": {"required": ["parallel"]}},
-        {"required": ["parallel"], "not": {"anyOf": [{"required": [key]} for key in NOT_PARALLEL]}},
+        {
+            "required": ["parallel"],
+            "not": _any_of(NOT_PARALLEL),
+            "anyOf": [
+                {"required": ["graph"]},
+                {"not": _any_of(OF_GRAPHS)},
+            ],
+        },
     ]
     return {"$schema": DIALECT, "title": "A scenario of sim", **schema, "$defs": definitions}
 
@@ -62,6 +69,10 @@ def _graph(definitions: dict[str, Schema]) -> Schema:
             for name, entry in sorted(kinds.items())
         ],
     }
+
+
+def _any_of(keys: Sequence[str]) -> Schema:
+    return {"anyOf": [{"required": [key]} for key in keys]}
 
 
 def _pipeline(definitions: dict[str, Schema]) -> Schema:

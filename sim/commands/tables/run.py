@@ -73,7 +73,7 @@ def _short(text: str) -> str:
 
 def _columns(results: Results) -> list[Column]:
     if any(p.ranks for p in results.points):
-        return _PIPELINE
+        return _pipeline_columns(results)
     points, forward = results.points, results.scenario["graph"]["forward_flops"]
 
     def ratio(flops: int) -> str:
@@ -107,9 +107,9 @@ def _columns(results: Results) -> list[Column]:
     return columns
 
 
-def _range(values: Iterable[float]) -> str:
+def _range(values: Iterable[str]) -> str:
     """`8 … 1`, from the first rank to the last where they differ, or the one value of all."""
-    texts = [f"{v:g}" for v in values]
+    texts = list(values)
     return texts[0] if len(set(texts)) == 1 else f"{texts[0]} … {texts[-1]}"
 
 
@@ -118,28 +118,40 @@ def _front(point: Point) -> str:
     return "both" if len(on) == 2 else "".join(on)
 
 
-_PIPELINE = [
-    Column("schedule", lambda p: p.label, right=False),
-    Column("ranks", lambda p: str(sum(r["count"] for r in p.ranks))),
-    Column("micro-batches", lambda p: str(p.parameters["micro_batches"])),
-    Column("time", lambda p: format_seconds(p.seconds or 0.0)),
-    Column("bubble", lambda p: f"{p.bubble:.4f}"),
-    Column("in flight", lambda p: _range(r["in_flight"] for r in p.ranks)),
-    Column("sending", lambda p: format_seconds(max(r["communication_seconds"] for r in p.ranks))),
-    Column("front", lambda p: _front(p), right=False),
-]
+def _pipeline_columns(results: Results) -> list[Column]:
+    """The columns of pipelines; bytes only where there is a graph."""
+    columns = [
+        Column("schedule", lambda p: p.label, right=False),
+        Column("ranks", lambda p: str(sum(r["count"] for r in p.ranks))),
+        Column("micro-batches", lambda p: str(p.parameters["micro_batches"])),
+        Column("time", lambda p: format_seconds(p.seconds or 0.0)),
+        Column("bubble", lambda p: f"{p.bubble:.4f}"),
+        Column("in flight", lambda p: _range(f"{r['in_flight']:g}" for r in p.ranks)),
+    ]
+    if any(p.peak_bytes for p in results.points):
+        columns.append(Column("peak", lambda p: format_bytes(p.peak_bytes)))
+        columns.append(Column("peaks by rank", lambda p: _range(format_bytes(r["peak_bytes"]) for r in p.ranks)))
+    columns.append(Column("sending", lambda p: format_seconds(max(r["communication_seconds"] for r in p.ranks))))
+    columns.append(Column("front", _front, right=False))
+    if results.scenario["device"] is not None or results.scenario["budget_bytes"] is not None:
+        columns.append(Column("fits", lambda p: "yes" if p.fits else "no", right=False))
+    return columns
 
 
 def heading(results: Results) -> str:
     """The subject of a run: the scenario, its graph, its device and its budget."""
     scenario, graph = results.scenario, results.scenario["graph"]
     if any(p.ranks for p in results.points):
-        return f"{scenario['name']}: pipelines, times given for each stage"
-    parts = [f"{scenario['name']}: {graph['nodes']} nodes"]
+        parts = [f"{scenario['name']}: pipelines"]
+        if not results.points[0].peak_bytes:
+            return f"{parts[0]}, times given for each stage"
+        parts.append(f"{graph['nodes']} nodes")
+    else:
+        parts = [f"{scenario['name']}: {graph['nodes']} nodes"]
     if graph["parameters"]:
         parts.append(f"{format_count(graph['parameters'])} parameters")
     parts.append(f"forward {format_flops(graph['forward_flops'])}")
-    if results.points:
+    if results.points and not results.points[0].ranks:
         parts.append(f"resident {format_bytes(results.points[0].resident_bytes)}")
     if scenario["device"]:
         parts.append(_name(scenario["device"]))

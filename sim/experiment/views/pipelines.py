@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from pydantic import AfterValidator
 from typing_extensions import TypedDict
@@ -18,9 +18,10 @@ MOST_PASSES = 6_000
 
 
 class Lane(TypedDict):
-    """The work of one rank: a column a pass, and the most micro-batches of its share of the model that it holds."""
+    """The work of one rank: a column a pass, and what it holds at its peak, in micro-batches and bytes."""
 
     in_flight: Measured
+    peak_bytes: NotRequired[Amount]
     part: list[str]
     stage: list[Amount]
     micro_batch: list[Amount]
@@ -55,6 +56,7 @@ def pipelines(run: Measurements) -> list[PipelineRun]:
         if len(trace.schedule.rank_of) > MOST_PASSES or len(runs) == SHOWN:
             continue
         share = trace.schedule.stages / len(trace.ranks)
+        peaks = {rank: r["peak_bytes"] for r in point.ranks for rank in r["ranks"] if "peak_bytes" in r}
         lanes = [
             Lane(
                 in_flight=held / share,
@@ -66,13 +68,15 @@ def pipelines(run: Measurements) -> list[PipelineRun]:
             )
             for held, passes in zip(trace.schedule.in_flight(), trace.ranks, strict=True)
         ]
+        for rank, peak in peaks.items():
+            lanes[rank]["peak_bytes"] = peak
         runs.append(
             PipelineRun(
                 label=point.label,
                 strategy=point.strategy,
                 stages=trace.schedule.stages,
-                seconds=trace.seconds,
-                bubble=trace.bubble,
+                seconds=point.seconds or 0.0,
+                bubble=point.bubble or 0.0,
                 lanes=lanes,
             )
         )

@@ -1,0 +1,130 @@
+"""Jobs: a graph cut into stages over ranks, replicated, and run; what each rank holds and does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.base.errors import ParameterError
+from sim.graphs.graph import Graph
+from sim.parallel.memory import RankMemory, memory_of
+from sim.parallel.pipeline import Part, PipelineSchedule
+from sim.parallel.sharding import Link, Precision, Replicas, collective_seconds, resident_bytes
+from sim.parallel.simulate import PipelineTrace, simulate
+from sim.parallel.stages import Recompute, Stage, cut, seconds_of, stages_of
+from sim.parallel.times import Clock, Times, Transfer
+from sim.simulation.device import Device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The spread of a job: replicas, precision, links, cuts by the last nodes of stages, and recomputation.
+
+    `recompute` is for all stages alike, or of each in the order of the graph. Without a link, sends and
+    collectives take no time.
+    """
+
+    replicas: Replicas = field(default_factory=Replicas)
+    precision: Precision = field(default_factory=Precision)
+    link: Link | None = None
+    cuts: tuple[str, ...] = ()
+    recompute: tuple[Recompute, ...] = ("none",)
+
+
+@dataclass(frozen=True, eq=False)
+class JobTrace:
+    """A job on the clock: its pipeline, and for each rank its stages, what it holds throughout, and over time."""
+
+    pipeline: PipelineTrace
+    stages: tuple[Stage, ...]
+    resident: tuple[Mapping[str, int], ...]
+    memory: tuple[RankMemory, ...]
+    collective_seconds: tuple[float, ...]
+    replicas: int
+
+    @property
+    def seconds(self) -> float:
+        """The step, with the longest collectives of a rank after it."""
+        return self.pipeline.seconds + max(self.collective_seconds)
+
+    def peak_bytes(self, rank: int) -> int:
+        return sum(self.resident[rank].values()) + self.memory[rank].peak_bytes
+
+    def breakdown(self, rank: int) -> dict[str, int]:
+        """The bytes by kind of a rank at its peak."""
+        moving, resident = self.memory[rank].breakdown, self.resident[rank]
+        kinds = [*resident, *(kind for kind in moving if kind not in resident)]
+        return {kind: resident.get(kind, 0) + moving.get(kind, 0) for kind in kinds}
+
+    def flops(self) -> dict[str, int]:
+        """Flops by kind of one replica's step."""
+        count = self.pipeline.schedule.micro_batches
+        return {kind: count * sum(stage.flops[kind] for stage in self.stages) for kind in self.stages[0].flops}
+
+
+def run(
+    graph: Graph, schedule: PipelineSchedule, plan: Plan, *, device: Device | None = None, times: Times | None = None
+) -> JobTrace:
+    """Cut the graph, of one micro-batch, into the stages of a schedule, and simulate a step of them.
+
+    Given `times` override those of the device's roofline.
+
+    Raises
+    ------
+    ParameterError
+        If the graph cannot be cut so, or a list does not have one entry for each stage.
+    """
+    seconds = None if device is None else seconds_of(graph, device)
+    starts, recompute = check(graph, schedule, plan, seconds=seconds)
+    stages = stages_of(
+        graph,
+        starts,
+        seconds,
+        recompute=recompute,
+        zero=plan.replicas.zero,
+        gradient_dtype=plan.precision.gradients,
+    )
+    clock = _clock(stages, plan.link) if times is None else times.clock(schedule)
+    if times is not None and plan.link is not None and not times.send:
+        clock = Clock(clock.parts, *_transfers(stages, plan.link))
+    trace = simulate(schedule, clock)
+    held = [[stages[k] for k in sorted({p.stage for p in order})] for order in schedule.orders]
+    link, m = plan.link, schedule.micro_batches
+    return JobTrace(
+        pipeline=trace,
+        stages=tuple(stages),
+        replicas=plan.replicas.count,
+        resident=tuple(resident_bytes(graph, own, plan.replicas, plan.precision) for own in held),
+        memory=tuple(memory_of(trace, stages, rank) for rank in range(len(held))),
+        collective_seconds=tuple(
+            collective_seconds(graph, own, plan.replicas, plan.precision, link, m) if link else 0.0 for own in held
+        ),
+    )
+
+
+def check(
+    graph: Graph, schedule: PipelineSchedule, plan: Plan, *, seconds: NDArray[np.float64] | None = None
+) -> tuple[tuple[int, ...], tuple[Recompute, ...]]:
+    """The starts of stages and the recomputation of each; raises as `run` does."""
+    if graph.wrt != "parameters" or graph.plain:
+        raise ParameterError("got a graph without parameters that are trained, which is what a pipeline does")
+    recompute = plan.recompute * schedule.stages if len(plan.recompute) == 1 else plan.recompute
+    if len(recompute) != schedule.stages:
+        message = f"got {len(recompute)} entries, expected 1 or {schedule.stages}, one for each stage of the model"
+        raise ParameterError(message, parameter=("recompute",))
+    return cut(graph, schedule.stages, after=plan.cuts, seconds=seconds), recompute
+
+
+def _clock(stages: Sequence[Stage], link: Link | None) -> Clock:
+    return Clock({part: [stage.seconds(part) for stage in stages] for part in Part}, *_transfers(stages, link))
+
+
+def _transfers(stages: Sequence[Stage], link: Link | None) -> tuple[list[Transfer], list[Transfer]]:
+    """The sends of each stage to the next one, and back."""
+    if link is None:
+        free = [Transfer(0.0, 0.0)] * len(stages)
+        return free, free
+    return [link.transfer(s.forward.bytes) for s in stages], [link.transfer(s.back.bytes) for s in stages]

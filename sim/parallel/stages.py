@@ -1,0 +1,399 @@
+"""Stages of a graph: where it is cut, what each part of a stage computes, and the bytes it takes as it runs.
+
+Values live within a stage by liveness, as everywhere: from the row that makes them to the last row of the
+stage that reads them. What crosses a cut is in both stages; between them it is a message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.base.errors import ParameterError
+from sim.graphs.columns import PARAMETERS
+from sim.graphs.graph import Graph
+from sim.graphs.node import ITEMSIZE, Ints
+from sim.parallel.pipeline import Part
+from sim.schedules.effects import FORWARD, VJP
+from sim.schedules.schedule import Builder
+from sim.schedules.table import base_table
+from sim.schedules.values import ACCUMULATE, ACTIVATION, CONSUME, COTANGENT, GRADIENT, READ, RESIDUAL, SAVE, WRITE
+from sim.simulation.device import Device
+from sim.simulation.roofline import action_seconds
+
+Recompute = Literal["none", "selective", "block"]
+MOST_PLACES = 800
+"""Places between which cuts are chosen; of more, some that are spread over the work."""
+HELD = ("activations", "cotangents", "gradients", "parameters", "workspace", "communication")
+"""The kinds of what comes and goes on a rank."""
+ACTIVATIONS, COTANGENTS, GRADIENTS, GATHERED, WORKSPACE, COMMUNICATION = range(len(HELD))
+_KIND = {ACTIVATION: ACTIVATIONS, RESIDUAL: ACTIVATIONS, COTANGENT: COTANGENTS, GRADIENT: GRADIENTS}
+_BLOCK = re.compile(r"(?:.*?\.)?block\d+\.")
+ATTENTION_CORE = ("attention_scores", "softmax", "attention_context")
+"""Ops whose tensors of sequence² selective recomputation drops (Korthikanti et al. 2022, arXiv:2205.05198)."""
+
+
+class Profile(NamedTuple):
+    """The rows of one part of a stage as they run: `seconds` of each, and bytes by kind that it takes and frees.
+
+    What a row takes is there from its start, what it frees until its end; workspace is in both. `gradients`
+    lists (row, node, bytes): what the first row to add to the gradient of a node's parameters takes besides.
+    """
+
+    seconds: NDArray[np.float64]
+    taken: Ints
+    freed: Ints
+    gradients: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Message:
+    """The result that a stage sends when one of its parts ends; `kept` says that the sender holds it anyway."""
+
+    bytes: int
+    kept: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Nodes `start` … `stop` - 1 of a graph: the profiles of its parts, its messages, and its parameters.
+
+    `forward` goes to the next stage, `back` to the one before. `owners` are the nodes whose parameters it uses,
+    its own or tied ones; `inputs` are the graph inputs it reads.
+    """
+
+    start: int
+    stop: int
+    profiles: Mapping[Part, Profile]
+    forward: Message
+    back: Message
+    owners: frozenset[int]
+    inputs: frozenset[int]
+    flops: Mapping[str, int]
+
+    def seconds(self, part: Part) -> float:
+        return float(self.profiles[part].seconds.sum())
+
+
+def seconds_of(graph: Graph, device: Device) -> NDArray[np.float64]:
+    """Seconds of each node's forward and VJP on a device, of one micro-batch."""
+    builder = Builder(graph)
+    builder.forward(range(len(graph)))
+    builder.vjp(range(len(graph) - 1, -1, -1))
+    schedule = builder.build()
+    seconds = np.zeros((2, len(graph)))
+    for row, took in zip(schedule.flat.rows.tolist(), action_seconds(schedule, device).tolist(), strict=True):
+        seconds[divmod(row, len(graph))] = took
+    return seconds
+
+
+def cut(
+    graph: Graph, count: int, *, after: Sequence[str] = (), seconds: NDArray[np.float64] | None = None
+) -> tuple[int, ...]:
+    """The starts of `count` stages and the end of the last: the largest work of one is least, the rest is even.
+
+    Cuts go where a single activation crosses. Work is the `seconds` of forward passes and VJPs, or without them
+    flops. With `after`, the names of the last nodes of all stages but one, cuts are there.
+
+    Raises
+    ------
+    ParameterError
+        If there are too few such places, or a name is not that of one.
+    """
+    places = graph.articulation_points
+    if after:
+        return _named_cuts(graph, count, after)
+    if len(places) - 1 < count:
+        many = len(places) - 2
+        raise ParameterError(
+            f"got {count} stages, expected at most {many + 1}: the graph has {many} places where a single "
+            f"activation crosses",
+            parameter=("stages",),
+        )
+    c = graph.columns
+    of_nodes = c.forward_flops + c.vjp_flops + c.param_vjp_flops if seconds is None else seconds.sum(axis=0)
+    work = np.concatenate([[0.0], np.cumsum(of_nodes, dtype=np.float64)])[places]
+    if len(places) > max(MOST_PLACES, 2 * count):
+        kept = np.searchsorted(work, np.linspace(0, work[-1], max(MOST_PLACES, 2 * count)))
+        kept = np.unique(np.concatenate([kept, np.linspace(0, len(places) - 1, 2 * count).astype(np.int64)]))
+        places, work = places[kept], work[kept]
+    between = work[None, :] - work[:, None]
+    between[np.tri(len(work), dtype=np.bool_)] = np.inf
+    largest = _best_ends(between, count, np.maximum)[1]
+    even = np.where(between <= largest * (1 + 1e-12), between**2, np.inf)
+    return tuple(int(places[k]) for k in _best_ends(even, count, np.add)[0])
+
+
+def _best_ends(costs: NDArray[np.float64], count: int, joined: np.ufunc) -> tuple[list[int], float]:
+    """The ends of `count` stretches whose costs, from place to place, joined are least; and what these are."""
+    best, choices = costs[0], []
+    for _ in range(count - 1):
+        through = joined(best[:, None], costs)
+        choices.append(through.argmin(axis=0))
+        best = through.min(axis=0)
+    ends = [len(costs) - 1]
+    for choice in reversed(choices):
+        ends.append(int(choice[ends[-1]]))
+    return [0, *reversed(ends)], float(best[-1])
+
+
+def _named_cuts(graph: Graph, count: int, after: Sequence[str]) -> tuple[int, ...]:
+    if len(after) != count - 1:
+        raise ParameterError(f"got {len(after)} cuts, expected {count - 1} for {count} stages", parameter=("cuts",))
+    places, m = set(graph.articulation_points.tolist()), len(graph.inputs)
+    position = {name: k + 1 - m for k, name in enumerate(graph.names)}
+    for name in after:
+        if position.get(name, -1) not in places - {0, len(graph)}:
+            why = "no node has that name" if name not in position else "more than its activation crosses there"
+            raise ParameterError(f"cannot cut after '{name}': {why}", parameter=("cuts",))
+    starts = [0, *(position[name] for name in after), len(graph)]
+    if any(b <= a for a, b in pairwise(starts)):
+        raise ParameterError("got cuts out of order, expected them in the order of the graph", parameter=("cuts",))
+    return tuple(starts)
+
+
+def stages_of(
+    graph: Graph,
+    starts: Sequence[int],
+    seconds: NDArray[np.float64] | None,
+    *,
+    recompute: Sequence[Recompute],
+    zero: int = 0,
+    gradient_dtype: str | None = None,
+) -> list[Stage]:
+    """The stages between consecutive `starts`, each with its own recomputation.
+
+    Without `seconds` their rows take no time. From ZeRO-2 on gradients are whole only while their block runs
+    (a block of the family, or the nodes between two places where a single activation crosses), under ZeRO-3
+    parameters too.
+    """
+    cutter = _Cutter(
+        graph, np.zeros((2, len(graph))) if seconds is None else seconds, zero=zero, gradient_dtype=gradient_dtype
+    )
+    return [cutter.stage(start, stop, how) for (start, stop), how in zip(pairwise(starts), recompute, strict=True)]
+
+
+class _Row(NamedTuple):
+    """One row of a part: its node, whether it evaluates it, its seconds, flops, and what it touches how."""
+
+    node: int
+    forward: bool
+    seconds: float
+    flops: int
+    touches: tuple[tuple[int, int], ...]
+
+
+class _Cutter:
+    """The profiles of stages of one graph."""
+
+    def __init__(self, graph: Graph, seconds: NDArray[np.float64], *, zero: int, gradient_dtype: str | None) -> None:
+        self.graph, self.seconds, self.zero = graph, seconds, zero
+        self.table = base_table(graph, jvp=False)
+        self.n, self.active = len(graph), graph.active[len(graph.inputs) :].tolist()
+        self.gradient_of = graph.gradient_of.tolist()
+        self.ends = set(graph.articulation_points.tolist())
+        c = self.table.columns
+        ptr, value, access = c.ptr.tolist(), c.value.tolist(), c.access.tolist()
+        self.touches = [tuple(zip(value[a:b], access[a:b], strict=True)) for a, b in pairwise(ptr)]
+        self.sizes, self.flops = c.value_bytes.tolist(), self.table.flops.tolist()
+        if not graph.preallocated_gradients:  # of one cotangent, that of the loss or of what follows
+            whole = graph.columns.param_bytes
+            whole = whole if gradient_dtype is None else graph.columns.param_size * ITEMSIZE[gradient_dtype]
+            self.sizes[GRADIENT * self.n : (GRADIENT + 1) * self.n] = whole.tolist()
+
+    def stage(self, start: int, stop: int, recompute: Recompute) -> Stage:
+        graph, n = self.graph, self.n
+        forward = [self._forward(node) for node in range(start, stop)]
+        back = list(self._back(start, stop, recompute))
+        split = [row if row.forward else self._input_part(row) for row in back]
+        weights = [self._weight_part(row) for row in back if not row.forward and self.gradient_of[row.node] >= 0]
+        whole, kept = self._profiles(start, stop, {Part.FORWARD: forward, Part.VJP: back})
+        parts, _ = self._profiles(start, stop, {Part.FORWARD: forward, Part.INPUT_VJP: split, Part.WEIGHT_VJP: weights})
+        c = graph.columns
+        read = set(c.input_index[int(c.input_ptr[start]) : int(c.input_ptr[stop])].tolist())
+        sends_back = start > 0 and self.active[start - 1]
+        return Stage(
+            start=start,
+            stop=stop,
+            profiles=parts | whole,
+            forward=Message(self.sizes[stop - 1] if stop < n else 0, kept),
+            back=Message(self.sizes[COTANGENT * n + start - 1] if sends_back else 0, False),
+            owners=frozenset(self.gradient_of[start:stop]) - {-1},
+            inputs=frozenset(p for p in read if p < len(graph.inputs)),
+            flops={
+                "primal": sum(row.flops for row in forward),
+                "recompute": sum(row.flops for row in back if row.forward),
+                "adjoint": sum(row.flops for row in back if not row.forward),
+            },
+        )
+
+    def _forward(self, node: int) -> _Row:
+        row = self.table.numbers.row(FORWARD, node)
+        return _Row(node, True, float(self.seconds[FORWARD, node]), self.flops[row], self.touches[row])
+
+    def _vjp(self, node: int) -> _Row:
+        row = self.table.numbers.row(VJP, node)
+        return _Row(node, False, float(self.seconds[VJP, node]), self.flops[row], self.touches[row])
+
+    def _back(self, start: int, stop: int, recompute: Recompute) -> Iterator[_Row]:
+        """Yield the VJPs of a stage, last node first, and before them what is recomputed."""
+        for first, last in reversed(list(self._blocks(start, stop))):
+            vjps = [self._vjp(node) for node in range(last - 1, first - 1, -1) if self.active[node]]
+            again = self._recomputed(first, last, vjps, recompute)
+            needed = {value for row in vjps for value, access in row.touches if access == READ}
+            if recompute == "selective":
+                # just before the first VJP that reads any of it, so that it is there no longer than it must
+                made = set(again) | {RESIDUAL * self.n + node for node in again}
+                at = next((k for k, r in enumerate(vjps) if any(v in made for v, a in r.touches if a == READ)), 0)
+                yield from vjps[:at]
+                yield from map(self._forward, again)
+                yield from vjps[at:]
+            else:
+                while again and not needed & {again[-1], RESIDUAL * self.n + again[-1]}:
+                    again.pop()  # nobody reads what it would leave
+                yield from map(self._forward, again)
+                yield from vjps
+
+    def _recomputed(self, first: int, last: int, vjps: Sequence[_Row], recompute: Recompute) -> list[int]:
+        if recompute == "block":
+            return list(range(first, last))
+        if recompute == "none":
+            return []
+        nodes, m = self.graph.nodes, len(self.graph.inputs)
+        ops = {node: nodes[node].op for node in range(first, last)}
+        c = self.graph.columns
+
+        def after_softmax(node: int) -> bool:
+            inputs = c.input_index[int(c.input_ptr[node]) : int(c.input_ptr[node + 1])].tolist()
+            return ops[node] == "dropout" and any(ops.get(p - m) == "softmax" for p in inputs)
+
+        return [node for node in ops if ops[node] in ATTENTION_CORE or after_softmax(node)]
+
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the stretches between places where a single activation crosses, those named as one block joined."""
+        names, m = self.graph.names, len(self.graph.inputs)
+        cuts = [p for p in range(start, stop + 1) if p in self.ends or p in (start, stop)]
+        first = start
+        for here in cuts[1:]:
+            block = _BLOCK.match(names[m + first])
+            if here == stop or block is None or not names[m + here].startswith(block[0]):
+                yield first, here
+                first = here
+
+    def _input_part(self, row: _Row) -> _Row:
+        """The part of a VJP that makes cotangents: what the weights' gradients alone read is left out."""
+        if self.gradient_of[row.node] < 0:
+            return row
+        own = int(self.graph.columns.param_vjp_flops[row.node])
+        alone = self._read_for_weights_alone(row.node)
+        touches = tuple(
+            (v, READ if a == CONSUME else a) for v, a in row.touches if v // self.n != GRADIENT and v not in alone
+        )
+        share = (row.flops - own) / row.flops if row.flops else 1.0
+        return row._replace(seconds=row.seconds * share, flops=row.flops - own, touches=touches)
+
+    def _weight_part(self, row: _Row) -> _Row:
+        """The part of a VJP that makes the gradient of its parameters."""
+        own = int(self.graph.columns.param_vjp_flops[row.node])
+        touches = tuple((v, a) for v, a in row.touches if not (v // self.n == COTANGENT and a == ACCUMULATE))
+        touches = tuple((v, READ if a == WRITE else a) for v, a in touches)  # the seed is there already
+        share = own / row.flops if row.flops else 0.0
+        return row._replace(seconds=row.seconds * share, flops=own, touches=touches)
+
+    def _read_for_weights_alone(self, node: int) -> set[int]:
+        """The activations that the gradient of a node's parameters reads and its input's cotangent does not."""
+        c, m = self.graph.columns, len(self.graph.inputs)
+        if c.reads is None:
+            return set()
+        edges = range(int(c.input_ptr[node]), int(c.input_ptr[node + 1]))
+        return {int(c.input_index[e]) - m for e in edges if c.reads[e] == PARAMETERS}
+
+    def _profiles(self, start: int, stop: int, parts: dict[Part, list[_Row]]) -> tuple[dict[Part, Profile], bool]:
+        """The profiles of parts that run one after the other, and whether what is sent on is kept anyway."""
+        n, rows = self.n, [row for of_part in parts.values() for row in of_part]
+        ends = np.cumsum([len(of_part) for of_part in parts.values()]).tolist()
+        taken, freed = (
+            np.zeros((len(rows), len(HELD)), dtype=np.int64),
+            np.zeros((len(rows), len(HELD)), dtype=np.int64),
+        )
+        gradients: list[tuple[int, int, int]] = []
+        uses: dict[int, list[tuple[int, int]]] = {}
+        for k, row in enumerate(rows):
+            for value, access in row.touches:
+                uses.setdefault(value, []).append((k, access))
+        saved: set[int] = set()
+        kept = False
+        for value, of_value in uses.items():
+            kind, node = divmod(value, n)
+            size = self.sizes[value]
+            if kind == GRADIENT:
+                gradients.append((of_value[0][0], node, size))
+                continue
+            for begin, end in self._lives(of_value):
+                if begin < 0:  # it was sent here, before the part that reads it first
+                    begin = max(e for e in (0, *ends) if e <= of_value[0][0])
+                elif kind == RESIDUAL and end == begin:
+                    continue
+                elif kind == RESIDUAL:
+                    saved.add(begin)
+                if kind == ACTIVATION and node == stop - 1 < n - 1 and begin < ends[0]:
+                    kept, end = end >= ends[0], max(end, ends[0] - 1)
+                if kind == COTANGENT and node < start:
+                    end = next(e for e in ends if begin < e) - 1
+                taken[begin, _KIND[kind]] += size
+                freed[end, _KIND[kind]] += size
+        c = self.table.columns
+        for k, row in enumerate(rows):
+            number = self.table.numbers.row(FORWARD if row.forward else VJP, row.node)
+            bytes_ = int(c.saving_workspace[row.node] if row.forward and k in saved else c.workspace[number])
+            taken[k, WORKSPACE] += bytes_
+            freed[k, WORKSPACE] += bytes_
+        seconds = np.array([row.seconds for row in rows])
+        spans = dict(zip(parts, pairwise([0, *ends]), strict=True))
+        profiles = {}
+        for part, (a, b) in spans.items():
+            own = tuple((k - a, owner, size) for k, owner, size in sorted(gradients) if a <= k < b)
+            if self.zero >= 2:
+                self._gather(rows[a:b], taken[a:b], freed[a:b], own)
+                own = ()
+            profiles[part] = Profile(seconds[a:b], taken[a:b], freed[a:b], own)
+        return profiles, kept
+
+    @staticmethod
+    def _lives(uses: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Yield (begin, end) of each life of a value; -1 as the begin of one that comes from elsewhere."""
+        begin, end = -1, -1
+        for k, access in uses:
+            begins = access in (WRITE, SAVE) or (access == ACCUMULATE and end < 0)
+            if begins and end >= 0:
+                yield begin, end
+            if begins:
+                begin = k
+            end = k
+        yield begin, end
+
+    def _gather(
+        self, rows: Sequence[_Row], taken: Ints, freed: Ints, gradients: Sequence[tuple[int, int, int]]
+    ) -> None:
+        """Add whole gradients in place of lasting ones, and whole parameters, while the rows of a block run."""
+        block_of = {node: first for first, last in self._blocks(0, self.n) for node in range(first, last)}
+        k = 0
+        while k < len(rows):
+            stop = k
+            while stop < len(rows) and block_of[rows[stop].node] == block_of[rows[k].node]:
+                stop += 1
+            owners = {self.gradient_of[row.node] for row in rows[k:stop]} - {-1}
+            whole = sum(int(self.graph.columns.param_bytes[o]) for o in owners) if self.zero == 3 else 0
+            taken[k, GATHERED] += whole
+            freed[stop - 1, GATHERED] += whole
+            for row, _, size in gradients:
+                if k <= row < stop:
+                    taken[row, GRADIENTS] += size
+                    freed[stop - 1, GRADIENTS] += size
+            k = stop

@@ -1,0 +1,373 @@
+"""Jobs: stages of a graph over ranks, what each holds, what replicas share, and whether it fits."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from graphs import graphs
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pipelines import made
+
+import sim
+from sim.base.errors import ParameterError
+from sim.commands.cli import main
+from sim.graphs.graph import Graph
+from sim.graphs.node import GraphInput, Node
+from sim.parallel.job import JobTrace, Plan, run
+from sim.parallel.memory import message_of
+from sim.parallel.pipeline import Part
+from sim.parallel.sharding import Link, Precision, Replicas, resident_bytes
+from sim.parallel.stages import cut, seconds_of, stages_of
+from sim.schedules.table import base_table
+from sim.schedules.values import ACCUMULATE, ACTIVATION, CONSUME, COTANGENT, GRADIENT, READ, RESIDUAL, SAVE, WRITE
+from sim.simulation.device import PRESETS
+
+DEVICE = PRESETS["a100-80"]
+MODELS: Mapping[str, Graph] = {
+    "mlp": sim.mlp(widths=[64, 32, 16, 32, 10], batch=8, loss="cross_entropy"),
+    "resnet18": sim.cnn(preset="resnet18", batch=2, loss="cross_entropy"),
+    "gpt": sim.transformer(
+        layers=4, hidden=64, heads=4, sequence=32, vocab=100, batch=2, dropout=0.1, loss="cross_entropy"
+    ),
+}
+
+
+@pytest.mark.parametrize("preallocated", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_one_stage_and_one_replica_is_the_simulation_of_one_device(
+    name: str, schedule: str, preallocated: bool
+) -> None:
+    graph = MODELS[name].configured(preallocated_gradients=preallocated, optimizer="adam")
+    job = run(graph, made(schedule, 1, 1), Plan(), device=DEVICE)
+    alone = sim.schedule(graph, "reverse_full")
+    cost, trace = sim.replay(alone), sim.simulate(alone, DEVICE)
+    assert job.peak_bytes(0) == cost.peak_bytes
+    assert job.seconds == pytest.approx(trace.seconds)
+    assert sum(job.flops().values()) == cost.flops.total
+
+
+@given(graph=graphs(wrt="parameters"))
+def test_one_stage_of_any_graph_is_the_replay_of_full_store(graph: Graph) -> None:
+    assume(graph.output_scalars == 1)
+    cost = sim.replay(sim.schedule(graph, "reverse_full"))
+    assert run(graph, made("gpipe", 1, 1), Plan(), device=DEVICE).memory[0].peak_bytes == cost.working_bytes
+
+
+def levels_step_by_step(graph: Graph, job: JobTrace, rank: int) -> int:
+    """The most bytes that come and go on a rank, messages left out: value by value, one row after another.
+
+    Each value of each micro-batch lives from the row that makes it to the last of the rank that reads it; what
+    comes from another rank from the start of the pass that first reads it, and what goes there, to the end of the
+    pass that makes it at least.
+    """
+    table, n = base_table(graph, jvp=False), len(graph)
+    rows: list[tuple[int, dict[tuple[int, int], int], bool, bool]] = []
+    for timed in job.pipeline.ranks[rank]:
+        part, number, micro_batch = timed.at
+        stage = job.stages[number]
+        nodes = range(stage.start, stage.stop)
+        order = (
+            list(nodes) if part is Part.FORWARD else [n + k for k in reversed(nodes) if graph.active[_first(graph) + k]]
+        )
+        for k, row in enumerate(order):
+            touches = {}
+            for value, access in table.touches(row).items():
+                touches[value, -1 if value // n == GRADIENT else micro_batch] = access
+            rows.append((row, touches, k == 0, k == len(order) - 1))
+    sizes = table.columns.value_bytes
+    uses: dict[tuple[int, int], list[int]] = {}
+    for k, (_, touches, _, _) in enumerate(rows):
+        for value in touches:
+            uses.setdefault(value, []).append(k)
+    first_of_pass, last_of_pass = {}, {}
+    begin = 0
+    for k, (_, _, first, last) in enumerate(rows):
+        begin = k if first else begin
+        first_of_pass[k] = begin
+        if last:
+            for j in range(begin, k + 1):
+                last_of_pass[j] = k
+    change_at_start, change_at_end = [0] * len(rows), [0] * len(rows)
+    for (value, micro_batch), places in uses.items():
+        kind, node = divmod(value, n)
+        born, dies = places[0], places[-1]
+        if kind == GRADIENT:
+            change_at_start[born] += 0 if graph.preallocated_gradients else int(graph.columns.param_bytes[node])
+            continue
+        access = rows[born][1][value, micro_batch]
+        stage = next(s for s in job.stages if s.start <= _node(rows[born][0], n) < s.stop)
+        if access in (READ, CONSUME):
+            born = first_of_pass[born]
+        if kind == RESIDUAL and len(places) == 1:
+            continue
+        if kind == ACTIVATION and access == WRITE and node == stage.stop - 1 < n - 1:
+            dies = max(dies, last_of_pass[born])
+        if kind == COTANGENT and access == ACCUMULATE and node < stage.start:
+            dies = last_of_pass[born]
+        change_at_start[born] += int(sizes[value])
+        change_at_end[dies] -= int(sizes[value])
+    level = most = 0
+    for k, (row, touches, _, _) in enumerate(rows):
+        saves = any(a == SAVE and len(uses[v]) > 1 for v, a in touches.items())
+        c = table.columns
+        level += change_at_start[k]
+        most = max(most, level + int(c.saving_workspace[row] if row < n and saves else c.workspace[row]))
+        level += change_at_end[k]
+    return most
+
+
+def _first(graph: Graph) -> int:
+    return len(graph.inputs)
+
+
+def _node(row: int, n: int) -> int:
+    return row % n
+
+
+@given(
+    graph=graphs(wrt="parameters"), ranks=st.integers(1, 3), micro_batches=st.integers(1, 5),
+    name=st.sampled_from(["gpipe", "1f1b"]),
+)  # fmt: skip
+def test_what_a_rank_holds_is_what_a_walk_value_by_value_finds(
+    graph: Graph, ranks: int, micro_batches: int, name: str
+) -> None:
+    assume(len(graph.articulation_points) > ranks)
+    job = run(graph, made(name, ranks, micro_batches), Plan(), device=DEVICE)
+    for rank in range(ranks):
+        assert (job.memory[rank].levels >= 0).all()
+        without_messages = job.memory[rank].levels[:, :5].sum(axis=1)
+        assert without_messages.max() == levels_step_by_step(graph, job, rank)
+
+
+@given(graph=graphs(wrt="parameters"), how=st.sampled_from(["none", "block", "selective"]), data=st.data())
+def test_every_part_gives_back_what_it_takes(graph: Graph, how: str, data: st.DataObject) -> None:
+    """Whether VJPs are split or not, and whatever is recomputed, nothing but gradients is left after a step."""
+    ranks = data.draw(st.integers(1, min(3, len(graph.articulation_points) - 1)))
+    name = data.draw(st.sampled_from(["1f1b", "zb_h1", "zb_h2"]))
+    job = run(graph, made(name, ranks, 4), Plan(recompute=(how,)), device=DEVICE)  # type: ignore[arg-type]
+    for rank in range(ranks):
+        memory, stage = job.memory[rank], job.stages[rank]
+        assert (memory.levels >= 0).all()
+        gradients = 0 if graph.preallocated_gradients else sum(int(graph.columns.param_bytes[k]) for k in stage.owners)
+        assert memory.levels[-1].tolist() == [0, 0, gradients, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_and_flops_are_conserved_over_stages(name: str) -> None:
+    graph = MODELS[name]
+    starts = cut(graph, 3)
+    stages = stages_of(graph, starts, seconds_of(graph, DEVICE), recompute=["none"] * 3)
+    assert (starts[0], starts[-1]) == (0, len(graph))
+    assert frozenset().union(*(s.owners for s in stages)) == frozenset(graph.gradient_of.tolist()) - {-1}
+    assert sum(s.flops["primal"] for s in stages) == graph.forward_flops
+    for s in stages:
+        whole, parts = s.profiles[Part.VJP], [s.profiles[p] for p in (Part.INPUT_VJP, Part.WEIGHT_VJP)]
+        assert whole.seconds.sum() == pytest.approx(sum(p.seconds.sum() for p in parts))
+
+
+def test_cuts_make_the_largest_work_least() -> None:
+    """Costs 5, 1, 1, 1, 5, 2 in three stages: 5 | 1 1 1 | 5 2 has 7 at most, and no cut has less."""
+    nodes = [
+        Node(
+            name=f"n{k}",
+            inputs=(f"n{k - 1}" if k else "x",),
+            output_shape=(1, 1),
+            forward_flops=cost,
+            vjp_flops=0,
+            param_size=1,
+        )
+        for k, cost in enumerate([5, 1, 1, 1, 5, 2])
+    ]
+    graph = Graph.from_nodes(nodes, [GraphInput("x", (1, 1))])
+    starts = cut(graph, 3)
+    work = [sum([5, 1, 1, 1, 5, 2][a:b]) for a, b in itertools.pairwise(starts)]
+    assert max(work) == 7
+    assert cut(graph, 3, after=["n1", "n3"]) == (0, 2, 4, 6)
+
+
+@given(work=st.lists(st.integers(0, 9), min_size=3, max_size=9), count=st.integers(1, 3))
+def test_no_cut_has_a_smaller_largest_work(work: list[int], count: int) -> None:
+    nodes = [
+        Node(name=f"n{k}", inputs=(f"n{k - 1}" if k else "x",), output_shape=(1, 1), forward_flops=cost, vjp_flops=0,
+             param_size=1)
+        for k, cost in enumerate(work)
+    ]  # fmt: skip
+    starts = cut(Graph.from_nodes(nodes, [GraphInput("x", (1, 1))]), count)
+    ways = [(0, *inner, len(work)) for inner in itertools.combinations(range(1, len(work)), count - 1)]
+
+    def largest(way: tuple[int, ...]) -> int:
+        return max(sum(work[a:b]) for a, b in itertools.pairwise(way))
+
+    assert starts in ways
+    assert largest(starts) == min(map(largest, ways))
+
+
+def test_in_flight_micro_batches_multiply_what_one_keeps() -> None:
+    """Equal blocks under 1F1B: rank i keeps the activations of p - i micro-batches, and rank 0 holds most."""
+    graph = sim.mlp(widths=[64] * 9, batch=4, loss="none")
+    job = run(graph, made("1f1b", 4, 8), Plan(), device=DEVICE)
+    kept = [int(stage.profiles[Part.FORWARD].taken[:, 0].sum() - stage.profiles[Part.FORWARD].freed[:, 0].sum())
+            for stage in job.stages]  # fmt: skip
+    held = [max(job.memory[rank].levels[:, 0]) for rank in range(4)]
+    for rank in range(4):
+        assert (4 - rank) * kept[rank] <= held[rank] <= (4 - rank + 1) * kept[rank] + 4 * 64 * 4
+
+
+def test_recomputing_blocks_keeps_their_inputs_alone() -> None:
+    """What is left of four blocks after the forward pass: four inputs, of batch × sequence × hidden × 4 bytes each."""
+    graph = sim.transformer(layers=4, hidden=64, heads=4, sequence=32, batch=2, dropout=0.1)
+    (stage,) = stages_of(graph, cut(graph, 1), None, recompute=["block"])
+    forward = stage.profiles[Part.FORWARD]
+    assert int(forward.taken.sum() - forward.freed.sum()) == 3 * 2 * 32 * 64 * 4  # the first is the graph's input
+    assert stage.flops["recompute"] <= stage.flops["primal"]
+    (selective,) = stages_of(graph, cut(graph, 1), None, recompute=["selective"])
+    attention = sum(
+        n.forward_flops for n in graph.nodes if "scores" in n.name or "softmax" in n.name or "context" in n.name
+    )
+    assert selective.flops["recompute"] == attention
+
+
+@pytest.mark.parametrize(("zero", "gigabytes"), [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.9)])
+def test_zero_shares_what_its_paper_says(zero: int, gigabytes: float) -> None:
+    """Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, figure 1: 7.5 B parameters, 64 replicas, mixed Adam."""
+    node = Node(name="n", inputs=("x",), output_shape=(1, 1), dtype="float16", param_size=7_500_000_000)
+    graph = Graph.from_nodes([node], [GraphInput("x", (1, 1), "float16", constant=True)])
+    graph = graph.configured(optimizer="adam", preallocated_gradients=True)
+    stages = stages_of(graph, (0, 1), None, recompute=["none"])
+    held = resident_bytes(graph, stages, Replicas(count=64, zero=zero), Precision(main="float32", optimizer="float32"))  # type: ignore[arg-type]
+    assert round(sum(held.values()) / 1e9, 1) == gigabytes
+
+
+def test_under_zero_3_a_block_is_whole_only_while_it_runs() -> None:
+    graph = sim.mlp(widths=[64] * 9, batch=4, loss="none")
+    layer = 64 * 65 * 4
+    job = run(graph, made("gpipe", 1, 2), Plan(replicas=Replicas(count=4, zero=3)), device=DEVICE)
+    assert job.resident[0]["parameters"] == job.resident[0]["gradients"] == 8 * layer // 4
+    assert job.memory[0].levels[:, 3].max() == layer
+    assert job.memory[0].levels[:, 2].max() == layer
+    assert job.memory[0].levels[-1].tolist() == [0] * 6
+
+
+def test_a_message_holds_bytes_until_it_ends() -> None:
+    """Two stages of equal layers: what is sent is on the sender, as communication, as long as the link is busy."""
+    graph = sim.mlp(widths=[64] * 3, batch=4, loss="none")
+    slow = Link(bytes_per_s=1e6, latency_s=0.0)
+    job = run(graph, made("gpipe", 2, 1), Plan(link=slow), device=DEVICE)
+    (forward, back) = sorted(job.pipeline.sends, key=lambda send: send.start)
+    size = message_of(job.stages, Part.FORWARD, 0).bytes
+    assert size == 4 * 64 * 4
+    assert forward.end - forward.start == pytest.approx(size / 1e6)
+    for rank, send in ((1, forward), (0, back)):
+        memory = job.memory[rank]
+        during = (memory.times >= send.start) & (memory.times < send.end)
+        assert during.any()
+        assert (memory.levels[during, 5] == size).all()
+
+
+def test_collectives_take_a_ring() -> None:
+    """2(d - 1)/d of the gradients' bytes over the bandwidth, and 2(d - 1) latencies, for an all-reduce of d ranks."""
+    graph = sim.mlp(widths=[64, 64], batch=4, loss="none")
+    link = Link(bytes_per_s=1e9, latency_s=1e-6)
+    alone = run(graph, made("gpipe", 1, 1), Plan(link=link), device=DEVICE)
+    four = run(graph, made("gpipe", 1, 1), Plan(link=link, replicas=Replicas(count=4)), device=DEVICE)
+    size = 64 * 65 * 4
+    assert four.seconds - alone.seconds == pytest.approx(2 * 3 / 4 * size / 1e9 + 6e-6)
+
+
+@pytest.mark.parametrize(
+    ("plan", "ranks", "message"),
+    [
+        (Plan(), 9, "got 9 stages, expected at most 8: the graph has 7 places where a single activation crosses"),
+        (Plan(cuts=("relu1",)), 3, "got 1 cuts, expected 2 for 3 stages"),
+        (Plan(cuts=("no_such",)), 2, "cannot cut after 'no_such': no node has that name"),
+        (Plan(recompute=("none", "block")), 3, "got 2 entries, expected 1 or 3"),
+    ],
+)
+def test_a_job_that_cannot_be_says_why(plan: Plan, ranks: int, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        run(MODELS["mlp"], made("1f1b", ranks, 4), plan, device=DEVICE)
+
+
+JOB = """\
+version: 1
+name: job
+graph: {kind: mlp, widths: [64, 64, 64, 64, 64], batch: 8, loss: none}
+device: a100-80
+budget: 150 kB
+parallel:
+  pipeline: {stages: 2, schedule: 1f1b, micro_batches: 4}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(JOB)
+    return tmp_path / "job.yaml"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("stages: 2", "stages: 20", "job.yaml:7:22: parallel.pipeline.stages: 1f1b: got 20 stages, expected at most 7"),
+        ("micro_batches: 4", "micro_batches: 4, cuts: [a]", "parallel.pipeline.cuts: 1f1b: cannot cut after 'a'"),
+        ("micro_batches: 4}", "micro_batches: 4}\n  zero: 2", "job.yaml:8:9: parallel.zero: got 2, but there is one"),
+        ("micro_batches: 4}", "micro_batches: 4}\n  zero: 4", "parallel.zero: got 4, expected one of 0, 1, 2, 3"),
+        ("micro_batches: 4}", "micro_batches: 4}\n  recompute: all", "parallel.recompute"),
+        ("device: a100-80\n", "", "job.yaml:6:3: parallel: needs a device, or the times of stages, beside the graph"),
+        ("micro_batches: 4}", "micro_batches: 4}\n  link: {bandwith: 1 GB/s}", "did you mean 'bandwidth'?"),
+    ],
+)
+def test_what_is_wrong_with_a_job_is_told_at_its_place(
+    before: str, after: str, message: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(JOB.replace(before, after))
+    assert main(["validate", str(file)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_fits_says_yes_or_no_what_decides_and_what_helps(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four layers of 64 × 65 parameters; half of them and of their gradients on each rank."""
+    assert main(["fits", str(file), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["fits"], found["limit_bytes"]) == (True, 150_000)
+    assert sum(found["breakdown"].values()) == found["peak_bytes"]
+    assert found["breakdown"]["parameters"] == 2 * 64 * 65 * 4
+    changes = found["changes"]
+    assert [c["peak_bytes"] for c in changes] == sorted(c["peak_bytes"] for c in changes)
+    less = f"budget={found['peak_bytes'] - 1}"
+    assert main(["fits", str(file), "--set", less]) == 3
+    out = capsys.readouterr().out
+    assert out.startswith("no: ")
+    assert " 1 B too much of " in out
+    assert "decided by " in out
+    best = changes[0]
+    settings = [part for s in best["settings"] for part in ("--set", s)]
+    assert main(["fits", str(file), "--format", "json", *settings]) == 0
+    assert json.loads(capsys.readouterr().out)["peak_bytes"] == best["peak_bytes"]
+
+
+def test_fits_is_about_jobs_with_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text("version: 1\nname: one\ngraph: {kind: chain, length: 3}\nstrategies: [reverse_full]\n")
+    assert main(["fits", str(path)]) == 2
+    assert "expected a graph and `parallel`" in capsys.readouterr().err
+
+
+def test_a_job_within_its_budget_fits_and_another_says_by_how_much_not(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(JOB.replace("schedule: 1f1b", "schedule: [gpipe, 1f1b]"))
+    assert main(["run", str(file), "--format", "json", "--no-plots", "-q", "--set", "budget=82000"]) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    for point in points:
+        peaks = [rank["peak_bytes"] for rank in point["ranks"]]
+        assert point["peak_bytes"] == sum(point["peak_breakdown"].values()) == max(peaks)
+        assert point["fits"] == (max(peaks) <= 82000)
+        assert ("too much" in (point["why_not"] or "")) == (max(peaks) > 82000)
