@@ -101,7 +101,9 @@ def joint_rows(module: fx.GraphModule, returned: int) -> JointRows:
     output = next(iter(graph.find_nodes(op="output")))
     results = pytree.arg_tree_leaves(*output.args)
     out.returned, out.gradients = results[:returned], results[returned:]
-    out.descriptions = pytree.arg_tree_leaves(output.meta.get("desc", [None] * len(results)))
+    if "desc" not in output.meta:
+        raise GraphError("the joint graph does not say what its results are: PyTorch 2.9 or newer is needed")
+    out.descriptions = pytree.arg_tree_leaves(output.meta["desc"])
     _Reader(out).read()
     return out
 
