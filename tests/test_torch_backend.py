@@ -121,7 +121,7 @@ def test_training_within_a_budget_is_plain_training_bit_for_bit(name, budget):
     assert plan.peak_bytes <= plan.budget_bytes
     planned.zero_grad()
     measured = _peak(compiled, inputs) + plan.resident_bytes
-    assert plan.peak_bytes * 0.99 <= measured <= plan.peak_bytes + 16  # the loss, its cotangent, twice 4 bytes
+    assert plan.peak_bytes * 0.99 <= measured <= plan.peak_bytes
     plain.zero_grad()
     full = _peak(plain, inputs) + plan.resident_bytes
     assert full == pytest.approx(plan.full_store_bytes, rel=0.1)

@@ -99,4 +99,4 @@ def test_a_model_trains_within_a_share_of_its_memory(name: str, share: int) -> N
     measured = live.peak_bytes + plan.resident_bytes
     print(f"{name:9} {share} %: {plan.peak_bytes} bytes predicted, {measured} measured, {plan.overhead:+.1%} flops")
     assert measured <= plan.budget_bytes
-    assert plan.peak_bytes * 0.99 <= measured <= plan.peak_bytes + 16
+    assert plan.peak_bytes * 0.99 <= measured <= plan.peak_bytes

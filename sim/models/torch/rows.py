@@ -147,12 +147,15 @@ class _Reader:
                 joint.rows[maker].once = True
 
     def _tangents_held(self) -> set[int]:
-        """The tangents in memory until the backward returns: those that it does not read.
+        """The tangents in memory until the backward returns: those that it does not read, and a scalar's, the seed.
 
         Versions of PyTorch that do not call a backward with its arguments in a box hold all of them.
         """
         read = {s for row in self.joint.rows[self.joint.boundary :] for s in row.reads}
-        return {s for s in self.tangents if s not in read or not hasattr(BackwardCFunction, "apply_boxed")}
+        if hasattr(BackwardCFunction, "apply_boxed"):
+            storages = self.joint.storages
+            return {s for s in self.tangents if s not in read or storages[s].root.meta["val"].numel() == 1}
+        return set(self.tangents)
 
     def _given(self, node: fx.Node) -> None:
         given = node.meta.get("val")
