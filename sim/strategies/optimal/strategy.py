@@ -14,7 +14,6 @@ from sim.base.registry import Count
 from sim.base.units import Bytes
 from sim.graphs.graph import Graph
 from sim.graphs.node import LARGEST, Ints
-from sim.graphs.size import excess
 from sim.schedules.schedule import Builder, Schedule
 from sim.strategies.checkpointing.segments import schedules
 from sim.strategies.front import Candidate, Front, adjoint_cost, below_next, in_chunks, replayed, unbeaten
@@ -27,8 +26,8 @@ from sim.strategies.optimal.stages import is_path, stages_of
 
 LONGEST_CHAIN = 4000
 """Nodes up to which the exact tables of a chain take minutes; longer ones are searched as other graphs are."""
-PLANNED_BYTES = 8000
-"""Memory of a search for each node (measured)."""
+MOST_NODES = 20_000
+"""Nodes up to which a front is searched in minutes."""
 PICOSECONDS = 1e12
 REACHES = (20, 20), (40, 3), (80, 1)
 """Lengths of chains up to which a class so wide takes a second; (20, 20) is the widest there is for them."""
@@ -69,7 +68,7 @@ def optimal_front(
     Raises
     ------
     NotApplicable
-        If this machine's memory does not hold the search.
+        If the graph has too many nodes.
     ParameterError
         If seconds are asked for, and the graph has no measured times.
     CountOverflow
@@ -84,9 +83,11 @@ def optimal_front(
 
 
 def check_planned(graph: Graph, *, minimize: Minimize = "flops") -> None:
-    """Raise a refusal for a graph too large for this machine, or without the times that are to be minimised."""
-    if problem := excess(len(graph), node_bytes=PLANNED_BYTES):
-        raise NotApplicable(f"optimal: {problem}; schedule: binomial takes less")
+    """Raise a refusal for a graph with too many nodes, or without the times that are to be minimised."""
+    if len(graph) > MOST_NODES:
+        raise NotApplicable(
+            f"optimal plans at most {MOST_NODES:,} nodes, the graph has {len(graph):,}; schedule: binomial has no limit"
+        )
     if minimize == "seconds":
         _measured(graph)
 
