@@ -598,3 +598,38 @@ def test_calls_are_told_by_the_path_of_their_module():
     assert paths <= {name for name, _ in plain.named_modules()}
     assert "model.blocks.1.mlp.1" in paths
     assert "model.blocks.0–2.mlp.1 gelu" in str(backend.plans[0])
+
+
+class Outer(nn.Module):
+    """Results that are large and cheap to make again, behind layers that take more than they do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(16, 512), nn.Tanh(), nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 1))
+        self.row = nn.Parameter(torch.ones(256))
+
+    def forward(self, x):
+        return self.layers(x) * self.row
+
+
+def test_results_are_not_let_go_to_be_made_again():
+    torch.manual_seed(0)
+    plain, x = Outer(), torch.randn(512, 16)
+    compiled, _, backend = _compiled(plain, max_overhead="100%", effort=0.5)
+    for _ in range(2):
+        plain.zero_grad()
+        with LiveBytes() as live:
+            results = compiled(x)
+            results.sum().backward()
+    (plan,) = backend.plans
+    assert live.peak_bytes <= plan.peak_bytes - plan.resident_bytes + 16
+
+
+def test_a_batch_norm_that_runs_again_updates_its_averages_once():
+    torch.manual_seed(0)
+    plain, inputs = _cnn()
+    compiled, planned, backend = _compiled(plain, max_overhead="60%", effort=0.5)
+    expected = _train(plain, plain.parameters(), inputs)
+    assert _train(compiled, planned.parameters(), inputs) == expected
+    _assert_same(plain, planned)
+    assert any("batch_norm" in operation for _, operation, _ in backend.plans[0].recomputed)

@@ -239,7 +239,8 @@ class _Reader:
         ordered = effect or _draws(node)
         averages = [n for _, n in results if n is not node and n.args[1] in (3, 4)]
         forgets = node.target is STATISTICS and node.args[5] is True
-        forgets = forgets and all(u.op == "output" for n in averages for u in n.users)
+        kept = (u.op == "output" or u.target is aten.copy_.default for n in averages for u in n.users)
+        forgets = forgets and all(kept)
         changed = any(joint.storage_of[n] in self.updated for n in operands if n in joint.storage_of)
         if forgets:
             for s in [joint.storage_of[n] for n in averages]:
