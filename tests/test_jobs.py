@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from sim.base.errors import ParameterError
 from sim.commands.cli import main
 from sim.graphs.graph import Graph
 from sim.graphs.node import GraphInput, Node
+from sim.models.families.transformer import Shards, transformer
 from sim.parallel.job import JobTrace, Plan, run
 from sim.parallel.memory import message_of
 from sim.parallel.pipeline import Part
@@ -227,9 +230,7 @@ def test_recomputing_blocks_keeps_their_inputs_alone() -> None:
     assert int(forward.taken.sum() - forward.freed.sum()) == 3 * 2 * 32 * 64 * 4  # the first is the graph's input
     assert stage.flops["recompute"] <= stage.flops["primal"]
     (selective,) = stages_of(graph, cut(graph, 1), None, recompute=["selective"])
-    attention = sum(
-        n.forward_flops for n in graph.nodes if "scores" in n.name or "softmax" in n.name or "context" in n.name
-    )
+    attention = sum(n.forward_flops for n in graph.nodes if "scores" in n.name or "softmax" in n.name)
     assert selective.flops["recompute"] == attention
 
 
@@ -292,6 +293,85 @@ def test_collectives_take_a_ring() -> None:
 def test_a_job_that_cannot_be_says_why(plan: Plan, ranks: int, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         run(MODELS["mlp"], made("1f1b", ranks, 4), plan, device=DEVICE)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "block"])
+@pytest.mark.parametrize(("tensor", "sequence"), [(1, False), (2, False), (8, False), (2, True), (8, True)])
+def test_activations_of_a_layer_are_those_of_the_formula(tensor: int, sequence: bool, recompute: str) -> None:
+    """Korthikanti et al. 2022, arXiv:2205.05198, table 2, beside the statistics of two norms, which it leaves out.
+
+    Bytes of 16 bits: sbh(34 + 5as/h) on one rank; sbh(10 + 24/t + 5as/(ht)) of t; with sequence parallelism
+    sbh(34 + 5as/h)/t; selective recomputation leaves out 5as/h; full recomputation keeps 2sbh, of which the
+    first layer's is the graph's input here.
+    """
+    s, b, h, a, layers = 64, 2, 128, 8, 3
+    graph = transformer(
+        Shards(tensor, sequence), layers=layers, hidden=h, heads=a, sequence=s, batch=b, dropout=0.1,
+        attention_dropout=0.1, dtype="bfloat16",
+    )  # fmt: skip
+    (stage,) = stages_of(graph, cut(graph, 1), None, recompute=[recompute])  # type: ignore[list-item]
+    forward = stage.profiles[Part.FORWARD]
+    kept = int(forward.taken.sum() - forward.freed.sum())
+    core = 0 if recompute == "selective" else Fraction(5 * a * s, h)
+    per_layer = s * b * h * (Fraction(34 + core) / tensor if sequence else 10 + Fraction(24 + core) / tensor)
+    shares = tensor if sequence else 1
+    first = 2 * s * b * h // shares  # the input of the graph
+    if recompute == "block":
+        assert kept == (layers - 1) * 2 * s * b * h // shares
+    else:
+        statistics = layers * 2 * 8 * s * b // shares
+        assert kept == layers * per_layer - first + statistics
+
+
+@pytest.mark.parametrize(("sequence", "recompute", "gibibytes"), [(False, "none", 59.25), (True, "selective", 9.5625)])
+def test_the_22b_model_keeps_what_its_paper_says(sequence: bool, recompute: str, gibibytes: float) -> None:
+    """Korthikanti et al. 2022, arXiv:2205.05198: 48 layers, h 6144, a 64, s 2048, 8 ranks, micro-batches of 4."""
+    graph = transformer(
+        Shards(8, sequence), layers=2, hidden=6144, heads=64, sequence=2048, batch=4, dropout=0.1,
+        attention_dropout=0.1, dtype="bfloat16",
+    )  # fmt: skip
+    (stage,) = stages_of(graph, cut(graph, 1), None, recompute=[recompute])  # type: ignore[list-item]
+    forward = stage.profiles[Part.FORWARD]
+    shares = 8 if sequence else 1
+    inputs, statistics = 2 * 2048 * 4 * 6144 // shares, 2 * 2 * 8 * 2048 * 4 // shares
+    kept = int(forward.taken.sum() - forward.freed.sum()) + inputs - statistics
+    assert kept * 24 / 2**30 == gibibytes
+
+
+@pytest.mark.parametrize("tensor", [2, 4])
+def test_shares_of_a_transformer_add_up(tensor: int) -> None:
+    """Weights, products and tensors of all heads are divided; norms, biases after sums and positions are not."""
+    sizes = {"layers": 2, "hidden": 64, "heads": 4, "sequence": 32, "vocab": 128, "batch": 2, "bias": False}
+    whole = sim.transformer(**sizes)
+    for sequence in (False, True):
+        share = transformer(Shards(tensor, sequence), **sizes)  # type: ignore[arg-type]
+        for one, part in zip(whole.nodes, share.nodes, strict=True):
+            if one.op in ("linear", "attention_scores", "attention_context", "embedding"):
+                assert part.param_size * tensor == one.param_size
+                assert part.forward_flops * tensor == one.forward_flops
+            elif one.op in ("layer_norm", "positions"):
+                assert part.param_size == one.param_size
+                assert math.prod(part.output_shape) * (tensor if sequence else 1) == math.prod(one.output_shape)
+
+
+def test_ranks_that_divide_layers_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = JOB.replace("kind: mlp, widths: [64, 64, 64, 64, 64], batch: 8, loss: none",
+                       "kind: transformer, layers: 4, hidden: 64, heads: 4, sequence: 32")  # fmt: skip
+    path = tmp_path / "job.yaml"
+    path.write_text(text + "  data: 2\n  tensor: 2\n  sequence: true\n")
+    assert main(["run", str(path), "--format", "json", "--no-plots", "-q", "-o", str(tmp_path)]) == 0
+    (point,) = json.loads(capsys.readouterr().out)["points"]
+    assert sum(rank["count"] for rank in point["ranks"]) == 2 * 2 * 2
+    for wrong, message in (
+        ("  tensor: 3\n", "8:11: parallel.tensor: got 3, by which 4 heads cannot be divided"),
+        ("  sequence: true\n", "8:13: parallel.sequence: got true, but one rank has all tokens"),
+    ):
+        path.write_text(text + wrong)
+        assert main(["validate", str(path)]) == 2
+        assert message in capsys.readouterr().err
+    path.write_text(JOB + "  tensor: 2\n")
+    assert main(["validate", str(path)]) == 2
+    assert "8:3: parallel.tensor: is for graphs of `kind: transformer`" in capsys.readouterr().err
 
 
 JOB = """\

@@ -60,6 +60,7 @@ def run_pipeline(
         ),
         fits=why_not is None,
         why_not=why_not,
+        notes={"tensor": "shares' collectives take no time here"} if job.tensor > 1 else {},
     ), job.pipeline
 
 
@@ -110,7 +111,7 @@ def _ranks(trace: PipelineTrace, job: JobTrace | None) -> tuple[Rank, ...]:
     """Ranks that do the same as one entry, in the order of the first of each; replicas count too."""
     share = trace.schedule.stages / len(trace.ranks)
     seconds = trace.seconds if job is None else job.seconds
-    copies = 1 if job is None else job.replicas
+    copies = 1 if job is None else job.copies
     groups: dict[str, Rank] = {}
     for number, held in enumerate(trace.schedule.in_flight()):
         busy, sent = trace.busy_seconds(number), trace.communication_seconds(number)

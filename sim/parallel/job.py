@@ -21,13 +21,15 @@ from sim.simulation.device import Device
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The spread of a job: replicas, precision, links, cuts by the last nodes of stages, and recomputation.
+    """The spread of a job: replicas, ranks that share each layer (`tensor`), precision, links, cuts, recomputation.
 
-    `recompute` is for all stages alike, or of each in the order of the graph. Without a link, sends and
-    collectives take no time.
+    `cuts` are the last nodes of stages, `recompute` is for all stages alike, or of each in the order of the
+    graph. Without a link, sends and collectives take no time.
     """
 
     replicas: Replicas = field(default_factory=Replicas)
+    tensor: int = 1
+    sequence: bool = False
     precision: Precision = field(default_factory=Precision)
     link: Link | None = None
     cuts: tuple[str, ...] = ()
@@ -43,7 +45,8 @@ class JobTrace:
     resident: tuple[Mapping[str, int], ...]
     memory: tuple[RankMemory, ...]
     collective_seconds: tuple[float, ...]
-    replicas: int
+    copies: int
+    tensor: int
 
     @property
     def seconds(self) -> float:
@@ -61,7 +64,7 @@ class JobTrace:
 
     def flops(self) -> dict[str, int]:
         """Flops by kind of one replica's step."""
-        count = self.pipeline.schedule.micro_batches
+        count = self.pipeline.schedule.micro_batches * self.tensor
         return {kind: count * sum(stage.flops[kind] for stage in self.stages) for kind in self.stages[0].flops}
 
 
@@ -96,7 +99,8 @@ def run(
     return JobTrace(
         pipeline=trace,
         stages=tuple(stages),
-        replicas=plan.replicas.count,
+        copies=plan.replicas.count * plan.tensor,
+        tensor=plan.tensor,
         resident=tuple(resident_bytes(graph, own, plan.replicas, plan.precision) for own in held),
         memory=tuple(memory_of(trace, stages, rank) for rank in range(len(held))),
         collective_seconds=tuple(

@@ -35,7 +35,7 @@ HELD = ("activations", "cotangents", "gradients", "parameters", "workspace", "co
 ACTIVATIONS, COTANGENTS, GRADIENTS, GATHERED, WORKSPACE, COMMUNICATION = range(len(HELD))
 _KIND = {ACTIVATION: ACTIVATIONS, RESIDUAL: ACTIVATIONS, COTANGENT: COTANGENTS, GRADIENT: GRADIENTS}
 _BLOCK = re.compile(r"(?:.*?\.)?block\d+\.")
-ATTENTION_CORE = ("attention_scores", "softmax", "attention_context")
+ATTENTION_CORE = ("attention_scores", "softmax")
 """Ops whose tensors of sequence² selective recomputation drops (Korthikanti et al. 2022, arXiv:2205.05198)."""
 
 

@@ -108,6 +108,8 @@ class ParallelFile(BaseModel):
     zero: Annotated[
         Zero, Field(description="What replicas share: 1 the optimizer's state, 2 gradients too, 3 parameters too.")
     ] = 0
+    tensor: Annotated[Count, Field(description="How many ranks divide the layers of each stage of a transformer.")] = 1
+    sequence: Annotated[bool, Field(description="Whether they divide tokens too, between those layers.")] = False
     link: Annotated[LinkFile | None, Field(description="Between ranks; without one, sends take no time.")] = None
     precision: Annotated[PrecisionFile | None, Field(description="Of what is held for each parameter.")] = None
     recompute: Annotated[
@@ -181,6 +183,9 @@ def expand(section: Mapping[str, Any]) -> Expansion:
     if section.get("zero", 0) and section.get("data", 1) == 1:
         message = f"got {section['zero']}, but there is one replica; expected 0, or `data: 2` or more"
         result.problems.append(Problem(("parallel", "zero"), message))
+    if section.get("sequence", False) is True and section.get("tensor", 1) == 1:
+        message = "got true, but one rank has all tokens; expected false, or `tensor: 2` or more"
+        result.problems.append(Problem(("parallel", "sequence"), message))
     several = {key for key, values in counts.items() if len(values) > 1}
     if result.problems:
         return result
@@ -202,6 +207,8 @@ def _plan(file: ParallelFile) -> Plan:
     link, precision = file.link, file.precision or PrecisionFile()
     return Plan(
         replicas=Replicas(count=file.data, zero=file.zero),
+        tensor=file.tensor,
+        sequence=file.sequence,
         precision=Precision(gradients=precision.gradients, main=precision.main, optimizer=precision.optimizer),
         link=None if link is None else Link(bytes_per_s=link.bandwidth, latency_s=link.latency),
         cuts=tuple(file.pipeline.cuts or ()),

@@ -19,6 +19,8 @@ from sim.base.units import Bytes
 from sim.graphs.graph import Graph
 from sim.graphs.node import Optimizer, Wrt
 from sim.models.factory import Factory
+from sim.models.families.transformer import Shards
+from sim.parallel.job import Plan
 from sim.parallel.job import check as check_job
 from sim.scenario import axes, shipped
 from sim.scenario.keys import assigned, place
@@ -103,9 +105,11 @@ class Scenario:
             If the graph cannot be; at the layer at fault where that is known.
         """
         try:
-            graph = self.kind.function(**self.graph_parameters)
+            graph = self.kind.function(*self._shards(), **self.graph_parameters)
         except (GraphError, ParameterError, CountOverflow) as error:
-            raise self.error(self._graph_place(error), str(error)) from None
+            tensor = isinstance(error, ParameterError) and error.parameter == ("tensor",)
+            place = ("parallel", "tensor") if tensor else self._graph_place(error)
+            raise self.error(place, str(error)) from None
         try:
             graph = graph.configured(
                 wrt=self.wrt, optimizer=self.optimizer, preallocated_gradients=self.preallocated_gradients
@@ -114,6 +118,11 @@ class Scenario:
             raise self.error(("wrt",) if self.wrt else ("graph",), str(error)) from None
         by_time = any(p.parameters.get("minimize") == "seconds" for p in self.points)
         return timed(graph, self.device) if by_time and self.device else graph
+
+    def _shards(self) -> tuple[Shards, ...]:
+        """The shards of one rank's graph, where ranks divide the layers of a transformer."""
+        plan = self.pipelines[0].plan if self.pipelines else Plan()
+        return () if plan.tensor == 1 else (Shards(plan.tensor, plan.sequence),)
 
     @property
     def kind(self) -> Entry[Graph]:
@@ -414,7 +423,9 @@ def _misplaced(data: Mapping[str, Any]) -> list[Problem]:
         if file.get("times") is None:
             message = "'times' is missing; or give a graph, and a device that says how long it takes"
             problems.append(Problem(("parallel", "pipeline"), message))
-    elif data.get("device") is None and file.get("times") is None:
+    if section.get("tensor", 1) != 1 and _mapping(data.get("graph")).get("kind", "transformer") != "transformer":
+        problems.append(Problem(("parallel", "tensor"), "is for graphs of `kind: transformer`", on_key=True))
+    if data.get("graph") is not None and data.get("device") is None and file.get("times") is None:
         problems.append(Problem(("parallel",), "needs a device, or the times of stages, beside the graph"))
     return problems
 
