@@ -182,16 +182,19 @@ def test_true_fronts_of_small_graphs_are_met() -> None:
 
 
 @pytest.mark.slow
-def test_true_fronts_of_all_graphs_of_four_and_many_of_seven_nodes_are_met() -> None:
-    """All DAGs of up to four nodes, 300 random ones of six and 300 of seven."""
+def test_true_fronts_of_all_graphs_of_up_to_four_nodes_are_met() -> None:
     rng = random.Random(8)
     compare(random_problem(rng, shape) for nodes in (2, 3, 4) for shape in shapes(nodes))
-    for nodes in (6, 7):
-        compare(drawn(300, nodes, seed=nodes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [6, 7])
+def test_true_fronts_of_many_graphs_are_met(nodes: int) -> None:
+    compare(drawn(300, nodes, seed=nodes))
 
 
 def compare(problems: Iterator[Problem]) -> None:
-    """98 % of the true front's points met, one in 500 (or one) above 1.05 times, no budget refused that can be met."""
+    """98 % of the true front's points met, none above 1.05 times, no budget refused that can be met."""
     met = total = dear = 0
     for problem in problems:
         plans = plan(problem)
@@ -203,7 +206,8 @@ def compare(problems: Iterator[Problem]) -> None:
             met += cost == least
             total += 1
     assert met >= 0.98 * total
-    assert dear <= max(1, total // 500)
+    print(f"{met} of {total} points met, {dear} above 1.05 times")
+    assert dear == 0
 
 
 def test_order_alone_halves_the_peak_of_a_fan() -> None:

@@ -40,6 +40,12 @@ BESIDE = (-16, -4, -1, 0, 1, 4, 16)
 """The number of budgets away that the plans are from which a stretch may start."""
 PIECE = 0.25
 """Seconds, about, between two looks at whether the search is to end."""
+FEW = 24
+"""Rows up to which a problem is small: searched again and again from new orders, for little time in all."""
+LEAST_EFFORT = 0.1
+"""Seconds of search of a small problem beside those for its rows."""
+FIRST = 5000
+"""Rounds times rows of the first piece of a search, after which its pace is known."""
 OPENING = 0.5
 """Share of what is left of an effort that plans from other budgets may take at the start of a stretch."""
 WARM, COLD = 0.01, 0.0003
@@ -109,6 +115,10 @@ class Planner:
     def floor(self) -> int:
         """Bytes that some row takes by itself: no peak is smaller."""
         return int(self.problem.alone[self.problem.must].max())
+
+    @property
+    def _small(self) -> bool:
+        return len(self.problem.order) <= FEW
 
     @property
     def spent(self) -> float:
@@ -196,8 +206,11 @@ class Planner:
             if searches.ended():
                 break
             began = self.spent
-            length = STRETCHES[min(number, len(STRETCHES) - 1)]
-            afresh = length > STRETCHES[1] and number % 2 == 0
+            if self._small:
+                length, afresh = STRETCHES[0], number % 2 == 1
+            else:
+                length = STRETCHES[min(number, len(STRETCHES) - 1)]
+                afresh = length > STRETCHES[1] and number % 2 == 0
             near = [self._near(k) for k in range(len(self._searches))]
             if sum(map(len, near)) * self._fit_seconds > OPENING * (end - began):
                 near = [[] for _ in self._searches]
@@ -216,7 +229,7 @@ class Planner:
         begin, each = 0, 0.0
         while begin < rounds and self.spent < end and not searches.ended():
             left, before = end - self.spent, self.spent
-            step = max(1, int(min(0.7 * left, PIECE) / each)) if begin else 1
+            step = max(1, int(min(0.7 * left, PIECE) / each)) if begin else max(1, FIRST // len(self.problem.order))
             stop = min(rounds, begin + step)
 
             def run(one: _Search, *, begin: int = begin, stop: int = stop) -> Found:
@@ -353,10 +366,8 @@ class Planner:
     def _new_start(self, one: _Search) -> Found:
         rows = self.problem.order
         if self.order_share:
-            unit = float(self.problem.value_bytes.max())
-            rows, _ = self._with_state(
-                lambda s: arrange(s, rows, one.budget, unit, ARRANGEMENTS, self.movable, one.random)
-            )
+            unit, moves = float(self.problem.value_bytes.max()), min(ARRANGEMENTS, 20 * len(rows))
+            rows, _ = self._with_state(lambda s: arrange(s, rows, one.budget, unit, moves, self.movable, one.random))
         return self._standing(self._fitted(rows, one.budget)[0], one.budget)
 
     def _run(self, one: _Search, found: Found, length: int, begin: int, end: int) -> tuple[Found, int]:
@@ -406,7 +417,7 @@ class Planner:
             self._states.put(state)
 
     def _map(self, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        if len(items) < 2 or self._workers < 2:
+        if len(items) < 2 or self._workers < 2 or self._small:
             return [call(item) for item in items]
         with ThreadPoolExecutor(self._workers) as pool:
             return list(pool.map(call, items))
@@ -468,8 +479,12 @@ def orderings(problem: Problem) -> int:
 
 
 def effort_for(problem: Problem) -> float:
-    """Seconds of search unless somebody says how many: 10 ms for each row that may run again, half a minute at most."""
-    return min(MOST_EFFORT, EACH_ROW * float((problem.must & ~problem.once).sum()))
+    """Seconds of search unless somebody says how many: 10 ms for each row that may run again, half a minute at most.
+
+    Small problems take a tenth of a second more.
+    """
+    least = LEAST_EFFORT if len(problem.order) <= FEW else 0.0
+    return min(MOST_EFFORT, least + EACH_ROW * float((problem.must & ~problem.once).sum()))
 
 
 def _spread(top: int, low: int, count: int) -> list[int]:
