@@ -68,12 +68,6 @@ class Bound:
         said = [cost for m, cost in self.word if m >= working_bytes]
         return self.base_cost + max([self.recomputed(working_bytes), *said])
 
-    @property
-    def word_class(self) -> str:
-        """The class of plans it holds for, in words."""
-        first = ", forwards before the first VJP" if self.forwards_first else ""
-        return ("any order" if self.order == "free" else "listed order") + first
-
 
 def available() -> bool:
     """Tell whether the solver of linear programs is installed: HiGHS, the extra `bound`."""
