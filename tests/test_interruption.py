@@ -31,8 +31,14 @@ def endless(folder: Path) -> Path:
 
 
 def started(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
+    """A command that listens to signals, also where the tests run in the background of a shell, which ignores them."""
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     command = [sys.executable, "-m", "sim", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=cwd, preexec_fn=listen)
 
 
 def interrupt(running: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[str, str]:
