@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_oracles import least_cost, random_blocks, random_chain
 
-from sim.base.errors import CountOverflow, NotApplicable, ParameterError
+from sim.base.errors import CountOverflow, ParameterError
 from sim.graphs.graph import Graph
 from sim.graphs.node import GraphInput, Needs, Node
 from sim.models.families.chain import chain
@@ -369,13 +369,6 @@ def test_costs_other_than_flops_choose_other_schedules() -> None:
 def test_seconds_need_measured_times() -> None:
     with pytest.raises(ParameterError, match="measured times"):
         schedules.call("optimal", chain(length=3), minimize="seconds")
-
-
-def test_a_search_that_memory_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = chain(length=5000)
-    monkeypatch.setattr("sim.graphs.size.machine_bytes", lambda: 10**7)
-    with pytest.raises(NotApplicable, match=r"^optimal: 5000 nodes would take about .*; this machine has 10.0 MB"):
-        schedules.call("optimal", graph)
 
 
 def test_a_budget_below_the_smallest_proven_peak_is_told_from_one_that_is_merely_not_met() -> None:

@@ -75,6 +75,8 @@ def parse(text: str, *, name: str) -> Document:
         node = _compose(text, refuse)
     except yaml.MarkedYAMLError as error:
         said = " ".join(filter(None, (error.context, error.problem)))
+        if "nesting depth" in said:  # libyaml's own limit, met by what it reads ahead
+            raise refuse(f"nested more than {DEEPEST} levels deep", error.problem_mark or error.context_mark) from None
         raise refuse(f"this is not YAML: {said}", error.problem_mark or error.context_mark) from None
     except yaml.YAMLError as error:
         raise refuse("this is not YAML: " + str(error).partition("\n")[0]) from None
