@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,3 +24,12 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     from figures import looking_at
 
     return looking_at(monkeypatch)
+
+
+@pytest.fixture
+def nothing_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No graphs of other tests in PyTorch's compiler, and no compiled code of other runs."""
+    import torch
+
+    torch._dynamo.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))

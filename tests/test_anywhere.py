@@ -33,8 +33,8 @@ strategies: [reverse_full, reverse_checkpointed: {schedule: binomial, slots: 2}]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    def call(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         code = cli.main(arguments)
         out, err = capfd.readouterr()
         assert "Traceback" not in err
@@ -66,10 +66,13 @@ def test_an_unknown_name_is_told_with_those_there_are(run: Run) -> None:
 
 
 def test_a_scenario_is_read_from_standard_input(run: Run) -> None:
-    assert run("run", "-", "--no-plots", stdin=CHAIN)[0] == 0
-    code, _, err = run("validate", "-", stdin=CHAIN.replace("6", "-6"))
+    assert run("run", "-", "--no-plots", stdin=CHAIN.encode())[0] == 0
+    code, _, err = run("validate", "-", stdin=CHAIN.replace("6", "-6").encode())
     assert code == 2
     assert err.startswith("standard input:3:30: graph.length: got -6")
+    code, _, err = run("validate", "-", stdin=CHAIN.encode() + b"\xff")
+    assert code == 2
+    assert err.startswith("standard input:5:1: byte 0xff is not UTF-8")
 
 
 def test_a_value_set_is_the_value_of_the_file(run: Run) -> None:
@@ -92,7 +95,7 @@ def test_a_value_set_is_the_value_of_the_file(run: Run) -> None:
         ("graph.length", "--set: got 'graph.length', expected KEY=VALUE"),
         ("strategies[9]=1", "--set: got 'strategies[9]', but the list there has 2 entries"),
         ("graph.widths[0]=1", "--set: got 'graph.widths[0]', but there is no 'widths' there"),
-        ("budget=[", "--set budget:1:2: this is not YAML"),
+        ("budget=[", "--set budget:2:1: this is not YAML"),
         ("=3", "--set: got '', expected a key such as"),
     ],
 )
@@ -100,7 +103,7 @@ def test_a_value_that_cannot_be_set_is_refused(run: Run, change: str, message: s
     Path("a.yaml").write_text(CHAIN)
     code, _, err = run("run", "a.yaml", "--set", change)
     assert code == 2
-    assert message.split(":1:")[0] in err
+    assert message in err
     assert not Path("outputs").exists()
 
 

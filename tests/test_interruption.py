@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,15 +31,17 @@ def endless(folder: Path) -> Path:
     return scenario(folder, graph, "[reverse_full, {reverse_checkpointed: {schedule: optimal}}]")
 
 
+@pytest.fixture(autouse=True)
+def _listening() -> Iterator[None]:
+    """Commands listen to signals, also where the tests run in the background of a shell, which ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def started(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
-    """A command that listens to signals, also where the tests run in the background of a shell, which ignores them."""
-
-    def listen() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     command = [sys.executable, "-m", "sim", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=cwd, preexec_fn=listen)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
 
 
 def interrupt(running: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -431,6 +432,17 @@ def test_fits_says_yes_or_no_what_decides_and_what_helps(file: Path, capsys: pyt
     settings = [part for s in best["settings"] for part in ("--set", s)]
     assert main(["fits", str(file), "--format", "json", *settings]) == 0
     assert json.loads(capsys.readouterr().out)["peak_bytes"] == best["peak_bytes"]
+
+
+def test_a_job_from_standard_input_is_answered_like_its_file(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be read but once, and every change is of what was read."""
+    assert main(["fits", str(file), "--set", "budget=1 MB"]) == 0
+    answer = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(JOB.encode())))
+    assert main(["fits", "-", "--set", "budget=1 MB"]) == 0
+    assert capsys.readouterr().out == answer
 
 
 def test_fits_is_about_jobs_with_a_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

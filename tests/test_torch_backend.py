@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 
 import pytest
 
@@ -12,129 +11,60 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'ad-tradeo
 
 import models  # noqa: E402
 from torch import nn  # noqa: E402
+from torch_training import (  # noqa: E402
+    CASES,
+    WithLoss,
+    assert_same,
+    cnn,
+    compiled_within,
+    gpt,
+    mlp,
+    most_slow,
+    peak_of,
+    trained,
+)
 
 import sim.torch  # noqa: E402
 from sim.base.errors import ParameterError  # noqa: E402
 from sim.execution.torch.memory import LiveBytes  # noqa: E402
 
 torch.set_num_threads(1)  # sums in one order, and no waiting for other processes
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-
-
-def _most_slow(cases, *quick):
-    """Cases of which all but a few are slow: each compiles a model."""
-    return [pytest.param(*case, marks=[] if case[0] in quick else [pytest.mark.slow]) for case in cases]
-
-
-@pytest.fixture(autouse=True)
-def _afresh(tmp_path, monkeypatch):
-    """No graphs of other tests, and no compiled code of other runs."""
-    torch._dynamo.reset()
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-
-
-class WithLoss(nn.Module):
-    """A model and its loss in one: what the caller computes is a scalar."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x, labels=None):
-        out = self.model(x)
-        if labels is None:
-            return out.square().mean()
-        return nn.functional.cross_entropy(out.flatten(0, -2), labels.flatten())
-
-
-def _gpt():
-    return WithLoss(models.GPT(dropout=0.1)), (torch.randint(0, 101, (8, 32)), torch.randint(0, 101, (8, 32)))
-
-
-def _cnn():
-    layers = [m for k in range(6) for m in (nn.Conv2d(8 if k else 3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())]
-    return WithLoss(nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10))), (
-        torch.randn(8, 3, 16, 16),
-        torch.arange(8),
-    )
-
-
-def _unet():
-    return WithLoss(models.UNet(channels=8)), (torch.randn(4, 1, 32, 32),)
-
-
-def _mlp():
-    return WithLoss(models.mlp(width=64, depth=16)), (torch.randn(512, 64),)
-
-
-CASES = {"gpt": _gpt, "cnn": _cnn, "unet": _unet, "mlp": _mlp}
-
-
-def _compiled(module, **question):
-    """A copy of a module under a budget, and its backend; priced in flops, so that the plan is always the same."""
-    backend = sim.torch.backend(**{"minimize": "flops", "effort": 1.0, **question})
-    planned = copy.deepcopy(module)
-    return torch.compile(planned, backend=backend, fullgraph=True), planned, backend
-
-
-def _train(call, parameters, inputs, steps=3):
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-    losses = []
-    for step in range(steps):
-        torch.manual_seed(step)
-        optimizer.zero_grad()
-        loss = call(*inputs)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-def _peak(call, inputs):
-    """Live bytes of one step beyond what is there before."""
-    with LiveBytes() as live:
-        call(*inputs).backward()
-    return live.peak_bytes
-
-
-def _assert_same(plain, planned):
-    for (name, p), q in zip(plain.named_parameters(), planned.parameters(), strict=True):
-        assert (p.grad is None) == (q.grad is None), name
-        assert p.grad is None or torch.equal(p.grad, q.grad), name
-    for name, value in plain.state_dict().items():
-        assert torch.equal(value, planned.state_dict()[name]), name
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("nothing_compiled"),
+]
 
 
 BUDGETS = [("gpt", "60%"), ("cnn", "70%"), ("unet", "60%"), ("mlp", "50%")]
 
 
-@pytest.mark.parametrize(("name", "budget"), _most_slow(BUDGETS, "mlp"))
+@pytest.mark.parametrize(("name", "budget"), most_slow(BUDGETS, "mlp"))
 def test_training_within_a_budget_is_plain_training_bit_for_bit(name, budget):
     torch.manual_seed(0)
     plain, inputs = CASES[name]()
-    compiled, planned, backend = _compiled(plain, budget=budget)
-    expected = _train(plain, plain.parameters(), inputs)
-    assert _train(compiled, planned.parameters(), inputs) == expected
-    _assert_same(plain, planned)
+    compiled, planned, backend = compiled_within(plain, budget=budget)
+    expected = trained(plain, plain.parameters(), inputs)
+    assert trained(compiled, planned.parameters(), inputs) == expected
+    assert_same(plain, planned)
     (plan,) = backend.plans
     assert plan.recomputed
     assert plan.peak_bytes <= plan.budget_bytes
     planned.zero_grad()
-    measured = _peak(compiled, inputs) + plan.resident_bytes
+    measured = peak_of(compiled, inputs) + plan.resident_bytes
     assert plan.peak_bytes * 0.99 <= measured <= plan.peak_bytes
     plain.zero_grad()
-    full = _peak(plain, inputs) + plan.resident_bytes
+    full = peak_of(plain, inputs) + plan.resident_bytes
     assert full == pytest.approx(plan.full_store_bytes, rel=0.1)
 
 
 @pytest.mark.slow
 def test_prices_fall_and_peaks_rise_with_the_budget():
     torch.manual_seed(0)
-    plain, inputs = _gpt()
+    plain, inputs = gpt()
     plans = []
     for share in (100, 80, 65, 50):
         torch._dynamo.reset()
-        compiled, _, backend = _compiled(plain, budget=f"{share}%", effort=2.0)
+        compiled, _, backend = compiled_within(plain, budget=f"{share}%", effort=2.0)
         compiled(*inputs)
         plans += backend.plans
     assert plans[0].price == plans[0].full_store_price
@@ -146,11 +76,11 @@ def test_prices_fall_and_peaks_rise_with_the_budget():
 @pytest.mark.slow
 def test_an_overhead_gives_the_smallest_peak_within_it():
     torch.manual_seed(0)
-    plain, inputs = _mlp()
+    plain, inputs = mlp()
     plans = []
     for overhead in ("0%", "10%", 0.3):
         torch._dynamo.reset()
-        compiled, _, backend = _compiled(plain, max_overhead=overhead)
+        compiled, _, backend = compiled_within(plain, max_overhead=overhead)
         compiled(*inputs)
         plans += backend.plans
     for plan, most in zip(plans, (0.0, 0.1, 0.3), strict=True):
@@ -160,8 +90,8 @@ def test_an_overhead_gives_the_smallest_peak_within_it():
 
 def test_a_chain_recomputes_what_its_budget_asks_for():
     """Linear layers of equal width under a budget for 12 activations of 16: each one dropped is computed again once."""
-    plain, inputs = _mlp()
-    compiled, _, backend = _compiled(plain, budget="80%")
+    plain, inputs = mlp()
+    compiled, _, backend = compiled_within(plain, budget="80%")
     compiled(*inputs)
     (plan,) = backend.plans
     assert {operation for _, operation, _ in plan.recomputed} <= {"addmm", "relu"}
@@ -210,11 +140,11 @@ def _replace_part(module):
 CHANGES = [_grow_dropout, _change_attribute, _add_hook, _add_hook_before, _freeze, _replace_part, nn.Module.eval]
 
 
-@pytest.mark.parametrize("change", _most_slow([(change,) for change in CHANGES], _change_attribute))
+@pytest.mark.parametrize("change", most_slow([(change,) for change in CHANGES], _change_attribute))
 def test_a_model_that_is_changed_between_steps_is_planned_anew(change):
     torch.manual_seed(0)
     plain, x = Scaled(), torch.randn(32, 16)
-    compiled, planned, backend = _compiled(plain, max_overhead="50%", effort=0.1)
+    compiled, planned, backend = compiled_within(plain, max_overhead="50%", effort=0.1)
     for changes in ((), (change,)):
         for module in (plain, planned):
             module.zero_grad()
@@ -227,7 +157,7 @@ def test_a_model_that_is_changed_between_steps_is_planned_anew(change):
         loss = compiled(x)
         loss.backward()
         assert torch.equal(loss, expected)
-        _assert_same(plain, planned)
+        assert_same(plain, planned)
     assert len(backend.plans) == 2
 
 
@@ -235,14 +165,14 @@ def test_a_model_that_is_changed_between_steps_is_planned_anew(change):
 def test_other_shapes_and_dtypes_are_planned_for_themselves():
     torch.manual_seed(0)
     plain = Scaled().eval()
-    compiled, planned, backend = _compiled(plain, max_overhead="50%", effort=0.1)
+    compiled, planned, backend = compiled_within(plain, max_overhead="50%", effort=0.1)
     for batch in (32, 48, 16, 32):
         for module in (plain, planned):
             module.zero_grad()
         x = torch.randn(batch, 16)
         for call in (plain, compiled):
             call(x).backward()
-        _assert_same(plain, planned)
+        assert_same(plain, planned)
     assert len({plan.peak_bytes for plan in backend.plans}) == 3
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected, found = plain(x), compiled(x)
@@ -251,12 +181,12 @@ def test_other_shapes_and_dtypes_are_planned_for_themselves():
         module.double().zero_grad()
     for call in (plain, compiled):
         call(x.double()).backward()
-    _assert_same(plain, planned)
+    assert_same(plain, planned)
 
 
 def test_evaluation_without_gradients_makes_no_plan():
     plain, x = Scaled().eval(), torch.randn(32, 16)
-    compiled, _, backend = _compiled(plain, budget="50%")
+    compiled, _, backend = compiled_within(plain, budget="50%")
     with torch.no_grad():
         assert torch.equal(compiled(x), plain(x))
     assert backend.plans == []
@@ -343,7 +273,7 @@ def _scalar(out):
     return sum((t * (i + 1)).sum() for i, t in enumerate(parts))
 
 
-@pytest.mark.parametrize("name", _most_slow([(name,) for name in BODIES], "buffer written", "attention"))
+@pytest.mark.parametrize("name", most_slow([(name,) for name in BODIES], "buffer written", "attention"))
 def test_whatever_pytorch_traces_keeps_its_gradient(name):
     """Equal bit for bit to PyTorch's own compiler front with eager kernels, and to plain training but for roundings.
 
@@ -351,7 +281,7 @@ def test_whatever_pytorch_traces_keeps_its_gradient(name):
     """
     torch.manual_seed(0)
     plain, x, labels = Net(BODIES[name]), torch.randn(6, 8), torch.randn(6, 8)
-    compiled, planned, backend = _compiled(plain, max_overhead="40%", effort=0.2)
+    compiled, planned, backend = compiled_within(plain, max_overhead="40%", effort=0.2)
     own = copy.deepcopy(plain)
     own_compiled = torch.compile(own, backend="aot_eager_default_partitioner", fullgraph=True)
     for step in range(2):
@@ -363,7 +293,7 @@ def test_whatever_pytorch_traces_keeps_its_gradient(name):
             losses.append(loss)
         assert torch.equal(losses[1], losses[2])
         torch.testing.assert_close(losses[0], losses[2], rtol=1e-6, atol=1e-6)
-        _assert_same(own, planned)
+        assert_same(own, planned)
         for p, q in zip(plain.parameters(), planned.parameters(), strict=True):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-5)
         for p, q in zip(plain.buffers(), planned.buffers(), strict=True):
@@ -375,7 +305,7 @@ def test_whatever_pytorch_traces_keeps_its_gradient(name):
 def test_an_input_that_wants_a_gradient_gets_it():
     torch.manual_seed(0)
     plain = Scaled()
-    compiled, _, _ = _compiled(plain.eval(), budget="95%")
+    compiled, _, _ = compiled_within(plain.eval(), budget="95%")
     x = torch.randn(32, 16, requires_grad=True)
     y = x.detach().clone().requires_grad_()
     plain(x).backward()
@@ -396,7 +326,7 @@ def test_results_that_the_caller_holds_count_as_long_as_the_caller_has_them():
 
     torch.manual_seed(0)
     x, plain = torch.randn(512, 16), Wide()
-    compiled, _, backend = _compiled(plain, max_overhead="100%", effort=0.3)
+    compiled, _, backend = compiled_within(plain, max_overhead="100%", effort=0.3)
     for _ in range(2):
         with LiveBytes() as live:
             logits = compiled(x)
@@ -411,21 +341,21 @@ def test_results_that_the_caller_holds_count_as_long_as_the_caller_has_them():
 
 def test_a_budget_that_is_too_small_names_the_smallest_that_is_not():
     torch.manual_seed(0)
-    plain, inputs = _mlp()
-    compiled, _, _ = _compiled(plain, budget="10 kB")
+    plain, inputs = mlp()
+    compiled, _, _ = compiled_within(plain, budget="10 kB")
     with pytest.raises(Exception, match=r"budget: got 10.0 kB \(10000 bytes\), expected at least") as caught:
         compiled(*inputs)
     least = int(str(caught.value).split("expected at least")[1].split("(")[1].split(" bytes")[0])
-    compiled, planned, backend = _compiled(plain, budget=least)
+    compiled, planned, backend = compiled_within(plain, budget=least)
     compiled(*inputs).backward()
     plain(*inputs).backward()
-    _assert_same(plain, planned)
+    assert_same(plain, planned)
     assert backend.plans[0].peak_bytes <= least < backend.plans[0].full_store_bytes
 
 
 def test_a_reserve_is_left_of_the_budget():
-    plain, inputs = _mlp()
-    compiled, _, backend = _compiled(plain, budget=2_000_000, reserve="300 kB")
+    plain, inputs = mlp()
+    compiled, _, backend = compiled_within(plain, budget=2_000_000, reserve="300 kB")
     compiled(*inputs)
     assert backend.plans[0].peak_bytes <= 1_700_000
 
@@ -480,74 +410,11 @@ def test_a_step_that_dynamo_traces_in_parts_is_refused():
 
 
 @pytest.mark.slow
-def test_a_plan_that_was_written_is_taken_up_again(tmp_path):
-    torch.manual_seed(0)
-    plain, inputs = _gpt()
-    compiled, _, backend = _compiled(plain, budget="65%")
-    compiled(*inputs)
-    (plan,) = backend.plans
-    path = plan.write(tmp_path / "plan.json")
-    torch._dynamo.reset()
-    compiled, planned, again = _compiled(plain, plan=path)
-    expected = _train(plain, plain.parameters(), inputs, steps=1)
-    assert _train(compiled, planned.parameters(), inputs, steps=1) == expected
-    _assert_same(plain, planned)
-    assert again.plans[0].rows == plan.rows
-    assert json.loads(path.read_text())["peak_bytes"] == again.plans[0].peak_bytes == plan.peak_bytes
-    smaller = tuple(t[:3] for t in inputs)
-    compiled(*smaller).backward()
-    assert again.plans[1].peak_bytes < plan.peak_bytes
-
-
-@pytest.mark.parametrize(
-    ("other", "batch", "message"),
-    [
-        (lambda: models.mlp(width=64, depth=15), 512, "made for another model: the fingerprint"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                (lambda: models.mlp(width=64, depth=16).double(), 512, "made for another dtype: primals_1 is float64"),
-                (lambda: models.mlp(width=64, depth=16), 513, r"is \(513, 64\), but the plan was made for \(512, 64\)"),
-            )
-        ),
-    ],
-)
-def test_a_plan_of_another_model_is_refused_with_what_differs(other, batch, message):
-    plain, inputs = _mlp()
-    compiled, _, backend = _compiled(plain, budget="80%")
-    compiled(*inputs)
-    torch._dynamo.reset()
-    module = WithLoss(other())
-    compiled, _, _ = _compiled(module, plan=backend.plans[0].to_dict())
-    with pytest.raises(Exception, match=message):
-        compiled(torch.randn(batch, 64, dtype=next(module.parameters()).dtype))
-
-
-@pytest.mark.slow
-def test_measured_seconds_are_the_price_unless_said_otherwise():
-    torch.manual_seed(0)
-    plain, inputs = _mlp()
-    state = torch.get_rng_state()
-    compiled, planned, backend = _compiled(plain, budget="60%", minimize="seconds")
-    compiled(*inputs).backward()
-    assert torch.equal(torch.get_rng_state(), state)  # measuring draws from streams of its own
-    plain(*inputs).backward()
-    _assert_same(plain, planned)
-    (plan,) = backend.plans
-    assert plan.unit == "picoseconds"
-    assert 0 < plan.overhead < 1
-    on_device, _, other = _compiled(plain, budget="60%", minimize="seconds", device="h100-sxm")
-    torch._dynamo.reset()
-    on_device(*inputs)
-    assert other.plans[0].full_store_price < plan.full_store_price  # nothing here is as fast
-
-
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_inductor_runs_both_halves():
     torch.manual_seed(0)
     plain, inputs = WithLoss(models.mlp(width=32, depth=3)), (torch.randn(64, 32),)
-    compiled, planned, backend = _compiled(plain, max_overhead="100%", effort=0.1, inner="inductor")
+    compiled, planned, backend = compiled_within(plain, max_overhead="100%", effort=0.1, inner="inductor")
     for call in (plain, compiled):
         call(*inputs).backward()
     for p, q in zip(plain.parameters(), planned.parameters(), strict=True):
@@ -571,7 +438,7 @@ def test_a_call_that_comes_to_draw_random_numbers_is_no_longer_run_again():
     """Attention without dropout is the same call as with it: a plan that runs it again must not be taken for both."""
     torch.manual_seed(0)
     plain, x = Attention(), torch.randn(4, 32, 16)
-    compiled, planned, backend = _compiled(plain, max_overhead="100%", effort=0.3)
+    compiled, planned, backend = compiled_within(plain, max_overhead="100%", effort=0.3)
     for p in (0.0, 0.5):
         plain.p = planned.p = p
         for module in (plain, planned):
@@ -579,25 +446,10 @@ def test_a_call_that_comes_to_draw_random_numbers_is_no_longer_run_again():
         for call in (plain, compiled):
             torch.manual_seed(1)
             call(x).backward()
-        _assert_same(plain, planned)
+        assert_same(plain, planned)
     for plan in backend.plans:
         counts = [plan.rows.count(r) for r, row in enumerate(plan.joint.rows) if row.ordered]
         assert counts == [1] * len(counts)
-
-
-def test_calls_are_told_by_the_path_of_their_module():
-    """Also below a function that takes the model as an argument, as decorated forwards do."""
-
-    def call(*given):
-        return given[0](*given[1:])
-
-    plain, inputs = _gpt()
-    backend = sim.torch.backend(budget="60%", minimize="flops", effort=0.3)
-    torch.compile(call, backend=backend, fullgraph=True)(plain, *inputs)
-    paths = {path for path, _, _ in [*backend.plans[0].recomputed, *backend.plans[0].saved]}
-    assert paths <= {name for name, _ in plain.named_modules()}
-    assert "model.blocks.1.mlp.1" in paths
-    assert "model.blocks.0–2.mlp.1 gelu" in str(backend.plans[0])
 
 
 class Outer(nn.Module):
@@ -615,7 +467,7 @@ class Outer(nn.Module):
 def test_results_are_not_let_go_to_be_made_again():
     torch.manual_seed(0)
     plain, x = Outer(), torch.randn(512, 16)
-    compiled, _, backend = _compiled(plain, max_overhead="100%", effort=0.5)
+    compiled, _, backend = compiled_within(plain, max_overhead="100%", effort=0.5)
     for _ in range(2):
         plain.zero_grad()
         with LiveBytes() as live:
@@ -627,9 +479,9 @@ def test_results_are_not_let_go_to_be_made_again():
 
 def test_a_batch_norm_that_runs_again_updates_its_averages_once():
     torch.manual_seed(0)
-    plain, inputs = _cnn()
-    compiled, planned, backend = _compiled(plain, max_overhead="60%", effort=0.5)
-    expected = _train(plain, plain.parameters(), inputs)
-    assert _train(compiled, planned.parameters(), inputs) == expected
-    _assert_same(plain, planned)
+    plain, inputs = cnn()
+    compiled, planned, backend = compiled_within(plain, max_overhead="60%", effort=0.5)
+    expected = trained(plain, plain.parameters(), inputs)
+    assert trained(compiled, planned.parameters(), inputs) == expected
+    assert_same(plain, planned)
     assert any("batch_norm" in operation for _, operation, _ in backend.plans[0].recomputed)

@@ -87,6 +87,17 @@ def read_text(path: Path, name: str, *, kind: str, largest: int) -> str:
         raise DocumentError([Finding(repr(name), None, "", "this is no file name")]) from None
     if not content and path.is_fifo():
         raise DocumentError([Finding(name, None, "", f"this is a pipe that nobody writes to, expected {kind}")])
+    return decoded(content, name, largest=largest)
+
+
+def decoded(content: bytes, name: str, *, largest: int) -> str:
+    """The text of at most `largest` bytes; `name` is what messages call them.
+
+    Raises
+    ------
+    DocumentError
+        If there are more, or they are not UTF-8.
+    """
     if len(content) > largest:
         raise DocumentError([Finding(name, None, "", f"the file has over {largest} bytes, expected at most that")])
     try:

@@ -85,7 +85,7 @@ def verdict(source: str | Path, *, changes: Sequence[str] = ()) -> Verdict:
     tried = []
     for what, settings in _changes(scenario, request):
         for alternative in settings:
-            point = _run(source, [*changes, *_pinned(request), *alternative])
+            point = _run(scenario, [*_pinned(request), *alternative])
             if point is not None:
                 tried.append(Change(what, tuple(alternative), point.peak_bytes, point.seconds, point.fits))
                 break
@@ -94,10 +94,10 @@ def verdict(source: str | Path, *, changes: Sequence[str] = ()) -> Verdict:
     return Verdict(points[chosen], limit, tuple(sorted(tried, key=lambda change: change.peak_bytes)))
 
 
-def _run(source: str | Path, changes: Sequence[str]) -> Point | None:
+def _run(scenario: Scenario, changes: Sequence[str]) -> Point | None:
     """The point of the scenario with some changes; `None` where it cannot be."""
     try:
-        return compute(load(source, changes=changes)).points[0]
+        return compute(scenario.changed(changes)).points[0]
     except (DocumentError, SimError):
         return None
 

@@ -19,10 +19,11 @@ from sim.experiment.choose import Choice, NothingFits, choose, planned_front
 from sim.graphs.graph import Graph
 from sim.scenario.scenario import Scenario
 from sim.schedules.replay import replay
-from sim.schedules.schedule import Builder, Schedule
+from sim.schedules.schedule import Schedule
 from sim.simulation.device import Device
 from sim.strategies.front import Recipe
 from sim.strategies.general.certificate import Level
+from sim.strategies.general.front import schedule_of
 
 MOST = 2**40
 """Beyond any batch."""
@@ -149,6 +150,4 @@ def _again(graph: Graph, *, schedule: Schedule) -> Schedule:
     of = schedule.graph
     if len(graph) != len(of) or not np.array_equal(graph.columns.input_index, of.columns.input_index):
         raise GraphError("--max: the key changes which nodes there are; give one that changes their sizes")
-    builder = Builder(graph)
-    builder.rows(schedule.rows, width=1 if graph.plain else graph.output_scalars)
-    return builder.build()
+    return schedule_of(graph, rows=schedule.rows, width=1 if graph.plain else graph.output_scalars)

@@ -66,18 +66,13 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
 
 
 def _legend(figure: Figure, runs: Sequence[Mapping[str, Any]], top: float) -> None:
-    width, height = (float(v) for v in figure.get_size_inches())
     used = {part for run in runs for lane in run["lanes"] for part in lane["part"]}
     handles = [Patch(facecolor=colour, label=text) for part, (colour, text) in COLOURS.items() if part in used]
     if any(len(set(lane["stage"])) > 1 for run in runs for lane in run["lanes"]):
         handles.append(Patch(facecolor=_paler(style.SKY, 1), label="paler: a later stage of the rank"))
     handles.append(Patch(facecolor=IDLE, label="idle"))
     handles.append(Patch(facecolor=style.PAPER, edgecolor=style.INK, linewidth=1.0, label="first micro-batch"))
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.35 / width, 1 - (top - 0.08) / height), ncols=len(handles),
-        fontsize=9, handlelength=1.0, handleheight=0.9, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.0,
-        borderpad=0.0,
-    )  # fmt: skip
+    style.key(figure, handles, top)
 
 
 def _paler(colour: str, times: int) -> str:

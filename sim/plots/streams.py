@@ -66,15 +66,10 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
 
 
 def _legend(figure: Figure, plans: list[Mapping[str, Any]], top: float) -> None:
-    width, height = (float(v) for v in figure.get_size_inches())
     used = {kind for plan in plans for kind in plan["spans"]["kind"]}
     handles = [Patch(facecolor=colour, label=text) for kind, (colour, text) in COLOURS.items() if kind in used]
     handles.append(Patch(facecolor=WAIT, label="waits for data or memory"))
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.35 / width, 1 - (top - 0.08) / height), ncols=len(handles),
-        fontsize=9, handlelength=1.0, handleheight=0.9, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.0,
-        borderpad=0.0,
-    )  # fmt: skip
+    style.key(figure, handles, top)
 
 
 def _panel(axes: Axes, plan: Mapping[str, Any], streams: list[str], point: Mapping[str, Any]) -> None:

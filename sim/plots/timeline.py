@@ -190,13 +190,8 @@ def _boxes(figure: Figure, rows: int, columns: int, top: float) -> list[tuple[fl
 
 def _legend(figure: Figure, kinds: Mapping[str, str], top: float) -> float:
     """Draw the kinds of value under the heading; the inches from the upper edge at which panels may begin."""
-    width, height = (float(v) for v in figure.get_size_inches())
     handles = [Patch(facecolor=colour, linewidth=0, label=kind) for kind, colour in kinds.items()]
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.35 / width, 1 - (top - 0.08) / height), ncols=len(handles),
-        fontsize=9, handlelength=1.0, handleheight=0.9, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.0,
-        borderpad=0.0,
-    )  # fmt: skip
+    style.key(figure, handles, top)
     return top + 0.14
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sim.base import yaml as yamltext
-from sim.base.document import Document, DocumentError, Finding, KeyPath, shown_path
+from sim.base.document import Document, DocumentError, Finding, KeyPath, decoded, shown_path
 from sim.base.errors import CountOverflow, GraphError, ParameterError, SimError, suggest
 from sim.base.registry import Entry, Problem, problems_of
 from sim.base.units import Bytes
@@ -31,6 +31,7 @@ from sim.simulation.device import Device
 from sim.simulation.device import check as check_device
 from sim.simulation.roofline import timed
 
+STDIN = "standard input"
 DEVICE_FILES = (".yaml", ".yml")
 NOT_PARALLEL = ("strategies", "regimes")
 """Sections that do not go with many devices."""
@@ -278,7 +279,8 @@ def _read(source: str | Path | Mapping[str, Any]) -> Document:
     if isinstance(source, Mapping):
         return yamltext.parse(yamltext.dumped(source), name="scenario")
     if str(source) == "-":
-        return yamltext.parse(sys.stdin.read(), name="standard input")
+        content = sys.stdin.buffer.read(yamltext.LARGEST_FILE + 1)
+        return yamltext.parse(decoded(content, STDIN, largest=yamltext.LARGEST_FILE), name=STDIN)
     path = shipped.find(Path(source))
     try:
         return yamltext.read(path, name=str(path))

@@ -66,7 +66,7 @@ class Front:
     smallest_proven: int | None = None
     """Peak bytes, resident ones included, below which no order of any schedule fits."""
     needed_by: str | None = None
-    """Whose run takes all of `smallest_proven` by itself, where there is such a one."""
+    """Whose run takes all of `smallest_proven` by itself beside what is resident, where there is such a one."""
 
     def __len__(self) -> int:
         return len(self.peak_bytes)
@@ -94,7 +94,7 @@ class Front:
                 which = "no schedule" if budget < proven else which
                 size += f", and none exists below {format_bytes(proven)} ({proven} bytes)"
                 if self.needed_by is not None:
-                    size += f", which {self.needed_by} takes by itself"
+                    size += f", which {self.needed_by} takes by itself beside what is resident"
             raise ParameterError(
                 f"{which} fits {format_bytes(budget)}: the smallest peak found is {size}", parameter=("budget",)
             )

@@ -21,7 +21,7 @@ from sim.strategies import strategies
 from sim.strategies.front import Front, below_next, replayed, unbeaten
 from sim.strategies.general.certificate import Bound, Level, certificate
 from sim.strategies.general.front import needed_by, schedule_of
-from sim.strategies.general.planner import Order, Planner, effort_for, plan
+from sim.strategies.general.planner import Order, Plan, Planner, effort_for, plan
 from sim.strategies.general.problem import problem_of
 
 _SHARE = re.compile(r"\s*(\d{1,3}(?:\.\d{1,9})?)\s*%\s*")
@@ -110,18 +110,21 @@ def rematerialize(
     """The cheapest plan found for a plain graph within a budget; the one with the smallest peak without a budget.
 
     Every node runs at least once and may run again whenever what it reads is in memory. See
-    `sim.strategies.general` for the search; effort is counted in steps, so that a result is the same everywhere.
+    `sim.strategies.general` for the search; effort is counted by what it walks over, so that a result is the same
+    everywhere.
 
     Raises
     ------
     ParameterError
         If nothing that was found fits the budget; the message has the smallest peak found, and the smallest proven.
     """
-    if budget is not None:
-        budget = _bytes(graph, budget)
-        _search(graph, order, effort, rounds, seed).within(budget - graph.resident_bytes)
-    front = plain_front(graph, bound=bound, order=order, effort=effort, rounds=rounds, seed=seed)
-    return front.schedule(graph, 0 if budget is None else front.within(budget))
+    most = None if budget is None else _bytes(graph, budget)
+    found = _search(graph, order, effort, rounds, seed).within(None if most is None else most - graph.resident_bytes)
+    if found is None:
+        assert most is not None
+        front = plain_front(graph, bound=bound, order=order, effort=effort, rounds=rounds, seed=seed)
+        return front.schedule(graph, front.within(most))  # refuses, and says what is proven
+    return schedule_of(graph, rows=found.rows)
 
 
 def _bytes(graph: Graph, budget: int | float) -> int:
@@ -139,8 +142,15 @@ class _Search:
     rounds: int | None
     budgets: set[int] = field(default_factory=set)
 
-    def within(self, budget: int) -> None:
-        """Search for a budget, from the plans on both sides of it."""
+    def within(self, budget: int | None) -> Plan | None:
+        """The cheapest plan within a budget that was searched for by itself; without a budget the smallest."""
+        if budget is None:
+            return self.planner.plans[0]
+        self._search(budget)
+        return self.planner.within(budget)
+
+    def _search(self, budget: int) -> None:
+        """Search for a budget from the plans on both sides of it, the first time that it is asked for."""
         peaks = [p.peak for p in self.planner.plans]
         if budget in self.budgets or budget in peaks or budget < peaks[0]:
             return

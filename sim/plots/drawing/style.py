@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from sim.base import files
@@ -240,6 +241,16 @@ def heading(figure: Figure, results: Mapping[str, Any], *, what: str, graph: boo
     summary = " · ".join([what, *(graph_summary(scenario) if graph else ())])
     figure.text(left, 1 - top / height, summary, fontsize=9, color=MUTED, va="baseline")
     return top + 0.2
+
+
+def key(figure: Figure, handles: Sequence[Patch], top: float) -> None:
+    """Draw the key of colours in a row under a heading that took `top` inches."""
+    width, height = (float(v) for v in figure.get_size_inches())
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.35 / width, 1 - (top - 0.08) / height), ncols=len(handles),
+        fontsize=9, handlelength=1.0, handleheight=0.9, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.0,
+        borderpad=0.0,
+    )  # fmt: skip
 
 
 def graph_summary(scenario: Mapping[str, Any]) -> list[str]:
