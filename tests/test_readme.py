@@ -27,24 +27,6 @@ def test_the_two_commands_stand_as_they_are_run() -> None:
     assert "pip install -e '.[test]' && pytest" in commands
 
 
-@pytest.mark.parametrize("block", blocks("console"), ids=lambda b: b.splitlines()[0])
-def test_a_session_prints_what_the_readme_shows(
-    block: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command, _, shown = block.partition("\n")
-    arguments = command.removeprefix("$ sim ").split()
-    monkeypatch.chdir(ROOT)
-    assert main([*arguments, *(["--no-plots", "--output", str(tmp_path)] if arguments[0] == "run" else [])]) == 0
-    assert capsys.readouterr().out.rstrip() == shown.rstrip()
-
-
-def test_the_scenario_is_valid(tmp_path: Path) -> None:
-    (scenario,) = [b for b in blocks("yaml") if "version: 1" in b]
-    path = tmp_path / "my_model.yaml"
-    path.write_text(scenario)
-    assert main(["validate", str(path)]) == 0
-
-
 def test_the_library_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     (example,) = [b for b in blocks("python") if "sim.run(" in b]
