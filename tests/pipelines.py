@@ -11,7 +11,7 @@ from sim.parallel.times import Times
 SCHEDULES = load()
 
 
-def made(name: str, ranks: int, micro_batches: int, **parameters: int) -> PipelineSchedule:
+def made(name: str, ranks: int, micro_batches: int, **parameters: float) -> PipelineSchedule:
     return SCHEDULES.call(name, Shape(ranks=ranks, micro_batches=micro_batches), **parameters)
 
 

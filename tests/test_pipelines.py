@@ -20,7 +20,7 @@ whole = st.integers(1, 9).map(float)
 
 
 def simulate(schedule: PipelineSchedule, times: Times) -> PipelineTrace:
-    return simulation.simulate(schedule, times.clock(schedule))
+    return simulation.simulate(schedule, times.clock(schedule.homes))
 
 
 def extra_seconds(trace: PipelineTrace, times: Times) -> float:
@@ -203,7 +203,7 @@ def test_a_schedule_says_what_it_needs(name: str, ranks: int, micro_batches: int
 
 def test_times_that_fit_no_stages_are_refused() -> None:
     with pytest.raises(ParameterError, match="got 3 times, expected 1 or 2 or 4"):
-        Times(forward=(1.0, 2.0, 3.0), input_vjp=(1.0,), weight_vjp=(1.0,)).clock(made("zb_v", 2, 4))
+        Times(forward=(1.0, 2.0, 3.0), input_vjp=(1.0,), weight_vjp=(1.0,)).clock(made("zb_v", 2, 4).homes)
 
 
 def test_a_slow_stage_sets_the_pace() -> None:

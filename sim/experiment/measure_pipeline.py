@@ -28,14 +28,14 @@ def run_pipeline(
     ParameterError
         If the graph cannot be cut into its stages.
     """
-    schedule = request.schedule()
     if graph is None:
         assert request.times is not None, "a pipeline has times where it has no graph"
-        trace = simulate(schedule, request.times.clock(schedule))
+        schedule = request.schedule(request.times.work)
+        trace = simulate(schedule, request.times.clock(schedule.homes))
         return _point(request, trace, trace.seconds, _ranks(trace, None)), trace
-    job = run(graph, schedule, request.plan, device=device, times=request.times)
+    job = run(graph, request.schedule, request.plan, device=device, times=request.times)
     ranks = _ranks(job.pipeline, job)
-    fullest = max(range(len(schedule.orders)), key=job.peak_bytes)
+    fullest = max(range(len(job.memory)), key=job.peak_bytes)
     peak, resident = job.peak_bytes(fullest), sum(job.resident[fullest].values())
     limits = [x for x in (budget_bytes, device.memory_bytes if device else None) if x is not None]
     over = peak - min(limits) if limits else 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from sim.parallel.pipeline import Part, PipelineSchedule
 from sim.parallel.sharding import Link, Precision, Replicas, collective_seconds, resident_bytes
 from sim.parallel.simulate import PipelineTrace, simulate
 from sim.parallel.stages import Recompute, Stage, cut, seconds_of, stages_of
-from sim.parallel.times import Clock, Times, Transfer
+from sim.parallel.times import Clock, Times, Transfer, Work, Works
 from sim.simulation.device import Device
 
 
@@ -69,11 +70,16 @@ class JobTrace:
 
 
 def run(
-    graph: Graph, schedule: PipelineSchedule, plan: Plan, *, device: Device | None = None, times: Times | None = None
+    graph: Graph,
+    schedule: Callable[[Works], PipelineSchedule],
+    plan: Plan,
+    *,
+    device: Device | None = None,
+    times: Times | None = None,
 ) -> JobTrace:
     """Cut the graph, of one micro-batch, into the stages of a schedule, and simulate a step of them.
 
-    Given `times` override those of the device's roofline.
+    The schedule is made for the work of its stages. Given `times` override those of the device's roofline.
 
     Raises
     ------
@@ -81,21 +87,29 @@ def run(
         If the graph cannot be cut so, or a list does not have one entry for each stage.
     """
     seconds = None if device is None else seconds_of(graph, device)
-    starts, recompute = check(graph, schedule, plan, seconds=seconds)
-    stages = stages_of(
-        graph,
-        starts,
-        seconds,
-        recompute=recompute,
-        zero=plan.replicas.zero,
-        gradient_dtype=plan.precision.gradients,
-    )
-    clock = _clock(stages, plan.link) if times is None else times.clock(schedule)
-    if times is not None and plan.link is not None and not times.send:
-        clock = Clock(clock.parts, *_transfers(stages, plan.link))
-    trace = simulate(schedule, clock)
-    held = [[stages[k] for k in sorted({p.stage for p in order})] for order in schedule.orders]
-    link, m = plan.link, schedule.micro_batches
+
+    @cache
+    def cut_into(count: int) -> list[Stage]:
+        starts, recompute = check(graph, count, plan, seconds=seconds)
+        zero, dtype = plan.replicas.zero, plan.precision.gradients
+        return stages_of(graph, starts, seconds, recompute=recompute, zero=zero, gradient_dtype=dtype)
+
+    def clock(homes: Sequence[int]) -> Clock:
+        stages = cut_into(len(homes))
+        given = _clock(stages, plan.link) if times is None else times.clock(homes)
+        if times is not None and plan.link is not None and not times.send:
+            return Clock(given.parts, *_transfers(stages, plan.link))
+        return given
+
+    def work(homes: Sequence[int]) -> Work:
+        kept, left = zip(*map(_kept, cut_into(len(homes))), strict=True)
+        return Work(clock(homes), kept, left)
+
+    made = schedule(work)
+    stages = cut_into(made.stages)
+    trace = simulate(made, clock(made.homes))
+    held = [[stages[k] for k in sorted({p.stage for p in order})] for order in made.orders]
+    link, m = plan.link, made.micro_batches
     return JobTrace(
         pipeline=trace,
         stages=tuple(stages),
@@ -110,16 +124,25 @@ def run(
 
 
 def check(
-    graph: Graph, schedule: PipelineSchedule, plan: Plan, *, seconds: NDArray[np.float64] | None = None
+    graph: Graph, count: int, plan: Plan, *, seconds: NDArray[np.float64] | None = None
 ) -> tuple[tuple[int, ...], tuple[Recompute, ...]]:
-    """The starts of stages and the recomputation of each; raises as `run` does."""
+    """The starts of so many stages and the recomputation of each; raises as `run` does."""
     if graph.wrt != "parameters" or graph.plain:
         raise ParameterError("got a graph without parameters that are trained, which is what a pipeline does")
-    recompute = plan.recompute * schedule.stages if len(plan.recompute) == 1 else plan.recompute
-    if len(recompute) != schedule.stages:
-        message = f"got {len(recompute)} entries, expected 1 or {schedule.stages}, one for each stage of the model"
+    recompute = plan.recompute * count if len(plan.recompute) == 1 else plan.recompute
+    if len(recompute) != count:
+        message = f"got {len(recompute)} entries, expected 1 or {count}, one for each stage of the model"
         raise ParameterError(message, parameter=("recompute",))
-    return cut(graph, schedule.stages, after=plan.cuts, seconds=seconds), recompute
+    return cut(graph, count, after=plan.cuts, seconds=seconds), recompute
+
+
+def _kept(stage: Stage) -> tuple[int, int]:
+    """The bytes that a stage's forward pass keeps of a micro-batch, and those left when its input's part has ended."""
+    kept, freed = (
+        int((profile.taken - profile.freed).sum())
+        for profile in (stage.profiles[Part.FORWARD], stage.profiles[Part.INPUT_VJP])
+    )
+    return kept, kept + freed
 
 
 def _clock(stages: Sequence[Stage], link: Link | None) -> Clock:

@@ -56,14 +56,16 @@ class PipelineSchedule:
     """The passes of each rank in order: every stage forward once and its VJP once, for each micro-batch.
 
     A pass in `overlapped` runs as one with the pass after it: they begin when the inputs of both are there,
-    and their results are there when both have ended. A schedule checks itself when it is made, and raises
-    `InvalidPipeline` if it cannot be run.
+    and their results are there when both have ended. `left` is, for each stage, the share of what a forward pass
+    keeps that is still there when the input's part of its VJP has ended. A schedule checks itself when it is made,
+    and raises `InvalidPipeline` if it cannot be run.
     """
 
     orders: tuple[tuple[Pass, ...], ...]
     stages: int
     micro_batches: int
     overlapped: frozenset[Pass] = frozenset()
+    left: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_complete()
@@ -107,19 +109,25 @@ class PipelineSchedule:
                 split = (stage + 1, micro_batch) in self.split
                 yield Pass(Part.INPUT_VJP if split else Part.VJP, stage + 1, micro_batch)
 
-    def last_use(self, stage: int, micro_batch: int) -> Pass:
-        """The pass after which nothing reads what the forward pass of a stage kept."""
-        return Pass(Part.WEIGHT_VJP if (stage, micro_batch) in self.split else Part.VJP, stage, micro_batch)
+    @cached_property
+    def homes(self) -> tuple[int, ...]:
+        """The rank of each stage."""
+        return tuple(self.rank_of[Pass(Part.FORWARD, stage, 0)] for stage in range(self.stages))
 
-    def held(self, rank: int) -> Iterator[int]:
+    def held(self, rank: int) -> Iterator[float]:
         """Yield how many forward passes of a rank are begun and still to be read, at each of its passes."""
-        held = 0
-        for p in self.orders[rank]:
-            held += p.part is Part.FORWARD
-            yield held
-            held -= p == self.last_use(p.stage, p.micro_batch)
+        whole, halves = 0, dict.fromkeys((p.stage for p in self.orders[rank]), 0)
+        for part, stage, _ in self.orders[rank]:
+            whole += part is Part.FORWARD
+            yield whole + sum(count * (self.left[stage] if self.left else 1) for stage, count in halves.items())
+            if part is Part.INPUT_VJP:
+                halves[stage] += 1
+            if part is Part.WEIGHT_VJP:
+                halves[stage] -= 1
+            else:
+                whole -= part is not Part.FORWARD
 
-    def in_flight(self) -> list[int]:
+    def in_flight(self) -> list[float]:
         """The most that each rank holds at once."""
         return [max(self.held(rank)) for rank in range(len(self.orders))]
 
@@ -132,7 +140,8 @@ class PipelineSchedule:
                     raise InvalidPipeline(f"{p} is computed on ranks {rank} and {self.rank_of[p]}", rank=rank, at=p)
         for stage in range(self.stages):
             for micro_batch in range(self.micro_batches):
-                last = self.last_use(stage, micro_batch)
+                split = (stage, micro_batch) in self.split
+                last = Pass(Part.WEIGHT_VJP if split else Part.VJP, stage, micro_batch)
                 for p in (Pass(Part.FORWARD, stage, micro_batch), last, *self.inputs(last)):
                     if p not in self.rank_of:
                         raise InvalidPipeline(f"no rank computes {p}", rank=-1, at=p)
@@ -167,7 +176,12 @@ class PipelineSchedule:
 
 
 def scheduled(
-    orders: Sequence[Iterable[Pass]], *, stages: int, micro_batches: int, overlapped: Iterable[Pass] = ()
+    orders: Sequence[Iterable[Pass]],
+    *,
+    stages: int,
+    micro_batches: int,
+    overlapped: Iterable[Pass] = (),
+    left: Sequence[float] = (),
 ) -> PipelineSchedule:
     """The schedule of these orders."""
-    return PipelineSchedule(tuple(map(tuple, orders)), stages, micro_batches, frozenset(overlapped))
+    return PipelineSchedule(tuple(map(tuple, orders)), stages, micro_batches, frozenset(overlapped), tuple(left))

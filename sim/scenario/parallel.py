@@ -21,7 +21,7 @@ from sim.parallel.pipeline import PipelineSchedule
 from sim.parallel.schedules import Shape
 from sim.parallel.sharding import Link, Precision, Replicas, Zero
 from sim.parallel.stages import Recompute
-from sim.parallel.times import Times
+from sim.parallel.times import Times, Works, even_work
 from sim.scenario.points import MOST_POINTS, listed
 
 MOST_PASSES = 1_000_000
@@ -57,6 +57,10 @@ class TimesFile(BaseModel):
     input_vjp: Annotated[OfStages, Field(description="The part of the VJP that the stage before waits for.")]
     weight_vjp: Annotated[OfStages, Field(description="The part of the VJP that makes the gradients of weights.")]
     send: Annotated[Duration, Field(description="A send from one rank to another.")] = 0.0
+    freed: Annotated[
+        float,
+        Field(ge=0, le=1, description="The share of activations that the input part frees; a graph says it itself."),
+    ] = Times.freed
 
 
 class PipelineFile(BaseModel):
@@ -135,9 +139,9 @@ class PipelinePoint:
         """The registered schedule."""
         return schedules.load()[self.name]
 
-    def schedule(self) -> PipelineSchedule:
-        """The passes of each rank; whatever the schedule raises comes through."""
-        return self.entry.function(self.shape, **self.parameters)
+    def schedule(self, work: Works = even_work) -> PipelineSchedule:
+        """The passes of each rank for the work of stages; whatever the schedule raises comes through."""
+        return self.entry.function(replace(self.shape, work=work), **self.parameters)
 
     def check(self) -> None:
         """Raise ParameterError if the schedule cannot be made for so many ranks and micro-batches."""
@@ -228,7 +232,9 @@ def _add(
     """Add one point, still without its plan, or what is wrong with it."""
     parameters = {**own, **({"chunks": chosen["chunks"]} if "chunks" in chosen else {})}
     shown = {**parameters, **{key: value for key, value in chosen.items() if key in several}}
-    label = " ".join([name, *(f"{key}={value}" for key, value in shown.items())])
+    label = " ".join(
+        [name, *(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in shown.items())]
+    )
     shape = Shape(ranks=chosen["stages"], micro_batches=chosen["micro_batches"])
     point = PipelinePoint(name=name, shape=shape, parameters=parameters, times=times, label=label, path=path)
     parts = 3 * shape.ranks * shape.micro_batches * parameters.get("chunks", 1)

@@ -184,7 +184,7 @@ class Scenario:
                 problems.append(point.problem(error))
         for pipeline in self.pipelines if self.has_graph else ():
             try:
-                check_job(graph, pipeline.schedule(), pipeline.plan)
+                check_job(graph, pipeline.schedule().stages, pipeline.plan)
             except ParameterError as error:
                 problems.append(problem_of(error, pipeline))
         if problems:

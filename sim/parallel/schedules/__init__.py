@@ -14,14 +14,16 @@ from functools import cache
 
 from sim.base.registry import Registry
 from sim.parallel.pipeline import PipelineSchedule
+from sim.parallel.times import Works, even_work
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The numbers of ranks and of micro-batches."""
+    """The numbers of ranks and of micro-batches, and the work of stages, for schedules that look at it."""
 
     ranks: int
     micro_batches: int
+    work: Works = even_work
 
 
 pipeline_schedules: Registry[PipelineSchedule] = Registry("pipeline schedule")

@@ -16,7 +16,7 @@ def one_forward_one_backward(shape: Shape) -> PipelineSchedule:
     arXiv:1806.03377; with a flush after each step: Narayanan et al. 2021, arXiv:2104.04473).
     """
     p, m = shape.ranks, shape.micro_batches
-    orders = [_in_turn(rank, m, ahead=p - 1 - rank, behind=None) for rank in range(p)]
+    orders = [in_turn(rank, m, ahead=p - 1 - rank, behind=None) for rank in range(p)]
     return scheduled(orders, stages=p, micro_batches=m)
 
 
@@ -28,7 +28,7 @@ def zb_h1(shape: Shape) -> PipelineSchedule:
     micro-batches of 1F1B's first (Qi et al. 2023, arXiv:2401.10241, figure 2 and table 1).
     """
     p, m = shape.ranks, shape.micro_batches
-    orders = [_in_turn(rank, m, ahead=p - 1 - rank, behind=rank) for rank in range(p)]
+    orders = [in_turn(rank, m, ahead=p - 1 - rank, behind=rank) for rank in range(p)]
     return scheduled(orders, stages=p, micro_batches=m)
 
 
@@ -40,11 +40,11 @@ def zb_h2(shape: Shape) -> PipelineSchedule:
     table 1). Ranks do not start and end together: a step overlaps the next one, and there is no barrier between.
     """
     p, m = shape.ranks, shape.micro_batches
-    orders = [_in_turn(rank, m, ahead=2 * (p - 1 - rank), behind=2 * rank) for rank in range(p)]
+    orders = [in_turn(rank, m, ahead=2 * (p - 1 - rank), behind=2 * rank) for rank in range(p)]
     return scheduled(orders, stages=p, micro_batches=m)
 
 
-def _in_turn(rank: int, micro_batches: int, *, ahead: int, behind: int | None) -> Iterator[Pass]:
+def in_turn(rank: int, micro_batches: int, *, ahead: int, behind: int | None) -> Iterator[Pass]:
     """Yield `ahead` forward passes, then one forward pass and one VJP in turn, then what is left.
 
     VJPs are split unless `behind` is None, their weights' parts so many micro-batches behind.
