@@ -12,7 +12,7 @@ from sim.graphs.node import Node
 CONTRACTIONS = frozenset(
     {
         "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "matmul",
-        "attention_scores", "attention_context", "flash_attention",
+        "attention_scores", "attention_context", "expert_linear", "flash_attention",
     }
 )  # fmt: skip
 """Ops whose flops frameworks count; PyTorch's FlopCounterMode leaves out all others."""
@@ -48,6 +48,6 @@ def contraction_flops(graph: Graph) -> int:
 def _products(node: Node) -> int:
     if node.op == "flash_attention":
         batch, sequence, hidden = node.output_shape
-        return 4 * batch * sequence**2 * hidden
+        return 4 * batch * sequence * node.attributes["input_shapes"][1][1] * hidden
     bias = math.prod(node.output_shape) if node.attributes.get("bias") else 0
     return node.forward_flops - bias

@@ -52,6 +52,24 @@ def _fused(causal: bool) -> Make:
     return make
 
 
+def _grouped(builder: GraphBuilder, x: Tensor) -> Tensor:
+    """Four heads of queries and two of keys and values, which lie on twice the tokens."""
+    keys = builder.add(op.concat("more", x, builder.add(op.tanh("other", x))))
+    k = builder.add(op.linear("k", keys, features=2))
+    v = builder.add(op.linear("v", keys, features=2))
+    scores = builder.add(op.attention_scores("scores", x, k, heads=4, kv_heads=2))
+    y = builder.add(op.attention_context("context", builder.add(op.softmax("weights", scores)), v, kv_heads=2))
+    return builder.add(op.flash_attention("op", y, k, v, heads=4, kv_heads=2))
+
+
+def _mixture(builder: GraphBuilder, x: Tensor) -> Tensor:
+    """Three experts, two a token, and places for three quarters of the choices."""
+    gates = builder.add(op.softmax("gates", builder.add(op.linear("router", x, features=3))))
+    y = builder.add(op.expert_dispatch("dispatch", x, gates, top_k=2, capacity=0.75))
+    y = builder.add(op.tanh("inner", builder.add(op.expert_linear("expert", y, features=3))))
+    return builder.add(op.expert_combine("op", y, gates, top_k=2))
+
+
 CASES: dict[str, tuple[tuple[int, ...], Make]] = {
     "relu": (VECTOR, one(op.relu)),
     "tanh": (VECTOR, one(op.tanh)),
@@ -79,6 +97,9 @@ CASES: dict[str, tuple[tuple[int, ...], Make]] = {
     "attention_context": (SEQUENCE, _weighed),
     "flash_attention": (SEQUENCE, _fused(False)),
     "flash_attention causal": (SEQUENCE, _fused(True)),
+    "attention of groups of heads": (SEQUENCE, _grouped),
+    "rope": (SEQUENCE, one(op.rope, heads=2)),
+    "mixture of experts": (SEQUENCE, _mixture),
     "conv2d": (IMAGE, one(op.conv2d, channels=3, kernel=(3, 2), padding=(1, 0))),
     "conv2d strided, dilated, grouped": (
         (2, 4, 7, 5),
@@ -286,6 +307,15 @@ def test_a_transformer_from_tokens_to_loss(attention: str, norm: str, tied: bool
     graph = transformer(
         layers=1, hidden=4, heads=2, sequence=3, vocab=5, batch=2, attention=attention, norm=norm,
         dropout=0.2, tied=tied, dtype="float64", loss="cross_entropy",
+    )  # fmt: skip
+    assert check_graph(graph, differences=False) >= 19
+
+
+def test_a_mixture_of_experts_with_groups_of_heads_and_rotary_positions() -> None:
+    graph = transformer(
+        layers=1, hidden=8, heads=4, kv_heads=2, sequence=3, vocab=5, batch=2, attention="flash", norm="rms_norm",
+        activation="silu", gated=True, positions="rope", experts=3, mlp_ratio=0.5, bias=False, tied=False,
+        dtype="float64", loss="cross_entropy",
     )  # fmt: skip
     assert check_graph(graph, differences=False) >= 19
 

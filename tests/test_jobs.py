@@ -21,7 +21,8 @@ from sim.base.errors import ParameterError
 from sim.commands.cli import main
 from sim.graphs.graph import Graph
 from sim.graphs.node import GraphInput, Node
-from sim.models.families.transformer import Shards, transformer
+from sim.models.families.transformer import transformer
+from sim.models.shards import Shards
 from sim.parallel.job import JobTrace, Plan, run
 from sim.parallel.memory import message_of
 from sim.parallel.pipeline import Part

@@ -85,6 +85,25 @@ class Seconds:
     vjp: float
 
 
+Group = Literal["tensor", "context", "expert"]
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """What ranks that divide a node move among each other when it is evaluated (`forward`) or differentiated (`vjp`).
+
+    `bytes` are those of the whole tensor, before it is scattered or after it is gathered, of which each rank has an
+    equal share; of an all-to-all those that each rank has. One that is `overlapped` needs nothing of what the node
+    computes meanwhile, and takes time only where it takes longer.
+    """
+
+    kind: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
+    among: Group
+    part: Literal["forward", "vjp"]
+    bytes: int
+    overlapped: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One layer or operation, with everything the simulation needs to know about it.
@@ -104,6 +123,7 @@ class Node:
     `vjp_broadcasts` marks a sum or mean, whose VJP is a view of its own (small) cotangent.
     `tied_to` names an earlier node whose parameters this one uses: its own `param_size` is 0, and its
     share of the gradient, `param_vjp_flops`, is added to that node's.
+    `collectives` are those of ranks that divide the node, of which this is the share of one.
     `attributes` (strides, heads, …) is for execution alone; no cost is read from it.
     """
 
@@ -129,6 +149,7 @@ class Node:
     vjp_broadcasts: bool = False
     tied_to: str | None = None
     seconds: Seconds | None = None
+    collectives: tuple[Collective, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -20,18 +20,21 @@ from sim.ops.attention import attention_context, attention_scores, flash_attenti
 from sim.ops.contractions import embedding, linear, matmul, positions
 from sim.ops.convolutions import conv2d, conv_transpose2d
 from sim.ops.core import GraphBuilder, Tensor, apply, ops, rule_of
+from sim.ops.experts import expert_combine, expert_dispatch, expert_linear
 from sim.ops.losses import Loss, add_loss, cross_entropy, mean_all, mse, sum_all
 from sim.ops.norms import batch_norm, layer_norm, rms_norm
 from sim.ops.pointwise import ACTIVATIONS, add, concat, dropout, gelu, mul, relu, sigmoid, silu, tanh
 from sim.ops.pools import adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d, upsample
+from sim.ops.rotary import rope
 from sim.ops.softmax import softmax
 
 __all__ = [
     "ACTIVATIONS", "GraphBuilder", "Loss", "Tensor", "adaptive_avg_pool2d", "add", "add_loss", "apply",
     "attention_context", "attention_scores", "avg_pool2d", "batch_norm", "concat", "conv2d",
-    "conv_transpose2d", "convolutions", "core", "cross_entropy", "dropout", "embedding", "flash_attention",
+    "conv_transpose2d", "convolutions", "core", "cross_entropy", "dropout", "embedding", "expert_combine",
+    "expert_dispatch", "expert_linear", "experts", "flash_attention",
     "gelu", "global_avg_pool", "layer_norm", "linear", "matmul", "max_pool2d", "mean_all", "mse", "mul",
-    "norms", "ops", "pointwise", "pools", "positions", "relu", "rms_norm", "rule", "rule_of", "sigmoid",
+    "norms", "ops", "pointwise", "pools", "positions", "relu", "rms_norm", "rope", "rule", "rule_of", "sigmoid",
     "silu", "softmax", "sum_all", "tanh", "upsample",
 ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from sim.base.units import Bytes
 from sim.graphs.graph import Graph
 from sim.graphs.node import Optimizer, Wrt
 from sim.models.factory import Factory
-from sim.models.families.transformer import Shards
+from sim.models.shards import Shards
 from sim.parallel.job import Plan
 from sim.parallel.job import check as check_job
 from sim.scenario import axes, shipped

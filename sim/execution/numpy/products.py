@@ -40,7 +40,8 @@ _MULTIPLY_ADDS: Mapping[str, Callable[[Node, Shapes, Shapes], int]] = {
     **{f"conv_transpose{d}d": _transposed_convolution for d in (1, 2, 3)},
     "matmul": lambda node, x, _: math.prod(x[0]) * node.output_shape[-1],
     "attention_scores": lambda node, x, _: math.prod(node.output_shape) * (x[0][-1] // _per_head(node)),
-    "attention_context": lambda node, x, _: math.prod(x[0]) * (x[1][-1] // _per_head(node)),
+    "attention_context": lambda node, x, _: math.prod(x[0]) * (node.output_shape[-1] // _per_head(node)),
+    "expert_linear": lambda node, x, p: math.prod(x[0]) * p[0][1],
 }
 
 
