@@ -40,10 +40,23 @@ def any_times(draw: st.DrawFn, ranks: int) -> Times:
     return Times(forward=parts[0], input_vjp=parts[1], weight_vjp=parts[2], send=float(draw(st.integers(0, 12))))
 
 
+def reads(schedule: PipelineSchedule, of: Pass) -> list[Pass]:
+    """The passes whose results a pass reads, of those that a schedule has."""
+    part, stage, j = of
+    forward, after = Pass(Part.FORWARD, stage, j), [Pass(back, stage + 1, j) for back in (Part.VJP, Part.INPUT_VJP)]
+    wanted = {
+        Part.FORWARD: [Pass(Part.FORWARD, stage - 1, j)],
+        Part.WEIGHT_VJP: [Pass(Part.INPUT_VJP, stage, j)],
+    }.get(part, [forward, *after])
+    there = {p for order in schedule.orders for p in order}
+    return [p for p in wanted if p in there]
+
+
 def longest_paths(schedule: PipelineSchedule, times: Times) -> dict[Pass, float]:
     """When each pass ends: the longest path to it through ranks and links, relaxed until nothing changes."""
     ranks = len(schedule.orders)
     rank_of = {p: rank for rank, order in enumerate(schedule.orders) for p in order}
+    inputs = {p: reads(schedule, p) for p in rank_of}
     stages = [rank_of[Pass(Part.FORWARD, stage, 0)] for stage in range(schedule.stages)]
 
     def seconds(p: Pass) -> float:
@@ -63,11 +76,11 @@ def longest_paths(schedule: PipelineSchedule, times: Times) -> dict[Pass, float]
             free = 0.0
             for block in of_rank:
                 rank = rank_of[block[0]]
-                there = [arrival.get((i, rank), 0.0) for p in block for i in schedule.inputs(p)]
+                there = [arrival.get((i, rank), 0.0) for p in block for i in inputs[p]]
                 begin[block] = max([free, *there])
                 free = begin[block] + sum(map(seconds, block))
                 for p in block:
-                    for target in sorted({rank_of[q] for q in rank_of if p in schedule.inputs(q)} - {rank}):
+                    for target in sorted({rank_of[q] for q in rank_of if p in inputs[q]} - {rank}):
                         arrival[p, target] = max(free, last.get(target, 0.0)) + times.send
                         last[target] = arrival[p, target]
         if before == begin:

@@ -24,7 +24,6 @@ from sim.graphs.node import GraphInput, Node
 from sim.models.families.transformer import transformer
 from sim.models.shards import Shards
 from sim.parallel.job import JobTrace, Plan, run
-from sim.parallel.memory import message_of
 from sim.parallel.pipeline import Part
 from sim.parallel.sharding import Link, Precision, Replicas, resident_bytes
 from sim.parallel.stages import cut, seconds_of, stages_of
@@ -263,7 +262,7 @@ def test_a_message_holds_bytes_until_it_ends() -> None:
     slow = Link(bytes_per_s=1e6, latency_s=0.0)
     job = run(graph, made("gpipe", 2, 1), Plan(link=slow), device=DEVICE)
     (forward, back) = sorted(job.pipeline.sends, key=lambda send: send.start)
-    size = message_of(job.stages, Part.FORWARD, 0).bytes
+    size = job.stages[0].forward.bytes
     assert size == 4 * 64 * 4
     assert forward.end - forward.start == pytest.approx(size / 1e6)
     for rank, send in ((1, forward), (0, back)):

@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pipelines import SCHEDULES, any_pipelines, any_times, even, longest_paths, made
+from pipelines import SCHEDULES, any_pipelines, any_times, even, longest_paths, made, reads
 
 from sim.base.errors import ParameterError
 from sim.parallel import simulate as simulation
@@ -152,9 +152,10 @@ def test_a_link_carries_one_result_at_a_time_to_who_reads_it(data: st.DataObject
         assert send.end == send.start + times.send
         free[link] = send.end
     arrivals = {(s.of, s.target): s.end for s in trace.sends}
-    for reader, rank in schedule.rank_of.items():
-        for source in schedule.inputs(reader):
-            if schedule.rank_of[source] != rank:
+    rank_of = {p: rank for rank, order in enumerate(schedule.orders) for p in order}
+    for reader, rank in rank_of.items():
+        for source in reads(schedule, reader):
+            if rank_of[source] != rank:
                 assert arrivals[source, rank] <= starts[reader]
 
 

@@ -95,3 +95,8 @@ def test_a_search_comes_out_the_same_again() -> None:
 def test_less_than_the_memory_of_1f1b_is_refused() -> None:
     with pytest.raises(ParameterError, match="at least 1"):
         made("zero_bubble", 2, 2, memory=0.5)
+
+
+def test_what_would_take_minutes_to_search_is_refused() -> None:
+    with pytest.raises(ParameterError, match="makes 1200000 passes, expected at most 1000000"):
+        made("zero_bubble", 4, 100_000)

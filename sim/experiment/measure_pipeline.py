@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+
+import numpy as np
 
 from sim.base.units import format_bytes
 from sim.experiment.point import Flops, PeakAt, Point, Rank
 from sim.graphs.graph import Graph
 from sim.parallel.job import JobTrace, run
-from sim.parallel.pipeline import PipelineSchedule
+from sim.parallel.pipeline import PARTS, PipelineSchedule
 from sim.parallel.simulate import PipelineTrace, simulate
 from sim.scenario.parallel import PipelinePoint
 from sim.simulation.device import Device
@@ -66,7 +67,8 @@ def run_pipeline(
 
 def _point(request: PipelinePoint, trace: PipelineTrace, seconds: float, ranks: tuple[Rank, ...]) -> Point:
     schedule = trace.schedule
-    passes = Counter(str(p.part) for order in schedule.orders for p in order)
+    parts, first, counts = np.unique(schedule.part, return_index=True, return_counts=True)
+    passes = {str(PARTS[parts[k]]): int(counts[k]) for k in np.argsort(first)}
     nothing = Flops(primal=0, recompute=0, tangent=0, adjoint=0, jacobian=0, product=0, total=0)
     shape = {"stages": request.shape.ranks, "micro_batches": request.shape.micro_batches}
     busiest = max(r["busy_seconds"] for r in ranks)
@@ -83,16 +85,17 @@ def _point(request: PipelinePoint, trace: PipelineTrace, seconds: float, ranks: 
         working_bytes=0,
         resident_bytes=0,
         peak_breakdown={},
-        actions=dict(passes) | {"send": len(trace.sends)},
+        actions=passes | {"send": len(schedule.sends.of)},
     )
 
 
 def _at(job: JobTrace, rank: int) -> PeakAt:
     """The pass during which a rank first holds most."""
-    memory, passes = job.memory[rank], job.pipeline.ranks[rank]
-    moment = float(memory.times[memory.peak_at])
-    number = max((k for k, p in enumerate(passes) if p.start <= moment), default=0)
-    at = passes[number].at
+    memory, schedule = job.memory[rank], job.pipeline.schedule
+    own = schedule.of_rank(rank)
+    begun = np.searchsorted(job.pipeline.run.starts[own], memory.times[memory.peak_at], side="right")
+    number = max(0, int(begun) - 1)
+    at = schedule.at(own.start + number)
     place = f"stage {at.stage} on rank {rank}, micro-batch {at.micro_batch}"
     return PeakAt(action=number, kind=str(at.part), node=place)
 
@@ -101,20 +104,20 @@ def _fullest(schedule: PipelineSchedule) -> PeakAt:
     """The pass with which the rank that holds most first holds as much."""
     peaks = schedule.in_flight()
     rank = peaks.index(max(peaks))
-    number = list(schedule.held(rank)).index(peaks[rank])
-    at = schedule.orders[rank][number]
+    number = int(np.argmax(schedule.held(rank)))
+    at = schedule.at(schedule.of_rank(rank).start + number)
     place = f"stage {at.stage} on rank {rank}, micro-batch {at.micro_batch}"
     return PeakAt(action=number, kind=str(at.part), node=place)
 
 
 def _ranks(trace: PipelineTrace, job: JobTrace | None) -> tuple[Rank, ...]:
     """Ranks that do the same as one entry, in the order of the first of each; replicas count too."""
-    share = trace.schedule.stages / len(trace.ranks)
+    share = trace.schedule.stages / trace.schedule.ranks
     seconds = trace.seconds if job is None else job.seconds
     copies = 1 if job is None else job.copies
     groups: dict[str, Rank] = {}
     for number, held in enumerate(trace.schedule.in_flight()):
-        busy, sent = trace.busy_seconds(number), trace.communication_seconds(number)
+        busy, sent = trace.busy_seconds(number), trace.communication_seconds[number]
         rank = Rank(
             ranks=[],
             count=0,

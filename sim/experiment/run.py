@@ -101,10 +101,11 @@ def results_so_far(measurements: Measurements) -> Results:
 def traces(measurements: Measurements) -> dict[str, Any] | None:
     """A trace for Perfetto with one process for each of a few points of the front; `None` without times.
 
-    Schedules too long to look at are left out.
+    Schedules and pipelines too long to look at are left out.
     """
     if measurements.pipelines:
-        return pipelines_to_chrome([p.label for p in measurements.points], measurements.pipelines)
+        pipelines = pipelines_to_chrome([p.label for p in measurements.points], measurements.pipelines)
+        return pipelines if pipelines["traceEvents"] else None
     points = measurements.points
     timed = [i for i, p in enumerate(points) if p.seconds is not None]
     events: list[dict[str, Any]] = []

@@ -8,15 +8,15 @@ from typing import Any
 from sim.parallel.simulate import PipelineTrace
 
 MOST_EVENTS = 200_000
-"""Events of a trace; pipelines after those that reach it are left out."""
+"""Events of a trace; pipelines with which it would have more are left out."""
 
 
 def to_chrome(labels: Sequence[str], traces: Sequence[PipelineTrace]) -> dict[str, Any]:
     """The trace in the Trace Event Format: a process a pipeline, a thread a rank and a thread a link."""
     events: list[dict[str, Any]] = []
     for process, (label, trace) in enumerate(zip(labels, traces, strict=True), start=1):
-        if process > 1 and len(events) + len(trace.schedule.rank_of) + len(trace.sends) > MOST_EVENTS:
-            break
+        if len(events) + len(trace.schedule) + len(trace.schedule.sends.of) > MOST_EVENTS:
+            continue
         events += _events(process, label, trace)
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 

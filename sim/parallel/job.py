@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sim.base.errors import ParameterError
 from sim.graphs.graph import Graph
-from sim.parallel.memory import RankMemory, memory_of
+from sim.parallel.memory import RankMemory, StageRows, memory_of
 from sim.parallel.pipeline import Part, PipelineSchedule
 from sim.parallel.sharding import Link, Precision, Replicas, collective_seconds, resident_bytes
 from sim.parallel.simulate import PipelineTrace, simulate
@@ -71,7 +71,7 @@ class JobTrace:
 
 def run(
     graph: Graph,
-    schedule: Callable[[Works], PipelineSchedule],
+    schedule: PipelineSchedule | Callable[[Works], PipelineSchedule],
     plan: Plan,
     *,
     device: Device | None = None,
@@ -79,7 +79,7 @@ def run(
 ) -> JobTrace:
     """Cut the graph, of one micro-batch, into the stages of a schedule, and simulate a step of them.
 
-    The schedule is made for the work of its stages. Given `times` override those of the device's roofline.
+    A schedule may be made for the work of its stages. Given `times` override those of the device's roofline.
 
     Raises
     ------
@@ -105,10 +105,11 @@ def run(
         kept, left = zip(*map(_kept, cut_into(len(homes))), strict=True)
         return Work(clock(homes), kept, left)
 
-    made = schedule(work)
+    made = schedule if isinstance(schedule, PipelineSchedule) else schedule(work)
     stages = cut_into(made.stages)
     trace = simulate(made, clock(made.homes))
-    held = [[stages[k] for k in sorted({p.stage for p in order})] for order in made.orders]
+    held = [[stages[k] for k in np.unique(made.stage[made.of_rank(rank)])] for rank in range(made.ranks)]
+    rows = StageRows(stages)
     link, m = plan.link, made.micro_batches
     return JobTrace(
         pipeline=trace,
@@ -116,7 +117,7 @@ def run(
         copies=plan.replicas.count * plan.tensor,
         tensor=plan.tensor,
         resident=tuple(resident_bytes(graph, own, plan.replicas, plan.precision) for own in held),
-        memory=tuple(memory_of(trace, stages, rank) for rank in range(len(held))),
+        memory=tuple(memory_of(trace, rows, rank) for rank in range(len(held))),
         collective_seconds=tuple(
             collective_seconds(graph, own, plan.replicas, plan.precision, link, m) if link else 0.0 for own in held
         ),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.base.compiled import compiled
 from sim.graphs.node import Ints
-from sim.parallel.pipeline import Part
+from sim.parallel.pipeline import FORWARD, PARTS
 from sim.parallel.simulate import PipelineTrace
-from sim.parallel.stages import COMMUNICATION, GRADIENTS, HELD, Message, Stage
+from sim.parallel.stages import COMMUNICATION, GRADIENTS, HELD, Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,67 +34,124 @@ class RankMemory:
         return dict(zip(HELD, self.levels[self.peak_at].tolist(), strict=True))
 
 
-def memory_of(trace: PipelineTrace, stages: Sequence[Stage], rank: int) -> RankMemory:
-    """The memory of a rank of a simulated pipeline whose stages are these.
+class StageRows:
+    """The rows of all parts of stages one after the other, as the compiled loop reads them.
+
+    Rows of stage s and part q are ptr[q, s] … ptr[q, s] + count[q, s] - 1; they end at these `shares` of their pass.
+    `messages` has the bytes of a stage's result on the way there and back, and 1 where the sender holds it anyway.
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        profiles = [[stage.profiles[part] for stage in stages] for part in PARTS]
+        flat = [profile for of_part in profiles for profile in of_part]
+        self.count = np.array([[len(profile.seconds) for profile in of_part] for of_part in profiles])
+        self.ptr = (np.cumsum(self.count) - self.count.ravel()).reshape(self.count.shape)
+        self.taken = np.concatenate([profile.taken for profile in flat])
+        self.freed = np.concatenate([profile.freed for profile in flat])
+        self.shares = np.concatenate([_shares(profile.seconds) for profile in flat])
+        lasting = [
+            (first + row, owner, size)
+            for first, profile in zip(self.ptr.ravel().tolist(), flat, strict=True)
+            for row, owner, size in profile.gradients
+        ]
+        self.gradients = np.array(lasting, dtype=np.int64).reshape(-1, 3)
+        self.gradient_ptr = np.searchsorted(self.gradients[:, 0], np.arange(len(self.taken) + 1))
+        self.messages = np.array([(s.forward.bytes, s.back.bytes, s.forward.kept, s.back.kept) for s in stages])
+
+
+def _shares(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The shares of a pass at which its rows end."""
+    whole, count = seconds.sum(), len(seconds)
+    return np.cumsum(seconds) / whole if whole else np.arange(1, count + 1) / max(count, 1)
+
+
+def memory_of(trace: PipelineTrace, rows: StageRows, rank: int) -> RankMemory:
+    """The memory of a rank of a simulated pipeline whose stages have these rows.
 
     Rows of a pass take shares of its time as of its profile's seconds. Parameter gradients stay from the
     first VJP on. A message takes memory on the receiver from its start on, until the pass that reads it has
     it, and on the sender until its end, unless that holds it anyway.
     """
-    times: list[NDArray[np.float64]] = []
-    changes: list[Ints] = []
-    begun: set[int] = set()
-    for timed in trace.ranks[rank]:
-        part, stage, _ = timed.at
-        profile = stages[stage].profiles[part]
-        count = len(profile.seconds)
-        if not count:
-            continue
-        whole = profile.seconds.sum()
-        share = np.cumsum(profile.seconds) / whole if whole else np.arange(1, count + 1) / count
-        edges = np.minimum(timed.start + np.concatenate([[0.0], share]) * (timed.end - timed.start), timed.end)
-        change = np.zeros((2 * count, len(HELD)), dtype=np.int64)
-        change[0::2], change[1::2] = profile.taken, -profile.freed
-        for row, owner, size in profile.gradients:
-            if owner not in begun:
-                begun.add(owner)
-                change[2 * row, GRADIENTS] += size
-        times.append(np.stack([edges[:-1], edges[1:]], axis=1).ravel())
-        changes.append(change)
-    own = sum(map(len, times))
-    order = np.arange(own)
-    early, late = _messages(trace, stages, rank)
-    # what ends with a moment is freed before what begins with it
-    all_times = np.concatenate([*times, [t for t, _ in early], [t for t, _ in late]])
-    rank_order = np.concatenate([order, np.full(len(early), -1), np.full(len(late), own)])
-    message = np.zeros((len(early) + len(late), len(HELD)), dtype=np.int64)
-    message[:, COMMUNICATION] = [size for _, size in early + late]
-    sequence = np.lexsort((rank_order, all_times))
-    levels = np.cumsum(np.concatenate([*changes, message])[sequence], axis=0)
-    return RankMemory(all_times[sequence], levels, int(np.argmax(levels.sum(axis=1))))
+    schedule, run = trace.schedule, trace.run
+    own = schedule.of_rank(rank)
+    part, stage = schedule.part[own], schedule.stage[own]
+    moments, changes = _messages(trace, rows, rank)
+    count = 2 * int(rows.count[part, stage].sum()) + len(moments)
+    times, levels = np.zeros(count), np.zeros((count, len(HELD)), dtype=np.int64)
+    begun = np.zeros(int(rows.gradients[:, 1].max(initial=-1)) + 1, dtype=np.bool_)
+    peak_at = _lay_out(
+        rows.ptr[part, stage], rows.count[part, stage], run.starts[own], run.ends[own], rows.shares, rows.taken,
+        rows.freed, rows.gradient_ptr, rows.gradients, moments, changes, begun, times, levels,
+    )  # fmt: skip
+    return RankMemory(times, levels, int(peak_at))
 
 
-def _messages(
-    trace: PipelineTrace, stages: Sequence[Stage], rank: int
-) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
-    """(time, bytes) of what messages free, and of what they take, on a rank."""
-    starts = {t.at: t.start for t in trace.ranks[rank]}
-    readers = {source: starts[p] for p in starts for source in trace.schedule.inputs(p)}
-    freed, taken = [], []
-    for send in trace.sends:
-        message = message_of(stages, send.of.part, send.of.stage)
-        if send.target == rank:
-            begin, end = send.start, readers[send.of]
-        elif send.source == rank and not message.kept:
-            begin, end = send.ready, send.end
-        else:
-            continue
-        if end > begin:
-            taken.append((begin, message.bytes))
-            freed.append((end, -message.bytes))
-    return freed, taken
+def _messages(trace: PipelineTrace, rows: StageRows, rank: int) -> tuple[NDArray[np.float64], Ints]:
+    """When messages take and free memory on a rank, and how much, in order; what ends with a moment comes first."""
+    schedule, sends = trace.schedule, trace.schedule.sends
+    way = (schedule.part[sends.of] != FORWARD).astype(np.int64)
+    message = rows.messages[schedule.stage[sends.of]]
+    every = np.arange(len(way))
+    size, kept = message[every, way], message[every, 2 + way]
+    to, out = sends.target == rank, (sends.source == rank) & (kept == 0)
+    begin = np.concatenate([trace.run.send_starts[to], trace.ready[out]])
+    end = np.concatenate([trace.run.starts[sends.reader[to]], trace.arrivals[out]])
+    size = np.concatenate([size[to], size[out]])
+    there = end > begin
+    moments = np.concatenate([end[there], begin[there]])
+    changes = np.concatenate([-size[there], size[there]])
+    order = np.lexsort((changes > 0, moments))
+    return moments[order], changes[order]
 
 
-def message_of(stages: Sequence[Stage], part: Part, stage: int) -> Message:
-    """The message of a stage at the end of a part."""
-    return stages[stage].forward if part is Part.FORWARD else stages[stage].back
+@compiled
+def _lay_out(
+    first: Any, count: Any, starts: Any, ends: Any, shares: Any, taken: Any, freed: Any, gradient_ptr: Any,
+    gradients: Any, moments: Any, changes: Any, begun: Any, times: Any, levels: Any,
+) -> Any:  # fmt: skip
+    """Write the moments of changes and the levels after them; return the place of the highest.
+
+    At one moment messages that end come first, then rows, then messages that begin.
+    """
+    at, message, best, total, highest = 0, 0, 0, 0, 0
+    for k in range(len(first) + 1):
+        last = k == len(first)
+        for change in range(1 if last else 2 * count[k]):  # a row takes at its start, and frees at its end
+            row = 0 if last else first[k] + change // 2
+            time = np.inf if last else starts[k]
+            if change:
+                time = min(starts[k] + shares[row - 1 + change % 2] * (ends[k] - starts[k]), ends[k])
+            while message < len(moments) and (
+                moments[message] < time or (moments[message] == time and changes[message] < 0)
+            ):
+                _begin(times, levels, at, moments[message])
+                levels[at, COMMUNICATION] += changes[message]
+                total += changes[message]
+                if total > highest:
+                    best, highest = at, total
+                message += 1
+                at += 1
+            if last:
+                break
+            _begin(times, levels, at, time)
+            for kind in range(levels.shape[1]):
+                size = -freed[row, kind] if change % 2 else taken[row, kind]
+                levels[at, kind] += size
+                total += size
+            for g in range(gradient_ptr[row], gradient_ptr[row + 1]):
+                if not begun[gradients[g, 1]]:
+                    begun[gradients[g, 1]] = True
+                    levels[at, GRADIENTS] += gradients[g, 2]
+                    total += gradients[g, 2]
+            if total > highest:
+                best, highest = at, total
+            at += 1
+    return best
+
+
+@compiled
+def _begin(times: Any, levels: Any, at: Any, time: Any) -> None:
+    """Begin a change with the levels after the one before."""
+    times[at] = time
+    for kind in range(levels.shape[1] if at else 0):
+        levels[at, kind] = levels[at - 1, kind]

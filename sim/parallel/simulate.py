@@ -1,18 +1,23 @@
-"""The event simulation of a pipeline: a compute stream for each rank, a stream for each link, one simpy environment."""
+"""The event simulation of a pipeline: a compute stream for each rank, and a stream for each link between two.
+
+Every stream has one source of work whose order is fixed, so that what happens when is the longest path to it:
+`paths` follows it, in place of an event queue.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
-import simpy
+import numpy as np
+from numpy.typing import NDArray
 
-from sim.parallel.pipeline import Pass, PipelineSchedule
-from sim.parallel.times import Clock
-
-Process = Generator[simpy.Event, Any, None]
+from sim.parallel.pipeline import FORWARD, PARTS, Pass, PipelineSchedule, Run
+from sim.parallel.times import Clock, Transfer
 
 
 class Timed(NamedTuple):
@@ -36,31 +41,69 @@ class Send(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PipelineTrace:
-    """A pipeline schedule on the clock: the passes of each rank, and the sends in the order of their ends.
+    """A pipeline schedule on the clock: when its passes, and its sends without their latency, start and end.
 
     A rank's step is from the start of its first pass to the end of its last. `seconds` is the longest of
     these, since ranks begin the next step without a barrier; `finish` is when all are done.
     """
 
     schedule: PipelineSchedule
-    ranks: tuple[tuple[Timed, ...], ...]
-    sends: tuple[Send, ...]
+    run: Run
+    latency: NDArray[np.float64]
 
     @property
     def seconds(self) -> float:
-        return max(passes[-1].end - passes[0].start for passes in self.ranks)
+        first, last = self.schedule.ptr[:-1], self.schedule.ptr[1:] - 1
+        return float((self.run.ends[last] - self.run.starts[first]).max())
 
     @property
     def finish(self) -> float:
-        return max(passes[-1].end for passes in self.ranks)
+        return float(self.run.ends.max())
+
+    @cached_property
+    def ready(self) -> NDArray[np.float64]:
+        """When each send could have left: at the end of its pass, and of what overlaps with that."""
+        ends, joined = self.run.ends.copy(), self.schedule.overlapped
+        for k in np.flatnonzero(joined)[::-1].tolist():
+            ends[k] = ends[k + 1]
+        return ends[self.schedule.sends.of]
+
+    @property
+    def arrivals(self) -> NDArray[np.float64]:
+        """When each send is there."""
+        return self.run.send_ends + self.latency
+
+    @cached_property
+    def ranks(self) -> tuple[tuple[Timed, ...], ...]:
+        """The passes of each rank."""
+        starts, ends = self.run.starts.tolist(), self.run.ends.tolist()
+        firsts = self.schedule.ptr.tolist()
+        return tuple(
+            tuple(Timed(at, starts[k], ends[k]) for k, at in enumerate(order, start=first))
+            for first, order in zip(firsts, self.schedule.orders, strict=False)
+        )
+
+    @cached_property
+    def sends(self) -> tuple[Send, ...]:
+        """The sends in the order of their ends."""
+        passes = [p for order in self.schedule.orders for p in order]
+        s = self.schedule.sends
+        columns = (s.of, s.source, s.target, self.ready, self.run.send_starts, self.arrivals)
+        rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        return tuple(Send(passes[rows[k][0]], *rows[k][1:]) for k in np.argsort(self.run.send_ends, kind="stable"))
 
     def busy_seconds(self, rank: int) -> float:
         """Seconds that a rank computes."""
-        return math.fsum(end - start for _, start, end in self.ranks[rank])
+        own = self.schedule.of_rank(rank)
+        return math.fsum((self.run.ends[own] - self.run.starts[own]).tolist())
 
-    def communication_seconds(self, rank: int) -> float:
-        """Seconds that the links by which a rank sends are busy."""
-        return math.fsum(s.end - s.start for s in self.sends if s.source == rank)
+    @cached_property
+    def communication_seconds(self) -> list[float]:
+        """Seconds that the links by which each rank sends are busy."""
+        s = self.schedule.sends  # in the order of their sources
+        took = (self.arrivals - self.run.send_starts).tolist()
+        edges = np.searchsorted(s.source, np.arange(self.schedule.ranks + 1)).tolist()
+        return [math.fsum(took[a:b]) for a, b in pairwise(edges)]
 
     @property
     def bubble(self) -> float:
@@ -69,8 +112,8 @@ class PipelineTrace:
         It is (seconds - m·(F + B + W)) / seconds for equal stages: what Qi et al. (2023, arXiv:2401.10241,
         section 5.3) call the bubble rate.
         """
-        busiest = max(map(self.busy_seconds, range(len(self.ranks))))
-        return max(0.0, self.seconds - busiest) / self.seconds if self.seconds else 0.0
+        seconds, busiest = self.seconds, max(map(self.busy_seconds, range(self.schedule.ranks)))
+        return max(0.0, seconds - busiest) / seconds if seconds else 0.0
 
 
 def simulate(schedule: PipelineSchedule, clock: Clock) -> PipelineTrace:
@@ -79,70 +122,14 @@ def simulate(schedule: PipelineSchedule, clock: Clock) -> PipelineTrace:
     A rank takes its passes in order, each as soon as its inputs are there. Results that another rank reads
     leave on the link between the two, one after the other in the order in which they are made.
     """
-    return _Pipeline(schedule, clock).run()
+    table = np.array([clock.parts[part] for part in PARTS])
+    of = schedule.sends.of
+    stage, forward = schedule.stage[of], schedule.part[of] == FORWARD
+    ahead, back = _columns(clock.forward), _columns(clock.back)
+    transfers = np.where(forward[:, None], ahead[stage], back[stage])
+    seconds, latency = np.ascontiguousarray(transfers.T)
+    return PipelineTrace(schedule, schedule.run(table[schedule.part, schedule.stage], seconds, latency), latency)
 
 
-class _Pipeline:
-    """The processes of one simulation and what they have done."""
-
-    def __init__(self, schedule: PipelineSchedule, clock: Clock) -> None:
-        self.environment = simpy.Environment()
-        self.schedule = schedule
-        rank_of = schedule.rank_of
-        self.clock = clock
-        self.arrived: dict[tuple[Pass, int], simpy.Event] = {}
-        self.targets: dict[Pass, list[int]] = {}
-        self.links: dict[tuple[int, int], simpy.Store] = {}
-        for reader, rank in rank_of.items():
-            for source in schedule.inputs(reader):
-                if rank_of[source] != rank:
-                    self.targets.setdefault(source, []).append(rank)
-                    self.arrived[source, rank] = self.environment.event()
-                    self.links.setdefault((rank_of[source], rank), simpy.Store(self.environment))
-        self.timed: list[list[Timed]] = [[] for _ in schedule.orders]
-        self.sends: list[Send] = []
-
-    def run(self) -> PipelineTrace:
-        """Let every rank do its passes and every link its sends."""
-        for rank in range(len(self.timed)):
-            self.environment.process(self._rank(rank))
-        for source, target in self.links:
-            self.environment.process(self._link(source, target))
-        self.environment.run()
-        done = sum(map(len, self.timed))
-        assert done == len(self.schedule.rank_of), "a schedule that passed its checks runs to its end"
-        return PipelineTrace(self.schedule, tuple(map(tuple, self.timed)), tuple(self.sends))
-
-    def _rank(self, rank: int) -> Process:
-        environment, timed = self.environment, self.timed[rank]
-        for block in self.schedule.blocks[rank]:
-            for p in block:
-                for source in self.schedule.inputs(p):
-                    arrival = self.arrived.get((source, rank))
-                    if arrival is not None and not arrival.processed:
-                        yield arrival
-            start = environment.now
-            for p in block:
-                yield environment.timeout(self.clock.parts[p.part][p.stage])
-                timed.append(Timed(p, start, environment.now))
-                start = environment.now
-            for p in block:
-                for target in self.targets.get(p, ()):
-                    self.links[rank, target].put((p, environment.now))
-
-    def _link(self, source: int, target: int) -> Process:
-        while True:
-            p, ready = yield self.links[source, target].get()
-            start = self.environment.now
-            transfer = self.clock.send(p)
-            yield self.environment.timeout(transfer.seconds)
-            end = self.environment.now + transfer.latency
-            self.sends.append(Send(p, source, target, ready, start, end))
-            if transfer.latency:
-                self.environment.process(self._late(self.arrived[p, target], transfer.latency))
-            else:
-                self.arrived[p, target].succeed()
-
-    def _late(self, arrival: simpy.Event, latency: float) -> Process:
-        yield self.environment.timeout(latency)
-        arrival.succeed()
+def _columns(transfers: Sequence[Transfer]) -> NDArray[np.float64]:
+    return np.array(transfers, dtype=np.float64).reshape(-1, 2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from sim.base.errors import ParameterError
-from sim.parallel.pipeline import Part, Pass
+from sim.parallel.pipeline import Part
 
 
 class Transfer(NamedTuple):
@@ -24,10 +24,6 @@ class Clock:
     parts: Mapping[Part, Sequence[float]]
     forward: Sequence[Transfer]
     back: Sequence[Transfer]
-
-    def send(self, of: Pass) -> Transfer:
-        """The send of a pass's result."""
-        return (self.forward if of.part is Part.FORWARD else self.back)[of.stage]
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from sim.parallel.stages import Recompute
 from sim.parallel.times import Times, Works, even_work
 from sim.scenario.points import MOST_POINTS, listed
 
-MOST_PASSES = 1_000_000
-"""Parts of one pipeline, which take a minute and 1 GB to simulate."""
+MOST_PASSES = 20_000_000
+"""Parts of one pipeline, which take half a minute and 3 GB to simulate."""
 _EACH = f"{TIME.expected}, or a list with one for each stage"
 _TIME: Mapping[str, Any] = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}
 

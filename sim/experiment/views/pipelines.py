@@ -53,9 +53,9 @@ def pipelines(run: Measurements) -> list[PipelineRun]:
     """The first few pipelines that are short enough to look at."""
     runs: list[PipelineRun] = []
     for point, trace in zip(run.points, run.pipelines, strict=True):
-        if len(trace.schedule.rank_of) > MOST_PASSES or len(runs) == SHOWN:
+        if len(trace.schedule) > MOST_PASSES or len(runs) == SHOWN:
             continue
-        share = trace.schedule.stages / len(trace.ranks)
+        share = trace.schedule.stages / trace.schedule.ranks
         peaks = {rank: r["peak_bytes"] for r in point.ranks for rank in r["ranks"] if "peak_bytes" in r}
         lanes = [
             Lane(

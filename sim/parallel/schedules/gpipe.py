@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sim.parallel.pipeline import Part, Pass, PipelineSchedule, scheduled
+import numpy as np
+
+from sim.parallel.pipeline import FORWARD, VJP, PipelineSchedule, scheduled
 from sim.parallel.schedules import Shape, pipeline_schedules
 
 
@@ -14,6 +16,7 @@ def gpipe(shape: Shape) -> PipelineSchedule:
     GPipe, arXiv:1811.06965). Prefer `1f1b`, whose bubble is the same and which holds p at most.
     """
     p, m = shape.ranks, shape.micro_batches
-    forward = [[Pass(Part.FORWARD, rank, j) for j in range(m)] for rank in range(p)]
-    back = [[Pass(Part.VJP, rank, j) for j in reversed(range(m))] for rank in range(p)]
-    return scheduled([f + b for f, b in zip(forward, back, strict=True)], stages=p, micro_batches=m)
+    part, there = np.repeat([FORWARD, VJP], m), np.arange(m)
+    micro_batch = np.concatenate([there, there[::-1]])
+    rows = [np.stack([part, np.full_like(part, rank), micro_batch], axis=1) for rank in range(p)]
+    return scheduled(rows, stages=p, micro_batches=m)

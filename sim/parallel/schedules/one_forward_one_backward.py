@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import numpy as np
 
-from sim.parallel.pipeline import Part, Pass, PipelineSchedule, scheduled
+from sim.graphs.node import Ints
+from sim.parallel.pipeline import FORWARD, INPUT_VJP, VJP, WEIGHT_VJP, PipelineSchedule, scheduled
 from sim.parallel.schedules import Shape, pipeline_schedules
 
 
@@ -44,15 +45,14 @@ def zb_h2(shape: Shape) -> PipelineSchedule:
     return scheduled(orders, stages=p, micro_batches=m)
 
 
-def in_turn(rank: int, micro_batches: int, *, ahead: int, behind: int | None) -> Iterator[Pass]:
-    """Yield `ahead` forward passes, then one forward pass and one VJP in turn, then what is left.
+def in_turn(rank: int, micro_batches: int, *, ahead: int, behind: int | None) -> Ints:
+    """`ahead` forward passes, then one forward pass and one VJP in turn, then what is left, as rows of a schedule.
 
     VJPs are split unless `behind` is None, their weights' parts so many micro-batches behind.
     """
-    for j in range(-ahead, micro_batches + (behind or 0)):
-        if j + ahead < micro_batches:
-            yield Pass(Part.FORWARD, rank, j + ahead)
-        if 0 <= j < micro_batches:
-            yield Pass(Part.VJP if behind is None else Part.INPUT_VJP, rank, j)
-        if behind is not None and 0 <= j - behind < micro_batches:
-            yield Pass(Part.WEIGHT_VJP, rank, j - behind)
+    turns = np.arange(-ahead, micro_batches + (behind or 0))
+    part = [FORWARD, VJP] if behind is None else [FORWARD, INPUT_VJP, WEIGHT_VJP]
+    micro_batch = turns[:, None] - np.array([-ahead, 0, behind or 0])[: len(part)]
+    rows = np.stack([np.broadcast_to(part, micro_batch.shape), np.full_like(micro_batch, rank), micro_batch], axis=-1)
+    chosen: Ints = rows[(micro_batch >= 0) & (micro_batch < micro_batches)]
+    return chosen

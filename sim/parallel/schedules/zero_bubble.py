@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
-from sim.parallel.pipeline import Part, Pass, PipelineSchedule, scheduled
+from sim.base.errors import ParameterError
+from sim.graphs.node import Ints
+from sim.parallel.pipeline import FORWARD, INPUT_VJP, PARTS, WEIGHT_VJP, PipelineSchedule, scheduled
 from sim.parallel.schedules import Shape, pipeline_schedules
 from sim.parallel.schedules.one_forward_one_backward import in_turn
 from sim.parallel.simulate import simulate
 from sim.parallel.times import Work
 
-PARTS = (Part.FORWARD, Part.INPUT_VJP, Part.WEIGHT_VJP)
-F, B, W = range(3)
+SPLIT = (FORWARD, INPUT_VJP, WEIGHT_VJP)
+F, B, W = range(len(SPLIT))
+"""Places in `SPLIT`."""
+
+
+MOST_PASSES = 1_000_000
+"""Passes whose search takes 15 seconds."""
+
+
+def check(shape: Shape) -> None:
+    """Raise ParameterError if there are too many passes to search orders of."""
+    passes = 3 * shape.ranks * shape.micro_batches
+    if passes > MOST_PASSES:
+        raise ParameterError(f"makes {passes} passes, expected at most {MOST_PASSES} to search orders of")
 
 
 class Choices(NamedTuple):
@@ -30,7 +44,7 @@ class Choices(NamedTuple):
     spare: bool
 
 
-@pipeline_schedules.register("zero_bubble")
+@pipeline_schedules.register("zero_bubble", requires=check)
 def zero_bubble(
     shape: Shape,
     *,
@@ -44,14 +58,20 @@ def zero_bubble(
     tried, and split 1F1B, ZB-H1 and ZB-H2 where they fit; no order found takes less than
     (p - 1)(F + B + 2·send) + m(F + B) + W seconds (Qi et al. 2023, arXiv:2401.10241, section 3.1, where memory 1 is
     ZB-1p and memory 2 ZB-2p).
+
+    Raises
+    ------
+    ParameterError
+        If there are more passes than can be searched.
     """
+    check(shape)
     p, m = shape.ranks, shape.micro_batches
     work = shape.work(range(p))
     pairs = list(zip(work.kept, work.left, strict=True))
     limit = memory * max((p - rank) * kept + max(0.0, left - kept) for rank, (kept, left) in enumerate(pairs))
     left = [left / kept if kept else 1.0 for kept, left in pairs]
     known = [
-        [list(in_turn(rank, m, ahead=k * (p - 1 - rank), behind=rank * behind)) for rank in range(p)]
+        [in_turn(rank, m, ahead=k * (p - 1 - rank), behind=rank * behind) for rank in range(p)]
         for k, behind in ((1, 0), (1, 1), (2, 2))
     ]
     greedy = [_Greedy(work, m, limit, Choices(*c)).orders() for c in itertools.product((False, True), repeat=3)]
@@ -67,10 +87,11 @@ def zero_bubble(
     return best[1]
 
 
-def _most_held(order: Sequence[Pass], kept: float, left: float) -> float:
+def _most_held(order: Ints, kept: float, left: float) -> float:
     """The most that a rank holds, which is after a pass."""
-    change = {Part.FORWARD: kept, Part.INPUT_VJP: left - kept, Part.WEIGHT_VJP: -left}
-    return max(itertools.accumulate(change[p.part] for p in order))
+    changes = np.zeros(len(PARTS))
+    changes[list(SPLIT)] = kept, left - kept, -left
+    return float(np.cumsum(changes[order[:, 0]]).max())
 
 
 class _Greedy:
@@ -80,16 +101,16 @@ class _Greedy:
         clock = work.clock
         self.ranks, self.m, self.limit, self.choices = len(work.kept), micro_batches, limit, choices
         self.kept, self.left = work.kept, work.left
-        self.seconds = [clock.parts[part] for part in PARTS]
+        self.seconds = [clock.parts[PARTS[part]] for part in SPLIT]
         self.ahead = [sum(transfer) for transfer in clock.forward]
         self.back = [sum(transfer) for transfer in clock.back]
-        self.ends = [[[0.0] * micro_batches for _ in range(self.ranks)] for _ in PARTS]
-        self.count = [[0] * self.ranks for _ in PARTS]
+        self.ends = [[[0.0] * micro_batches for _ in range(self.ranks)] for _ in SPLIT]
+        self.count = [[0] * self.ranks for _ in SPLIT]
         self.now = [0.0] * self.ranks
         self.bubble = [0.0] * self.ranks
-        self.order: list[list[Pass]] = [[] for _ in range(self.ranks)]
+        self.order: list[list[tuple[int, int, int]]] = [[] for _ in range(self.ranks)]
 
-    def orders(self) -> Sequence[Sequence[Pass]]:
+    def orders(self) -> list[Ints]:
         """The passes of each rank: one VJP in each round, the last rank first."""
         self._fill()
         for _ in range(1, self.m):
@@ -105,7 +126,7 @@ class _Greedy:
         for rank in range(self.ranks):
             while self.count[W][rank] < self.m:
                 self._put(W, rank)
-        return self.order
+        return list(map(np.array, self.order))
 
     def _fill(self) -> None:
         """Lay out forward passes until the first VJP, and that."""
@@ -190,4 +211,4 @@ class _Greedy:
             self.bubble[rank] += start - begin
         self.now[rank] = self.ends[part][rank][k] = start + self.seconds[part][rank]
         self.count[part][rank] += 1
-        self.order[rank].append(Pass(PARTS[part], rank, k))
+        self.order[rank].append((SPLIT[part], rank, k))
