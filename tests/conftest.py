@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,8 +17,24 @@ settings.register_profile("not slow", settings.get_profile("all"), max_examples=
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw a third of the examples where slow tests are left out."""
+    """Draw a third of the examples where slow tests are left out; keep results apart from those of this user."""
     settings.load_profile("not slow" if config.getoption("markexpr") == "not slow" else "all")
+    _stores.append(TemporaryDirectory(prefix="sim-tests-"))
+    os.environ["SIM_CACHE_DIR"] = _stores[0].name
+
+
+def pytest_unconfigure() -> None:
+    """Take the stores of results away again."""
+    _stores.pop().cleanup()
+
+
+_stores: list[TemporaryDirectory[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of one test are none of another's; the folder is made by who needs it."""
+    monkeypatch.setenv("SIM_CACHE_DIR", str(Path(_stores[0].name) / uuid4().hex))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sim.base.yaml import parse
 from sim.experiment.results import from_json
 from sim.experiment.run import run
 from sim.experiment.views.regimes import outcome
-from sim.scenario.scenario import Scenario, from_document
+from sim.scenario.scenario import Cells, Scenario, from_document
 
 BASE = """\
 version: 1
@@ -160,7 +160,7 @@ def test_an_entry_inside_a_list_may_be_varied() -> None:
     section = "  x: {key: 'graph.widths[1].times', values: [1, 3]}\n  y: {key: graph.batch, values: [2]}\n"
     wanted = scenario(section, base)
     # linear layers with an activation between each two: times + 1 and times
-    assert [len(wanted.cell(i, 0).build_graph()) for i in range(2)] == [3, 7]
+    assert [len(Cells(wanted)[i].build_graph()) for i in range(2)] == [3, 7]
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,14 @@ def test_an_entry_inside_a_list_may_be_varied() -> None:
          "there is no 'a' there"),
         (AXES.replace("graph.sizes[0]", "graph sizes"), "f.yaml:8:12: regimes.x.key: got 'graph sizes', expected a key "
          "such as graph.widths[0], graph.length or budget"),
-        (AXES.replace("graph.sizes[0]", "device.memory"), "f.yaml:8:12: regimes.x.key: got 'device.memory', expected a "
-         "key under graph, such as graph.batch, or budget"),
-        (AXES.replace("graph.sizes[0]", "graph.kind"), "f.yaml:8:12: regimes.x.key: got 'graph.kind', expected a "
-         "parameter of the graph; its kind stays the same"),
+        (AXES.replace("graph.sizes[0]", "device.memory"), "f.yaml:8:12: regimes.x.key: got 'device.memory', but there "
+         "is no 'device' there;"),
+        (AXES.replace("graph.sizes[0]", "graph.kind"), "f.yaml:8:12: regimes.x.key: got 'graph.kind', but each kind "
+         "has keys of its own; vary graph as a whole"),
+        (AXES.replace("graph.sizes[0]", "strategies[0]"), "f.yaml:8:12: regimes.x.key: got 'strategies[0]', but the "
+         "same strategies compete in every cell"),
+        (AXES.replace("graph.sizes[0]", "name"), "f.yaml:8:12: regimes.x.key: got 'name', which is the same in every "
+         "cell"),
         (AXES.replace("graph.sizes[0]", "graph.sizes[2]"), "f.yaml:9:12: regimes.y.key: got 'graph.sizes[-1]' on both "
          "axes, expected two different keys"),
         (AXES.replace("[1, 4, 20]", "3"), "f.yaml:8:53: regimes.x.values: got 3, expected a list of values, or a range "
@@ -193,7 +197,8 @@ def test_an_entry_inside_a_list_may_be_varied() -> None:
         (AXES.replace("[1, 4, 20]", "{from: 1, to: 60}").replace("from: 2, to: 8, factor: 2", "from: 1, to: 60"),
          "f.yaml:8:3: regimes: makes 3600 cells, expected at most 2500; give a larger step or factor"),
         (AXES.replace("factor: 2", "factor: 1"), "f.yaml:9:64: regimes.y.values.factor: got 1, expected more than 1"),
-        (AXES.replace("[1, 4, 20]", "[1, -4]"), "f.yaml:8:57: regimes.x.values[1]: graph.sizes[0]: got"),
+        (AXES.replace("[1, 4, 20]", "[1, -4]"), "f.yaml:8:57: regimes.x.values[1]: graph.sizes[0] = -4: "
+         "graph.sizes: got"),
         ("  by: seconds\n" + AXES, "f.yaml:8:7: regimes.by: got 'seconds', but without a device there are no times"),
         ("  by: bytes\n" + AXES, "f.yaml:8:7: regimes.by: got 'bytes', expected one of 'flops', 'peak_bytes', "
          "'seconds'"),
@@ -212,6 +217,6 @@ def test_values_that_do_not_go_together_are_one_clear_error() -> None:
         run(scenario(section))
     [finding] = caught.value.findings
     assert str(finding) == (
-        "f.yaml:8:3: regimes: graph.length = 5, graph.activation_bytes = 8: graph.sizes: "
+        "f.yaml:8:3: regimes: graph.activation_bytes = 8, graph.length = 5: graph.sizes: "
         "got 3 values, expected 6 for a chain of length 5"
     )

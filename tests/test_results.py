@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
@@ -59,6 +59,14 @@ name: demo
 parallel: {pipeline: {stages: 2, schedule: zb_v, micro_batches: 3, times: {forward: 1, input_vjp: 1, weight_vjp: 1}}}
 """
 RAN = run(from_document(parse(SCENARIO, name="f.yaml")))
+SWEPT = """\
+version: 1
+name: demo
+graph: {kind: chain, length: 3}
+strategies: [reverse_full, {reverse_checkpointed: {schedule: binomial, slots: 9}}]
+sweep: {graph.length: [3, 4], graph.activation_bytes: [8, 16], optimizer: [none, adam]}
+"""
+RAN_IN_CELLS = run(from_document(parse(SWEPT, name="f.yaml")))
 RAN_ON_MANY = run(from_document(parse(PARALLEL, name="f.yaml")))
 EVERY_VIEW = {key: data or RAN_ON_MANY.views[key] for key, data in RAN.views.items()}
 
@@ -72,7 +80,7 @@ def other(kind: Any, than: Any = None) -> Any:
         return other(next(a for a in arguments if a is not NoneType), than)
     if origin is Literal:
         return next(a for a in arguments if a != than)
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return tuple(other(a) for a in arguments if a is not ...)
     if origin is list:
         return [other(arguments[0])]
@@ -106,7 +114,7 @@ def test_json_reads_back_as_it_was(count: int, seconds: float | None, parameters
 
 def test_results_in_which_every_field_differs_from_its_default_are_read_back() -> None:
     """Every field of the types, whatever they will be, and the data of every view."""
-    made = dataclasses.replace(other(Results), views=EVERY_VIEW)
+    made = dataclasses.replace(other(Results), views=EVERY_VIEW, sweep=RAN_IN_CELLS.sweep)
     for value in (made, *made.points):
         assert all(getattr(value, f.name) != default_of(f) for f in dataclasses.fields(value))
     assert made.views.keys() == views.load().keys()
@@ -117,6 +125,9 @@ def test_results_in_which_every_field_differs_from_its_default_are_read_back() -
 def test_what_a_run_made_is_read_back() -> None:
     assert results.from_json(RAN.to_json()) == RAN
     assert results.from_json(RAN_ON_MANY.to_json()) == RAN_ON_MANY
+    in_cells = results.from_json(RAN_IN_CELLS.to_json())
+    assert dataclasses.replace(in_cells, points=()) == dataclasses.replace(RAN_IN_CELLS, points=())
+    assert in_cells.points == tuple(RAN_IN_CELLS.points)
     assert [*json.loads(RAN.to_json())] == ["scenario", "version", "points", "complete", *views.load()]
 
 

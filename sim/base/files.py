@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from sim.base.errors import SimError
 
@@ -25,27 +26,35 @@ class OutputError(SimError):
         self.out_of_space = out_of_space
 
 
-def write(path: Path, content: str | bytes) -> Path:
-    """The path, once `content` is in it; a file that was there stays untouched if that fails.
+def write(path: Path, content: str | bytes | Iterable[str]) -> Path:
+    """The path, once `content` is in it, which may come in parts; raises as `replacing` does."""
+    parts = [content] if isinstance(content, str | bytes) else content
+    with replacing(path) as file:
+        for part in parts:
+            file.write(part.encode() if isinstance(part, str) else part)
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that gets this path when the block ends; one that was there stays untouched if that fails.
 
     Raises
     ------
     OutputError
         If the folder or the file cannot be written (no space, no permission, something in the way).
     """
-    data = content.encode() if isinstance(content, str) else content
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     _unfinished.add(temporary)
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            yield file
         os.replace(temporary, path)
     except OSError as error:
         raise _cannot_write(path, error) from None
     finally:
         _discard(temporary)
-    return path
 
 
 def discard_unfinished() -> None:

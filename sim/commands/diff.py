@@ -23,7 +23,7 @@ def diff(
     """Compare two results: the points whose bytes, flops or seconds differ, and those that only one has."""
     from sim.experiment.results import read
 
-    old, new = ({p.label: p for p in read(_file(path)).points} for path in (before, after))
+    old, new = ({p.name: p for p in read(_file(path)).points} for path in (before, after))
     lines = [f"{label}: only in {before}" for label in old if label not in new]
     lines += [f"{label}: only in {after}" for label in new if label not in old]
     both = [label for label in old if label in new]

@@ -57,14 +57,15 @@ def plan(
     from sim.commands.tables.plan import largest_table, text
     from sim.experiment.choose import NothingFits, choose
     from sim.experiment.largest import largest
-    from sim.scenario.scenario import load, named_device
+    from sim.scenario.devices import named_device
+    from sim.scenario.scenario import load
     from sim.schedules.plan import plan_of, to_json, write
 
     budget_bytes = None if budget is None else _bytes(budget)
     overhead = None if max_overhead is None else _share(max_overhead)
     given = None if device is None else named_device(device)
     files.check_writable(output.parent)
-    scenario = load(file, changes=changes or ()).on_one_device()
+    scenario = load(file, changes=changes or ()).single()
     machine = given or scenario.device
     if budget_bytes is None and (given is not None or overhead is None):
         limits = (scenario.budget_bytes if given is None else None, machine.memory_bytes if machine else None)

@@ -18,13 +18,15 @@ from sim.base import files, searches
 from sim.base.companion import companion
 from sim.commands.command import Changes, PipeClosed, Quiet, ScenarioPath, app, colours, emit, note
 from sim.commands.exit import Exit
-from sim.commands.process import on_interruption
+from sim.commands.process import NOTHING, on_interruption
 from sim.commands.report import PAGE
 
 if TYPE_CHECKING:
     from sim.experiment.measurements import Measurements
     from sim.experiment.results import Results
 
+PARQUET = "results.parquet"
+_PICTURES = ("png", "svg")
 _MOST_NOTES = 5
 
 
@@ -50,6 +52,13 @@ def run(
     report: Annotated[
         bool, typer.Option("--report", help="Write report.html too, a page to explore the results.")
     ] = False,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Processes for the cells of a sweep or map; all cores.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="A Dask cluster that does it instead.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what is known of cells.")] = False,
 ) -> Exit:
     """Compute every point of a scenario: table, results.json, results.csv, figures and a trace."""
     from sim import plots
@@ -57,26 +66,31 @@ def run(
     from sim.plots.drawing.painter import painter
 
     with nullcontext(plots.draw_all) if no_plots else painter() as draw_all, _told_of_compilation(quiet):
+        from sim.base.workers import Workers, cores
         from sim.commands.tables.run import table
         from sim.experiment import run as experiment
         from sim.scenario.scenario import load
 
         scenario = load(file, changes=changes or ())
+        if scenario.sweep and report:
+            raise scenario.error(("sweep",), "a page shows one graph; --set with a value for each key makes it of one")
+        workers = Workers(cores() if jobs is None else jobs, scheduler, at_once=jobs is not None)
         folder = Path("outputs") / scenario.name if output is None else output
         files.check_writable(folder)
         if scenario.repeated_points:
             note(f"{scenario.repeated_points} points are written twice and computed once", quiet=quiet)
-        derived = ("trace.json", PAGE, *(f"{figure}.{kind}" for figure in plots.FIGURES for kind in ("png", "svg")))
 
         def write(results: Results) -> list[Path]:
             paths = results.write(folder)
-            files.remove(folder, derived)  # an earlier run's would contradict these results
+            derived = ("trace.json", PAGE, PARQUET, *(f"{figure}.{k}" for figure in plots.FIGURES for k in _PICTURES))
+            # an earlier run's would contradict these results
+            files.remove(folder, [name for name in derived if folder / name not in paths])
             return paths
 
-        def text(results: Results) -> str:
-            if format is Format.table:
-                return table(results, colour=colours())
-            return results.to_json() if format is Format.json else results.to_csv()
+        def show_results(results: Results) -> None:
+            parts = {Format.json: results.json_parts, Format.csv: results.csv_parts}
+            for part in [table(results, colour=colours())] if format is Format.table else parts[format]():
+                emit(part)
 
         def message(results: Results, total: int, paths: Iterable[Path]) -> str:
             _tell_of(paths, quiet=quiet)
@@ -85,9 +99,10 @@ def run(
         def finish(results: Results, total: int) -> str:
             paths = write(results)
             with suppress(PipeClosed, files.OutputError):
-                emit(text(results))
+                show_results(results)
             return message(results, total, paths)
 
+        measurements: Measurements | None = None
         with _progress(scenario.steps, quiet) as show:
 
             def done(so_far: Measurements) -> None:
@@ -95,16 +110,24 @@ def run(
                 on_interruption(lambda: finish(experiment.results_so_far(so_far), points))
                 show(so_far.steps_done, so_far.steps)
 
-            measurements = experiment.compute(scenario, progress=done)
-            results = experiment.results_of(measurements)
+            def told_of_sweep(done: int, total: int, kept: bool) -> None:
+                again = "are finished and kept; the same command goes on from there"
+                on_interruption(f"{done} of {total} points {again}" if kept else NOTHING)
+                show(done, total)
+
+            if scenario.sweep:
+                results = experiment.sweep(scenario, workers=workers, fresh=fresh, progress=told_of_sweep)
+            else:
+                measurements = experiment.compute(scenario, progress=done, workers=workers, fresh=fresh)
+                results = experiment.results_of(measurements)
         on_interruption(lambda: message(results, len(results.points), write(results)))
         paths = write(results)
         on_interruption(lambda: message(results, len(results.points), paths))
-        emit(text(results))
+        show_results(results)
         if searches.ended():
             return Exit.INTERRUPTED
         _warn_of_many_gradients(results, quiet=quiet)
-        chrome = experiment.traces(measurements)
+        chrome = experiment.traces(measurements) if measurements is not None else None
         if chrome is not None:
             paths.append(files.write(folder / "trace.json", json.dumps(chrome, separators=(",", ":")) + "\n"))
         if report:
@@ -113,7 +136,7 @@ def run(
             )
             paths.append(files.write(folder / PAGE, pages.html(results.to_dict(), command=command)))
         if not no_plots:
-            paths += draw_all(results.to_dict(), folder)
+            paths += draw_all(results.frame() if scenario.sweep else results.to_dict(), folder)
     _tell_of(paths, quiet=quiet)
     return _fits(results, strict=strict, quiet=quiet)
 
@@ -136,17 +159,25 @@ def _warn_of_many_gradients(results: Results, *, quiet: bool) -> None:
 def _fits(results: Results, *, strict: bool, quiet: bool) -> Exit:
     from sim.base.units import format_bytes
 
-    missing = [p for p in results.points if not p.fits]
-    for point in missing[:_MOST_NOTES]:
-        note(f"does not fit: {point.label}: {point.why_not}", quiet=quiet)
-    if len(missing) > _MOST_NOTES:
-        note(f"does not fit: {len(missing) - _MOST_NOTES} more", quiet=quiet)
-    if len(missing) < len(results.points):
-        return Exit.FINE
+    if results.sweep is not None:
+        for refusal in results.sweep["refused"]:
+            cells = f"{refusal['cells']} of {results.sweep['cells']} cells"
+            first = ", ".join(f"{key} = {value}" for key, value in refusal["first"].items())
+            note(f"left out: {refusal['label']}, in {cells}; the first is {first}: {refusal['why']}", quiet=quiet)
+        if results.sweep["fitting"] or not len(results.points):
+            return Exit.FINE
+    else:
+        missing = [p for p in results.points if not p.fits]
+        for point in missing[:_MOST_NOTES]:
+            note(f"does not fit: {point.label}: {point.why_not}", quiet=quiet)
+        if len(missing) > _MOST_NOTES:
+            note(f"does not fit: {len(missing) - _MOST_NOTES} more", quiet=quiet)
+        if len(missing) < len(results.points):
+            return Exit.FINE
     smallest = min(results.points, key=lambda p: p.peak_bytes)
     note(
         f"nothing fits; the smallest peak is {format_bytes(smallest.peak_bytes)} "
-        f"({smallest.peak_bytes} bytes), of {smallest.label}",
+        f"({smallest.peak_bytes} bytes), of {smallest.name}",
         quiet=quiet and not strict,
     )
     return Exit.NOTHING_FITS if strict else Exit.FINE

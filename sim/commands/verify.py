@@ -36,12 +36,13 @@ def verify(
     """Run a scenario's schedules on real arrays: predicted against measured bytes, flops and gradients."""
     from sim.commands.tables.verify import as_json, table
     from sim.experiment.fronts import stand_ins
+    from sim.scenario.devices import named_device
     from sim.scenario.points import REFUSALS
-    from sim.scenario.scenario import load, named_device
+    from sim.scenario.scenario import load
 
     if not max_seconds > 0:
         raise ParameterError(f"--max-seconds: got {max_seconds:g}, expected more than 0", parameter=("max-seconds",))
-    scenario = load(file, changes=changes or ()).on_one_device()
+    scenario = load(file, changes=changes or ()).single()
     machine = named_device(device) if device is not None else None
     if batch is not None:
         scenario = _with_batch(scenario, batch)

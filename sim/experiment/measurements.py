@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sim.base.workers import Workers
 from sim.experiment.measure import measure, within
 from sim.experiment.measure_pipeline import run_pipeline
 from sim.experiment.point import Point
@@ -16,6 +17,7 @@ from sim.schedules.schedule import Schedule
 from sim.simulation.simulate import simulate
 from sim.simulation.trace import Trace
 
+ALONE = Workers()
 KEPT_ACTIONS = 2_000_000
 """Actions of all schedules that are kept together, with their traces: some 200 MB."""
 
@@ -25,11 +27,20 @@ class Measurements:
 
     `requests[i]` is what `points[i]` was asked for; points of pipelines have their runs in `pipelines`.
     Schedules and traces are kept for the views while there is room for them (`KEPT_ACTIONS`), and made
-    again where there was none. `tell` is called after each step: a point, or a cell of the map.
+    again where there was none. `tell` is called after each step: a point, or a cell of the map, which is for
+    `workers`; unless `fresh`, what is known of cells is not measured again.
     """
 
-    def __init__(self, scenario: Scenario, *, tell: Callable[[Measurements], object] | None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        tell: Callable[[Measurements], object] | None,
+        workers: Workers = ALONE,
+        fresh: bool = False,
+    ) -> None:
         self.scenario = scenario
+        self.workers, self.fresh = workers, fresh
         self.graph: Graph = scenario.build_graph()
         self.device = within(scenario.device, scenario.budget_bytes) if scenario.device else None
         self.requests: list[StrategyPoint] = []

@@ -68,7 +68,8 @@ class Point:
     the other. `notes` is what the planner says of its plan (a bracketing, the cost of its recurrence).
     `pareto["flops"]` says that no other point is at least as good in peak bytes, flops and copied bytes
     and better in one, `pareto["seconds"]` the same of simulated peak bytes and seconds. A pipeline has its
-    `bubble`, the share of the step in which the busiest rank computes nothing, and its `ranks`.
+    `bubble`, the share of the step in which the busiest rank computes nothing, and its `ranks`. A point of a
+    sweep has the keys and values of its `cell`, whose points alone its fronts are of.
     """
 
     strategy: str
@@ -91,12 +92,19 @@ class Point:
     why_not: str | None = None
     bubble: Measured | None = None
     ranks: tuple[Rank, ...] = ()
+    cell: Mapping[str, Plain] = field(default_factory=dict)
     pareto: OnFront = field(default_factory=lambda: OnFront(flops=False, seconds=False))
 
     def to_dict(self) -> dict[str, Any]:
-        """The plain data of the point; what pipelines alone have is left out of others."""
+        """The plain data of the point; what pipelines or points of sweeps alone have is left out of others."""
         data = asdict(self)
-        return data if self.ranks else {k: v for k, v in data.items() if k not in ("bubble", "ranks")}
+        absent = (*(() if self.ranks else ("bubble", "ranks")), *(() if self.cell else ("cell",)))
+        return {k: v for k, v in data.items() if k not in absent}
+
+    @property
+    def name(self) -> str:
+        """The label, and in a sweep the cell."""
+        return ", ".join([self.label, *(f"{key} = {value}" for key, value in self.cell.items())])
 
 
 def coordinates(point: Point, by: str) -> tuple[pareto.Number, pareto.Number]:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
 from sim.base.errors import ParameterError
-from sim.base.pareto import front
 from sim.base.registry import Problem
+from sim.base.store import opened
+from sim.base.workers import Workers
 from sim.experiment import views
-from sim.experiment.fronts import stand_ins
-from sim.experiment.measurements import Measurements
-from sim.experiment.point import OnFront, Point, coordinates, landmarks
+from sim.experiment.cells import Outcomes, keepable
+from sim.experiment.fronts import stand_ins, with_fronts
+from sim.experiment.measurements import ALONE, Measurements
+from sim.experiment.point import landmarks
 from sim.experiment.results import About, AboutGraph, Results
+from sim.experiment.sweep import collected
+from sim.graphs.graph import Graph
 from sim.parallel.chrome import to_chrome as pipelines_to_chrome
 from sim.scenario.parallel import problem_of
 from sim.scenario.points import REFUSALS
-from sim.scenario.scenario import Scenario
+from sim.scenario.scenario import Cells, Scenario
 
 TRACED_POINTS = 4
 TRACED_ACTIONS = 100_000
@@ -38,8 +41,13 @@ Progress = Callable[[Measurements], object]
 """Called after each point, and each cell of the map."""
 
 
-def run(scenario: Scenario, *, progress: Progress | None = None) -> Results:
-    """The results of every point of a scenario and of its map.
+def run(
+    scenario: Scenario, *, progress: Progress | None = None, workers: Workers = ALONE, fresh: bool = False
+) -> Results:
+    """The results of every point of a scenario, of its map, or of its sweep.
+
+    The cells of a map or a sweep are for `workers`; what is known of them from earlier runs is not measured
+    again, unless `fresh`.
 
     Raises
     ------
@@ -48,12 +56,51 @@ def run(scenario: Scenario, *, progress: Progress | None = None) -> Results:
     Interrupted
         On Ctrl-C, with what is finished; a compiled kernel that runs is not broken off.
     """
-    return results_of(compute(scenario, progress=progress))
+    if scenario.sweep:
+        return sweep(scenario, workers=workers, fresh=fresh)
+    return results_of(compute(scenario, progress=progress, workers=workers, fresh=fresh))
 
 
-def compute(scenario: Scenario, *, progress: Progress | None = None) -> Measurements:
+def sweep(
+    scenario: Scenario,
+    *,
+    workers: Workers = ALONE,
+    fresh: bool = False,
+    progress: Callable[[int, int, bool], object] = lambda done, total, kept: None,
+) -> Results:
+    """The results of the points of every cell of a sweep; `progress` is told how many are done, of how
+    many, and whether they are kept for a run after this one.
+
+    The points lie on disk (`sim.experiment.spool`), so that many take little memory.
+
+    Raises
+    ------
+    DocumentError
+        If the graph of a cell cannot be built, or ends its worker: at the axes.
+    WorkerLost, ClusterLost
+        See `Workers.results`.
+    """
+    Cells(scenario).check()
+    graph = scenario.build_graph()
+    with opened(shared=keepable(scenario)) as store:
+        outcomes = Outcomes(scenario, store)
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            progress(done, scenario.steps, store.path is not None)
+
+        outcomes.measure(workers, fresh=fresh, progress=count)
+        points, swept = collected(scenario, outcomes)
+    return Results(scenario=_about(scenario, graph), version=_version(), points=points, sweep=swept)
+
+
+def compute(
+    scenario: Scenario, *, progress: Progress | None = None, workers: Workers = ALONE, fresh: bool = False
+) -> Measurements:
     """Measure every point of a scenario; raises as `run` does."""
-    measurements = Measurements(scenario, tell=progress)
+    measurements = Measurements(scenario, tell=progress, workers=workers, fresh=fresh)
     problems: list[Problem] = []
     with _keeping(measurements):
         for request in scenario.points:
@@ -125,55 +172,34 @@ def traces(measurements: Measurements) -> dict[str, Any] | None:
 
 
 def _results(measurements: Measurements, of_views: Mapping[str, Any], *, complete: bool) -> Results:
-    scenario, graph = measurements.scenario, measurements.graph
-    about = AboutGraph(
-        name=graph.name,
-        nodes=len(graph),
-        parameters=graph.parameter_count,
-        forward_flops=graph.forward_flops,
-        wrt=None if graph.plain else graph.wrt,
-        inputs=graph.input_scalars,
-        outputs=graph.output_scalars,
-    )
     return Results(
-        scenario=About(
-            name=scenario.name,
-            description=scenario.description,
-            sha256=scenario.document.sha256,
-            graph=about,
-            device=dataclasses.asdict(scenario.device) if scenario.device else None,
-            budget_bytes=scenario.budget_bytes,
-        ),
-        version=version("ad-tradeoff-sim"),
-        points=_with_fronts(measurements.points),
+        scenario=_about(measurements.scenario, measurements.graph),
+        version=_version(),
+        points=with_fronts(measurements.points),
         complete=complete,
         views=of_views,
     )
 
 
-def _with_fronts(points: Sequence[Point]) -> tuple[Point, ...]:
-    if any(p.ranks for p in points):
-        costs = [(p.peak_bytes or max(r["in_flight"] for r in p.ranks), p.seconds or 0.0) for p in points]
-        best = set(front(costs))
-        return tuple(
-            dataclasses.replace(p, pareto=OnFront(flops=False, seconds=i in best)) for i, p in enumerate(points)
-        )
-    timed = [i for i, p in enumerate(points) if p.seconds is not None]
-    by_flops = _front_over_work(points)
-    by_seconds = {timed[k] for k in front([coordinates(points[i], "seconds") for i in timed])}
-    return tuple(
-        dataclasses.replace(p, pareto=OnFront(flops=i in by_flops, seconds=i in by_seconds))
-        for i, p in enumerate(points)
+def _version() -> str:
+    return version("ad-tradeoff-sim")
+
+
+def _about(scenario: Scenario, graph: Graph) -> About:
+    """The scenario and its graph; of a sweep, as the file has them without its axes."""
+    return About(
+        name=scenario.name,
+        description=scenario.description,
+        sha256=scenario.document.sha256,
+        graph=AboutGraph(
+            name=graph.name,
+            nodes=len(graph),
+            parameters=graph.parameter_count,
+            forward_flops=graph.forward_flops,
+            wrt=None if graph.plain else graph.wrt,
+            inputs=graph.input_scalars,
+            outputs=graph.output_scalars,
+        ),
+        device=dataclasses.asdict(scenario.device) if scenario.device else None,
+        budget_bytes=scenario.budget_bytes,
     )
-
-
-def _front_over_work(points: Sequence[Point]) -> set[int]:
-    """The points that none beats in memory, flops and copied bytes; copying saves memory without any work."""
-    costs = [(*coordinates(p, "flops"), sum(p.copied_bytes.values())) for p in points]
-    plain = [i for i, cost in enumerate(costs) if not cost[2]]
-    best = {plain[k] for k in front([costs[i][:2] for i in plain])}
-    for i, cost in enumerate(costs):
-        beaten = (other != cost and all(map(operator.le, other, cost)) for other in costs)
-        if cost[2] and not any(beaten):
-            best.add(i)
-    return best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from copy import deepcopy
+from copy import copy
 from typing import Any
 
 from sim.base.document import KeyPath
@@ -40,11 +40,12 @@ def place(key: str, data: Mapping[str, Any]) -> KeyPath | str:
 
 
 def assigned(data: Mapping[str, Any], values: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    """The data of a file with other values in some places."""
-    changed: dict[str, Any] = deepcopy(dict(data))
+    """The data of a file with other values in some places; what stands elsewhere is shared with `data`."""
+    changed: dict[str, Any] = dict(data)
     for path, value in values.items():
         inside: Any = changed
         for part in path[:-1]:
+            inside[part] = copy(inside[part])
             inside = inside[part]
         inside[path[-1]] = value
     return changed

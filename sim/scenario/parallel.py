@@ -24,6 +24,10 @@ from sim.parallel.stages import Recompute
 from sim.parallel.times import Times, Works, even_work
 from sim.scenario.points import MOST_POINTS, listed
 
+NOT_PARALLEL = ("strategies", "regimes")
+"""Sections that do not go with many devices."""
+OF_GRAPHS = ("device", "budget", "wrt", "optimizer", "gradients")
+"""Sections that do not go with stages of which times alone are known."""
 MOST_PASSES = 20_000_000
 """Parts of one pipeline, which take half a minute and 3 GB to simulate."""
 _EACH = f"{TIME.expected}, or a list with one for each stage"
@@ -293,3 +297,32 @@ def _wrong_lengths(times: Mapping[str, Any], ranks: int) -> Iterator[Problem]:
         if isinstance(given, list) and len(given) != ranks:
             message = f"got {len(given)} times for {ranks} stages, expected {ranks}, or one time for all"
             yield Problem(("parallel", "pipeline", "times", key), message)
+
+
+def misplaced(data: Mapping[str, Any]) -> list[Problem]:
+    """The sections that are missing, or that do not go with `parallel`."""
+    if data.get("parallel") is None:
+        return [Problem((), f"'{key}' is missing") for key in ("graph", "strategies") if data.get(key) is None]
+    problems = [
+        Problem((key,), "does not go with parallel", on_key=True) for key in NOT_PARALLEL if data.get(key) is not None
+    ]
+    section = _mapping(data["parallel"])
+    file = _mapping(section.get("pipeline"))
+    if data.get("graph") is None:
+        why = "needs a graph; of these stages only the times are given"
+        problems += [Problem((key,), why, on_key=True) for key in OF_GRAPHS if data.get(key) is not None]
+        keys: list[KeyPath] = [("parallel", key) for key in section if key != "pipeline"]
+        keys += [("parallel", "pipeline", "cuts")] if "cuts" in file else []
+        problems += [Problem(path, why, on_key=True) for path in keys]
+        if file.get("times") is None:
+            message = "'times' is missing; or give a graph, and a device that says how long it takes"
+            problems.append(Problem(("parallel", "pipeline"), message))
+    if section.get("tensor", 1) != 1 and _mapping(data.get("graph")).get("kind", "transformer") != "transformer":
+        problems.append(Problem(("parallel", "tensor"), "is for graphs of `kind: transformer`", on_key=True))
+    if data.get("graph") is not None and data.get("device") is None and file.get("times") is None:
+        problems.append(Problem(("parallel",), "needs a device, or the times of stages, beside the graph"))
+    return problems
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,20 +24,19 @@ from sim.models.shards import Shards
 from sim.parallel.job import Plan
 from sim.parallel.job import check as check_job
 from sim.scenario import axes, shipped
+from sim.scenario.devices import device_of
 from sim.scenario.keys import assigned, place
-from sim.scenario.parallel import ParallelFile, PipelinePoint, problem_of
+from sim.scenario.parallel import ParallelFile, PipelinePoint, misplaced, problem_of
 from sim.scenario.parallel import expand as expand_parallel
 from sim.scenario.points import REFUSALS, StrategyPoint, expand
 from sim.simulation.device import Device
-from sim.simulation.device import check as check_device
 from sim.simulation.roofline import timed
 
 STDIN = "standard input"
-DEVICE_FILES = (".yaml", ".yml")
-NOT_PARALLEL = ("strategies", "regimes")
-"""Sections that do not go with many devices."""
-OF_GRAPHS = ("device", "budget", "wrt", "optimizer", "gradients")
-"""Sections that do not go with stages of which times alone are known."""
+MOST_ALIKE = 1_000
+"""Scenarios of cells that are kept, for cells that share all but the graph."""
+MOST_TOLD = 50
+"""Cells that are wrong and told."""
 SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
@@ -71,6 +71,13 @@ class ScenarioFile(BaseModel):
         list[Any] | None, Field(min_length=1, description="A name, or a name with parameters; lists and ranges sweep.")
     ] = None
     parallel: Annotated[ParallelFile | None, Field(description="Many devices, in place of strategies.")] = None
+    sweep: Annotated[
+        axes.Sweep | None,
+        Field(
+            description="Keys with the values that they take, every combination a cell; keys separated by commas "
+            "take theirs together."
+        ),
+    ] = None
     regimes: Annotated[
         axes.RegimesFile | None, Field(description="A map of which strategy wins where two keys are varied.")
     ] = None
@@ -92,6 +99,7 @@ class Scenario:
     device: Device | None = None
     budget_bytes: int | None = None
     repeated_points: int = 0
+    sweep: axes.Grid | None = None
     regimes: axes.Regimes | None = None
     document: Document = field(default=Document("scenario", "", None), repr=False)
 
@@ -135,29 +143,25 @@ class Scenario:
     @property
     def steps(self) -> int:
         """The number of points to compute, and of cells of the map."""
-        return len(self.points) + len(self.pipelines) + (len(self.regimes) if self.regimes else 0)
+        return len(self.requests) * (len(self.sweep) if self.sweep else 1) + (len(self.regimes) if self.regimes else 0)
 
     @property
     def has_graph(self) -> bool:
         """Whether there is more than the times of stages."""
         return self.document.data.get("graph") is not None
 
-    def on_one_device(self) -> Scenario:
-        """This scenario; raises DocumentError if it asks for many devices."""
+    def single(self) -> Scenario:
+        """This scenario; raises DocumentError if it asks for many devices or for a sweep."""
         if self.pipelines:
             raise self.error(("parallel",), "many devices are for `sim run` and `sim fits`")
+        if self.sweep:
+            raise self.error(("sweep",), "a sweep is for `sim run`; `--set sweep=` leaves it out")
         return self
 
-    def cell(self, column: int, row: int) -> Scenario:
-        """The scenario of one cell of its map: its graph and its budget with the values of both axes."""
-        assert self.regimes is not None, "a scenario without regimes has no cells"
-        x, y = self.regimes.x, self.regimes.y
-        data = assigned(self.document.data, {x.path: x.values[column], y.path: y.values[row]})
-        parameters, wrong = _graph_parameters(data["graph"], Path(self.document.name).parent)
-        if wrong:
-            raise self.error(("regimes",), f"{wrong[0].path[-1]}: {wrong[0].message}")
-        budget = data["budget"] if "budget" in (x.key, y.key) else self.budget_bytes
-        return replace(self, graph_parameters=parameters, budget_bytes=budget, regimes=None)
+    @property
+    def requests(self) -> tuple[StrategyPoint | PipelinePoint, ...]:
+        """Everything that is asked of the graph."""
+        return (*self.points, *self.pipelines)
 
     def check(self) -> Graph | None:
         """The graph, once it is known that each strategy can work on it; nothing is planned.
@@ -169,6 +173,8 @@ class Scenario:
         DocumentError
             If the graph cannot be built, or strategies do not work on it: at their places in the file.
         """
+        if self.sweep or self.regimes:
+            Cells(self).check()
         if self.kind.user_code:
             return None
         graph = self.build_graph()
@@ -177,12 +183,12 @@ class Scenario:
         except CountOverflow as error:
             raise self.error(("graph",), str(error)) from None
         problems = []
-        for point in self.points:
+        for point in () if self.sweep else self.points:
             try:
                 point.check(graph)
             except REFUSALS as error:
                 problems.append(point.problem(error))
-        for pipeline in self.pipelines if self.has_graph else ():
+        for pipeline in self.pipelines if self.has_graph and not self.sweep else ():
             try:
                 check_job(graph, pipeline.schedule().stages, pipeline.plan)
             except ParameterError as error:
@@ -300,9 +306,9 @@ def _changed(document: Document, changes: Sequence[str]) -> Scenario:
         if isinstance(path, str):
             raise DocumentError([Finding("--set", None, "", path)])
         values[path] = yamltext.parse(text, name=f"--set {key}").data if text.strip() else None
+    data = _without_axes(assigned(document.data, values), set(values))
     try:
-        changed = replace(document, data=assigned(document.data, values), changes=(*document.changes, *changes))
-        return from_document(changed)
+        return from_document(replace(document, data=data, changes=(*document.changes, *changes)))
     except DocumentError as error:
         keys = [shown_path(path) for path in values]
         findings = [
@@ -310,6 +316,22 @@ def _changed(document: Document, changes: Sequence[str]) -> Scenario:
             for f in error.findings
         ]
         raise DocumentError(findings, error.text) from None
+
+
+def _without_axes(data: dict[str, Any], paths: set[KeyPath]) -> dict[str, Any]:
+    """The data of a file without those axes of its sweep whose keys have a value of their own."""
+    sweep = data.get("sweep")
+    if ("sweep",) in paths or not isinstance(sweep, dict):
+        return data
+    kept = {}
+    for names, values in sweep.items():
+        keys = axes.linked(names)
+        own = [key for key in keys if place(key, data) in paths]
+        if own and len(keys) > 1:
+            raise DocumentError([Finding("--set", None, own[0], f"the sweep varies it together with others: {names}")])
+        if not own:
+            kept[names] = values
+    return data | {"sweep": kept or None}
 
 
 def from_document(document: Document) -> Scenario:
@@ -332,10 +354,10 @@ def from_document(document: Document) -> Scenario:
         message = f"got {name!r:.60}, expected letters, digits, '_', '-' and '.', because it names a folder"
         problems.append(Problem(("name",), message))
     one_device = data.get("parallel") is None
-    problems += _misplaced(data)
+    problems += misplaced(data)
     graph_parameters, wrong = _graph_parameters(data.get("graph"), Path(document.name).parent)
     problems += wrong
-    machine, wrong = (None, []) if data.get("device") is None else _device(data["device"], Path(document.name).parent)
+    machine, wrong = (None, []) if data.get("device") is None else device_of(data["device"], Path(document.name).parent)
     problems += [Problem(("device", *p.path), p.message, p.on_key) for p in wrong]
     strategies = data.get("strategies")
     expansion = expand(strategies if isinstance(strategies, list) else [])
@@ -344,14 +366,16 @@ def from_document(document: Document) -> Scenario:
     if not one_device and not any(p.path[:1] == ("parallel",) for p in problems):
         spread = expand_parallel(data["parallel"])
         pipelines, problems = spread.points, problems + spread.problems
-    section, regimes = data.get("regimes"), None
-    if section is not None and not problems:
-        regimes, wrong = axes.read(section, data)
-        problems += wrong or _cells(regimes, data, Path(document.name).parent)
+    regimes: axes.Regimes | None = None
+    sweep: axes.Grid | None = None
+    if data.get("regimes") is not None and not problems:
+        regimes, problems = axes.read_regimes(data["regimes"], data)
+    if data.get("sweep") is not None and not problems:
+        sweep, problems = axes.read_sweep(data["sweep"], data)
     if problems:
         raise document.error(problems)
     file = ScenarioFile.model_validate(data)
-    return Scenario(
+    scenario = Scenario(
         name=file.name,
         description=file.description,
         graph_kind=file.graph["kind"] if file.graph else "chain",
@@ -364,92 +388,161 @@ def from_document(document: Document) -> Scenario:
         points=tuple(expansion.points),
         pipelines=tuple(pipelines),
         repeated_points=expansion.repeated,
+        sweep=sweep,
         regimes=regimes,
         document=document,
     )
+    if sweep or regimes:
+        Cells(scenario).check_values()
+    return scenario
 
 
-def named_device(text: str) -> Device:
-    """The device that a command line names: a preset, or a YAML file.
+class Cells:
+    """The cells of a sweep or a map, by number: scenarios without axes, with other values at their keys.
 
-    Raises
-    ------
-    DocumentError
-        With everything that is wrong with the file.
-    ParameterError
-        For an unknown preset.
+    Those that differ in keys of the graph alone share all but the graph.
     """
-    if text.endswith(DEVICE_FILES):
-        return _device_in(Path(text), text)
-    device, wrong = check_device(text)
-    if device is None:
-        raise ParameterError(wrong[0].message, parameter=("device",))
-    return device
+
+    def __init__(self, scenario: Scenario) -> None:
+        grid = scenario.sweep or (scenario.regimes.grid if scenario.regimes else None)
+        assert grid is not None, "a scenario without axes has no cells"
+        self.scenario = scenario
+        self.grid = grid
+        self.section = "sweep" if scenario.sweep else "regimes"
+        self._outside = [k for k, axis in enumerate(grid.axes) if not _inside_graph(axis)]
+        self._alike: dict[tuple[int, ...], Scenario] = {}
+
+    def __len__(self) -> int:
+        return len(self.grid)
+
+    def __getitem__(self, cell: int) -> Scenario:
+        """One cell; raises DocumentError, at the keys that are varied, if its values do not go together."""
+        at = self.grid.at(cell)
+        document = self._document(self.grid.values(cell))
+        key = tuple(at[k] for k in self._outside)
+        if key not in self._alike:
+            if len(self._alike) == MOST_ALIKE:
+                self._alike.clear()
+            self._alike[key] = from_document(document)
+            return self._alike[key]
+        return _with_graph(self._alike[key], document)
+
+    def shown(self, cell: int) -> str:
+        """The keys of a cell with their values."""
+        return ", ".join(axis.shown(i) for axis, i in zip(self.grid.axes, self.grid.at(cell), strict=True))
+
+    def error(self, cell: int, error: DocumentError) -> DocumentError:
+        """The error of a cell, shown at the axes."""
+        first = error.findings[0]
+        return self.scenario.document.error([Problem((self.section,), _told(self.shown(cell), first))])
+
+    def check_values(self) -> None:
+        """Raise DocumentError unless cells with each value of each axis make scenarios; at the values' places."""
+        self._try(self.__getitem__)
+
+    def check(self) -> None:
+        """Raise DocumentError unless all cells make scenarios, and those that are tried make graphs.
+
+        These are the cells of `check_values`, and those at the ends of axes. A strategy of a sweep that works
+        on none of their graphs is an error, one that works on some is none.
+        """
+        problems: dict[Problem, None] = {}
+        for cell in range(len(self)):
+            try:
+                self[cell]
+            except DocumentError as error:
+                problems[Problem((self.section,), _told(self.shown(cell), error.findings[0]))] = None
+            if len(problems) > MOST_TOLD:
+                break
+        if problems:
+            raise self.scenario.document.error(problems)
+        refused: dict[KeyPath, list[Problem | None]] = {}
+        if not self.scenario.kind.user_code:
+            self._try(partial(self._try_graph, refused), also=self.grid.corners())
+        for found in refused.values():
+            if self.section == "sweep" and found[0] is not None and None not in found:
+                problems[found[0]] = None
+        if problems:
+            raise self.scenario.document.error(problems)
+
+    def _try(self, work: Callable[[int], object], also: Sequence[int] = ()) -> None:
+        """Try the first cell, those with one other value, and some more; tell what raises DocumentError."""
+        document, grid = self.scenario.document, self.grid
+        try:
+            work(0)
+        except DocumentError as error:
+            at_fault = [axis for axis in grid.axes if self._alone(axis)]
+            told = [Problem(axis.places[0], _told(axis.shown(0), error.findings[0])) for axis in at_fault]
+            raise document.error(told or [Problem((self.section,), _told(self.shown(0), error.findings[0]))]) from None
+        first = [0] * len(grid.axes)
+        tried: list[tuple[int, KeyPath, str]] = [
+            (grid.number([*first[:k], i, *first[k + 1 :]]), axis.places[i], axis.shown(i))
+            for k, axis in enumerate(grid.axes)
+            for i in range(1, len(axis))
+        ]
+        problems: dict[Problem, None] = {}
+        known = {0, *(cell for cell, _, _ in tried)}
+        tried += [(cell, (self.section,), self.shown(cell)) for cell in also if cell not in known]
+        for cell, at, shown in tried:
+            try:
+                work(cell)
+            except DocumentError as error:
+                problems |= dict.fromkeys(Problem(at, _told(shown, f)) for f in error.findings)
+        if problems:
+            raise document.error(problems)
+
+    def _alone(self, axis: axes.Axis) -> bool:
+        """Whether the first value of an axis is wrong with the values that the file has for the other keys."""
+        try:
+            from_document(self._document(dict(zip(axis.paths, axis.values[0], strict=True)))).build_graph()
+        except DocumentError:
+            return True
+        return False
+
+    def _try_graph(self, refused: dict[KeyPath, list[Problem | None]], cell: int) -> None:
+        """Build the graph of a cell, and note which points it refuses."""
+        scenario = self[cell]
+        graph = scenario.build_graph()
+        try:
+            graph.check_counts()
+        except CountOverflow as error:
+            raise scenario.error(("graph",), str(error)) from None
+        for point in scenario.points:
+            try:
+                point.check(graph)
+                refused.setdefault(point.path, []).append(None)
+            except REFUSALS as error:
+                refused.setdefault(point.path, []).append(point.problem(error))
+
+    def _document(self, values: Mapping[KeyPath, Any]) -> Document:
+        data = assigned(self.scenario.document.data, values)
+        return replace(self.scenario.document, data={k: v for k, v in data.items() if k not in ("sweep", "regimes")})
 
 
-def _device(value: Any, folder: Path) -> tuple[Device | None, list[Problem]]:
-    """The device that a scenario means: what `sim.simulation.device` knows, or a file beside the scenario."""
-    if not (isinstance(value, str) and value.endswith(DEVICE_FILES)):
-        return check_device(value)
-    try:
-        return _device_in(folder / value, value), []
-    except DocumentError as error:
-        return None, [Problem((), str(finding)) for finding in error.findings]
+def _inside_graph(axis: axes.Axis) -> bool:
+    return all(path[0] == "graph" and len(path) > 1 for path in axis.paths)
 
 
-def _device_in(path: Path, name: str) -> Device:
-    document = yamltext.read(path, name=name)
-    if not isinstance(document.data, dict):
-        raise document.error([Problem((), "expected the keys of a device, such as flops and bandwidth")])
-    device, wrong = check_device(document.data)
-    if device is None:
+def _with_graph(scenario: Scenario, document: Document) -> Scenario:
+    """A scenario with the graph of another document, whose other sections are the same."""
+    if document.data.get("graph") is None:
+        return scenario
+    parameters, wrong = _graph_parameters(document.data["graph"], Path(document.name).parent)
+    if wrong:
         raise document.error(wrong)
-    return replace(device, source=f"given in {name}")
+    return replace(scenario, graph_parameters=parameters, document=document)
 
 
-def _misplaced(data: Mapping[str, Any]) -> list[Problem]:
-    """The sections that are missing, or that do not go with `parallel`."""
-    if data.get("parallel") is None:
-        return [Problem((), f"'{key}' is missing") for key in ("graph", "strategies") if data.get(key) is None]
-    problems = [
-        Problem((key,), "does not go with parallel", on_key=True) for key in NOT_PARALLEL if data.get(key) is not None
-    ]
-    section = _mapping(data["parallel"])
-    file = _mapping(section.get("pipeline"))
-    if data.get("graph") is None:
-        why = "needs a graph; of these stages only the times are given"
-        problems += [Problem((key,), why, on_key=True) for key in OF_GRAPHS if data.get(key) is not None]
-        keys: list[KeyPath] = [("parallel", key) for key in section if key != "pipeline"]
-        keys += [("parallel", "pipeline", "cuts")] if "cuts" in file else []
-        problems += [Problem(path, why, on_key=True) for path in keys]
-        if file.get("times") is None:
-            message = "'times' is missing; or give a graph, and a device that says how long it takes"
-            problems.append(Problem(("parallel", "pipeline"), message))
-    if section.get("tensor", 1) != 1 and _mapping(data.get("graph")).get("kind", "transformer") != "transformer":
-        problems.append(Problem(("parallel", "tensor"), "is for graphs of `kind: transformer`", on_key=True))
-    if data.get("graph") is not None and data.get("device") is None and file.get("times") is None:
-        problems.append(Problem(("parallel",), "needs a device, or the times of stages, beside the graph"))
-    return problems
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _told(values: str, finding: Finding) -> str:
+    """A finding about a cell with these values; a key that both name is named once."""
+    path = "" if not finding.path or values.startswith(f"{finding.path} = ") else f"{finding.path}: "
+    return f"{values}: {path}{finding.message}"
 
 
 def _stages(pipelines: Sequence[PipelinePoint]) -> dict[str, Any]:
     """The parameters of the chain that stands for stages of which times alone are known."""
     nothing = dict.fromkeys(("forward_flops", "jvp_flops", "vjp_flops", "activation_bytes", "input_bytes"), 0)
     return {"length": max(p.shape.ranks for p in pipelines), **nothing}
-
-
-def _cells(regimes: axes.Regimes | None, data: Mapping[str, Any], folder: Path) -> list[Problem]:
-    """The problems of the values of a map, each tried by itself, at their places."""
-    problems = []
-    for axis in (regimes.x, regimes.y) if regimes else ():
-        for value, at in zip(axis.values, axis.places, strict=True):
-            _, wrong = _graph_parameters(assigned(data, {axis.path: value})["graph"], folder)
-            problems += [Problem(at, f"{axis.key}: {p.message}") for p in wrong]
-    return problems
 
 
 def _graph_parameters(graph: Any, folder: Path) -> tuple[dict[str, Any], list[Problem]]:

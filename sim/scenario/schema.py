@@ -9,9 +9,9 @@ from typing import Any
 from sim import strategies
 from sim.base.registry import Entry
 from sim.parallel import schedules as pipeline_schedules
-from sim.scenario.parallel import MOST_PASSES
+from sim.scenario.parallel import MOST_PASSES, NOT_PARALLEL, OF_GRAPHS
 from sim.scenario.points import admitted_types
-from sim.scenario.scenario import NOT_PARALLEL, OF_GRAPHS, SAFE_NAME, ScenarioFile, graph_kinds
+from sim.scenario.scenario import SAFE_NAME, ScenarioFile, graph_kinds
 from sim.simulation.device import PRESETS, DeviceModel
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -42,6 +42,8 @@ def scenario_schema() -> Schema:
     properties["device"] = _device() | {"description": properties["device"]["description"]}
     about, asked = properties["strategies"]["description"], properties["strategies"]["anyOf"][0]
     properties["strategies"] = {"description": about, **asked, "items": _strategies(definitions)}
+    axes = properties["sweep"]["anyOf"][0]
+    axes["additionalProperties"] = {"anyOf": [axes["additionalProperties"], {"$ref": "#/$defs/range"}]}
     properties["parallel"] = {"description": properties["parallel"]["description"], "$ref": "#/$defs/ParallelFile"}
     definitions["PipelineFile"]["properties"] |= _pipeline(definitions)
     schema["oneOf"] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import typer
 
@@ -12,6 +13,8 @@ from sim.base.units import format_bytes, format_count, format_flops, format_seco
 from sim.experiment.point import Point
 from sim.experiment.results import Results
 
+MOST_ROWS = 100
+"""Points of a sweep that are shown."""
 LONGEST_REMARK = 100
 """Characters of a bracketing that are shown; results.json has all."""
 
@@ -32,8 +35,9 @@ def table(results: Results, *, colour: bool = False) -> str:
     `peak then` is the memory in use in the simulation, shown if copies that lag make it more than
     `peak`; stalls are shown if there are any. Bracketings and serial costs follow.
     """
-    columns = _columns(results)
-    rows = [[c.cell(p) for c in columns] for p in results.points]
+    points = list(islice(results.points, MOST_ROWS)) if results.sweep else results.points
+    columns = _columns(results, points)
+    rows = [[c.cell(p) for c in columns] for p in points]
     widths = [max(map(len, [c.head, *cells])) for c, *cells in zip(columns, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -44,15 +48,17 @@ def table(results: Results, *, colour: bool = False) -> str:
         return "  ".join(aligned).rstrip()
 
     lines = [line([c.head for c in columns])]
-    for point, row in zip(results.points, rows, strict=True):
+    for point, row in zip(points, rows, strict=True):
         text = line(row)
         if colour and not point.fits:
             text = typer.style(text, dim=True)
         elif colour and any(point.pareto.values()):
             text = typer.style(text, bold=True)
         lines.append(text)
-    remarks = [text for point in results.points for text in _remarks(point)]
-    return "\n".join([heading(results), "", *lines, "", *([*remarks, ""] if remarks else [])])
+    if len(results.points) > len(points):
+        lines.append(f"… and {len(results.points) - len(points):,} more points, which results.csv has")
+    remarks = [] if results.sweep else [text for point in points for text in _remarks(point)]
+    return "\n".join([heading(results, points), "", *lines, "", *([*remarks, ""] if remarks else [])])
 
 
 def _remarks(point: Point) -> list[str]:
@@ -71,12 +77,13 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST_REMARK else f"{text[: LONGEST_REMARK // 2]} … {text[-LONGEST_REMARK // 2 :]}"
 
 
-def _columns(results: Results) -> list[Column]:
-    if any(p.ranks for p in results.points):
-        return _pipeline_columns(results)
-    points, forward = results.points, results.scenario["graph"]["forward_flops"]
+def _columns(results: Results, points: Sequence[Point]) -> list[Column]:
+    cells = [Column(key, _coordinate(key), right=False) for key in (points[0].cell if points else ())]
+    if any(p.ranks for p in points):
+        return [*cells, *_pipeline_columns(results, points)]
 
-    def ratio(flops: int) -> str:
+    def ratio(point: Point, flops: int) -> str:
+        forward = point.flops["primal"] if results.sweep else results.scenario["graph"]["forward_flops"]
         if not forward:
             return "-"
         return f"{flops / forward:.2f}" if flops < 100 * forward else str(round(flops / forward))
@@ -88,12 +95,13 @@ def _columns(results: Results) -> list[Column]:
         return "-" if value is None else format_bytes(value)
 
     columns = [
+        *cells,
         Column("strategy", lambda p: p.label, right=False),
         Column("peak", lambda p: format_bytes(p.peak_bytes)),
         Column("working", lambda p: format_bytes(p.working_bytes)),
         Column("flops", lambda p: format_flops(p.flops["total"])),
-        Column("/F", lambda p: ratio(p.flops["total"])),
-        Column("redone", lambda p: ratio(p.flops["recompute"])),
+        Column("/F", lambda p: ratio(p, p.flops["total"])),
+        Column("redone", lambda p: ratio(p, p.flops["recompute"])),
     ]
     if any(p.seconds is not None for p in points):
         columns.append(Column("time", lambda p: seconds(p.seconds)))
@@ -118,7 +126,11 @@ def _front(point: Point) -> str:
     return "both" if len(on) == 2 else "".join(on)
 
 
-def _pipeline_columns(results: Results) -> list[Column]:
+def _coordinate(key: str) -> Callable[[Point], str]:
+    return lambda point: str(point.cell[key])
+
+
+def _pipeline_columns(results: Results, points: Sequence[Point]) -> list[Column]:
     """The columns of pipelines; bytes only where there is a graph."""
     columns = [
         Column("schedule", lambda p: p.label, right=False),
@@ -128,7 +140,7 @@ def _pipeline_columns(results: Results) -> list[Column]:
         Column("bubble", lambda p: f"{p.bubble:.4f}"),
         Column("in flight", lambda p: _range(f"{r['in_flight']:g}" for r in p.ranks)),
     ]
-    if any(p.peak_bytes for p in results.points):
+    if any(p.peak_bytes for p in points):
         columns.append(Column("peak", lambda p: format_bytes(p.peak_bytes)))
         columns.append(Column("peaks by rank", lambda p: _range(format_bytes(r["peak_bytes"]) for r in p.ranks)))
     columns.append(Column("sending", lambda p: format_seconds(max(r["communication_seconds"] for r in p.ranks))))
@@ -138,12 +150,15 @@ def _pipeline_columns(results: Results) -> list[Column]:
     return columns
 
 
-def heading(results: Results) -> str:
-    """The subject of a run: the scenario, its graph, its device and its budget."""
+def heading(results: Results, points: Sequence[Point]) -> str:
+    """The subject of a run: the scenario, its graph, its device and its budget; of a sweep, how much it has."""
     scenario, graph = results.scenario, results.scenario["graph"]
-    if any(p.ranks for p in results.points):
+    if results.sweep is not None:
+        size = f"{len(results.points):,} points in {results.sweep['cells']:,} cells"
+        return f"{scenario['name']}: {size}, {results.sweep['fitting']:,} fit"
+    if any(p.ranks for p in points):
         parts = [f"{scenario['name']}: pipelines"]
-        if not results.points[0].peak_bytes:
+        if not points[0].peak_bytes:
             return f"{parts[0]}, times given for each stage"
         parts.append(f"{graph['nodes']} nodes")
     else:
@@ -151,8 +166,8 @@ def heading(results: Results) -> str:
     if graph["parameters"]:
         parts.append(f"{format_count(graph['parameters'])} parameters")
     parts.append(f"forward {format_flops(graph['forward_flops'])}")
-    if results.points and not results.points[0].ranks:
-        parts.append(f"resident {format_bytes(results.points[0].resident_bytes)}")
+    if points and not points[0].ranks:
+        parts.append(f"resident {format_bytes(points[0].resident_bytes)}")
     if scenario["device"]:
         parts.append(_name(scenario["device"]))
     if scenario["budget_bytes"] is not None:

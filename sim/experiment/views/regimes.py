@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from sim.base.document import DocumentError
 from sim.base.json import LARGEST_NUMBER, Amount, Number, Plain
-from sim.experiment.measure import measure
+from sim.base.store import opened
+from sim.experiment.cells import Outcome, Outcomes, keepable
 from sim.experiment.measurements import Measurements
 from sim.experiment.views import view
-from sim.graphs.graph import Graph
 from sim.scenario.axes import Axis, Measure
-from sim.scenario.points import REFUSALS
-from sim.scenario.scenario import Scenario
 
 
 class Varied(TypedDict):
@@ -71,24 +68,17 @@ def regimes(run: Measurements) -> Annotated[Map, AfterValidator(_fitting)] | Non
     Raises
     ------
     DocumentError
-        If the graph of a cell cannot be built; it says of which.
+        If the graph of a cell cannot be built, or ends its worker; it says of which.
     """
     scenario, grid = run.scenario, run.scenario.regimes
     if grid is None:
         return None
-    rows: list[list[list[Number | None]]] = []
-    for j in range(len(grid.y.values)):
-        rows.append([])
-        for i in range(len(grid.x.values)):
-            where = f"{grid.x.key} = {grid.x.values[i]}, {grid.y.key} = {grid.y.values[j]}"
-            try:
-                cell = scenario.cell(i, j)
-                graph = cell.build_graph()
-            except DocumentError as error:
-                first = error.findings[0]
-                raise scenario.error(("regimes",), f"{where}: {first.path}: {first.message}") from None
-            rows[-1].append(_values(cell, graph, grid.by))
-            run.step()
+    with opened(shared=keepable(scenario)) as store:
+        measured = Outcomes(scenario, store, timed=grid.by == "seconds")
+        measured.measure(run.workers, fresh=run.fresh, progress=_steps(run))
+        values = [[_value(found, grid.by) for found in cell] for cell in measured]
+    columns = len(grid.x)
+    rows = [values[j * columns : (j + 1) * columns] for j in range(len(grid.y))]
     outcomes = [[outcome(cell) for cell in row] for row in rows]
     return Map(
         by=grid.by,
@@ -117,19 +107,25 @@ def outcome(values: Sequence[Number | None]) -> tuple[int | None, float | None]:
     return list(values).index(least), min(others) / least if others and least else None
 
 
-def _values(scenario: Scenario, graph: Graph, by: Measure) -> list[Number | None]:
-    device = scenario.device if by == "seconds" else None
-    values: list[Number | None] = []
-    for request in scenario.points:
-        try:
-            point, _ = measure(request, request.schedule(graph), device, scenario.budget_bytes)
-        except REFUSALS:
-            values.append(None)
-            continue
-        value = {"flops": point.flops["total"], "peak_bytes": point.peak_bytes, "seconds": point.seconds}[by]
-        values.append(value if point.fits else None)
-    return values
+def _steps(run: Measurements) -> Callable[[int], None]:
+    """A step of the run for each cell of which all is known."""
+    each, known = len(run.scenario.points), 0
+
+    def progress(found: int) -> None:
+        nonlocal known
+        cells = known // each
+        known += found
+        for _ in range(known // each - cells):
+            run.step()
+
+    return progress
+
+
+def _value(found: Outcome, by: Measure) -> Number | None:
+    """The least that the points of a strategy take in a cell, of those that fit."""
+    fitting = (p for p in found.points if p["fits"])
+    return min((p["flops"]["total"] if by == "flops" else p[by] for p in fitting), default=None)
 
 
 def _described(axis: Axis) -> Varied:
-    return Varied(key=axis.key, label=axis.label, values=list(axis.values))
+    return Varied(key=axis.keys[0], label=axis.label, values=[value for (value,) in axis.values])

@@ -130,7 +130,7 @@ def read(file: Path | PackageFile, *, dims: Mapping[str, int], batch: int | None
     """
     onnx, inliner = extra("onnx", "onnx", "onnx.inliner")
     file = parse_file(file)
-    path = _located(file)
+    path = located(file)
     try:
         return _model(onnx, inliner, _parsed(onnx, path, str(file)), path.stem, str(file), dims=dims, batch=batch)
     except UnicodeDecodeError as error:  # text is decoded when it is read, not when the file is parsed
@@ -172,7 +172,7 @@ def _model(
     )
 
 
-def _located(file: Path | PackageFile) -> Path:
+def located(file: Path | PackageFile) -> Path:
     if isinstance(file, Path):
         return file
     spec = importlib.util.find_spec(file.package)
