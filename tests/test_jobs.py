@@ -23,10 +23,12 @@ from sim.graphs.graph import Graph
 from sim.graphs.node import GraphInput, Node
 from sim.models.families.transformer import transformer
 from sim.models.shards import Shards
-from sim.parallel.job import JobTrace, Plan, run
-from sim.parallel.pipeline import Part
-from sim.parallel.sharding import Link, Precision, Replicas, resident_bytes
-from sim.parallel.stages import cut, seconds_of, stages_of
+from sim.parallel import job as jobs
+from sim.parallel.job import JobTrace, Plan
+from sim.parallel.links import Link
+from sim.parallel.pipeline import Part, PipelineSchedule
+from sim.parallel.sharding import Precision, Replicas, resident_bytes
+from sim.parallel.stages import RowTimes, cut, seconds_of, stages_of
 from sim.schedules.table import base_table
 from sim.schedules.values import ACCUMULATE, ACTIVATION, CONSUME, COTANGENT, GRADIENT, READ, RESIDUAL, SAVE, WRITE
 from sim.simulation.device import PRESETS
@@ -41,6 +43,10 @@ MODELS: Mapping[str, Graph] = {
 }
 
 
+def run(graph: Graph, schedule: PipelineSchedule, plan: Plan) -> JobTrace:
+    return jobs.run(graph, schedule, plan, stages=schedule.ranks, device=DEVICE)
+
+
 @pytest.mark.parametrize("preallocated", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
@@ -48,7 +54,7 @@ def test_one_stage_and_one_replica_is_the_simulation_of_one_device(
     name: str, schedule: str, preallocated: bool
 ) -> None:
     graph = MODELS[name].configured(preallocated_gradients=preallocated, optimizer="adam")
-    job = run(graph, made(schedule, 1, 1), Plan(), device=DEVICE)
+    job = run(graph, made(schedule, 1, 1), Plan())
     alone = sim.schedule(graph, "reverse_full")
     cost, trace = sim.replay(alone), sim.simulate(alone, DEVICE)
     assert job.peak_bytes(0) == cost.peak_bytes
@@ -60,7 +66,7 @@ def test_one_stage_and_one_replica_is_the_simulation_of_one_device(
 def test_one_stage_of_any_graph_is_the_replay_of_full_store(graph: Graph) -> None:
     assume(graph.output_scalars == 1)
     cost = sim.replay(sim.schedule(graph, "reverse_full"))
-    assert run(graph, made("gpipe", 1, 1), Plan(), device=DEVICE).memory[0].peak_bytes == cost.working_bytes
+    assert run(graph, made("gpipe", 1, 1), Plan()).memory[0].peak_bytes == cost.working_bytes
 
 
 def levels_step_by_step(graph: Graph, job: JobTrace, rank: int) -> int:
@@ -142,7 +148,7 @@ def test_what_a_rank_holds_is_what_a_walk_value_by_value_finds(
     graph: Graph, ranks: int, micro_batches: int, name: str
 ) -> None:
     assume(len(graph.articulation_points) > ranks)
-    job = run(graph, made(name, ranks, micro_batches), Plan(), device=DEVICE)
+    job = run(graph, made(name, ranks, micro_batches), Plan())
     for rank in range(ranks):
         assert (job.memory[rank].levels >= 0).all()
         without_messages = job.memory[rank].levels[:, :5].sum(axis=1)
@@ -154,7 +160,7 @@ def test_every_part_gives_back_what_it_takes(graph: Graph, how: str, data: st.Da
     """Whether VJPs are split or not, and whatever is recomputed, nothing but gradients is left after a step."""
     ranks = data.draw(st.integers(1, min(3, len(graph.articulation_points) - 1)))
     name = data.draw(st.sampled_from(["1f1b", "zb_h1", "zb_h2"]))
-    job = run(graph, made(name, ranks, 4), Plan(recompute=(how,)), device=DEVICE)  # type: ignore[arg-type]
+    job = run(graph, made(name, ranks, 4), Plan(recompute=(how,)))  # type: ignore[arg-type]
     for rank in range(ranks):
         memory, stage = job.memory[rank], job.stages[rank]
         assert (memory.levels >= 0).all()
@@ -166,7 +172,7 @@ def test_every_part_gives_back_what_it_takes(graph: Graph, how: str, data: st.Da
 def test_parameters_and_flops_are_conserved_over_stages(name: str) -> None:
     graph = MODELS[name]
     starts = cut(graph, 3)
-    stages = stages_of(graph, starts, seconds_of(graph, DEVICE), recompute=["none"] * 3)
+    stages = stages_of(graph, starts, RowTimes.of(seconds_of(graph, DEVICE)), recompute=["none"] * 3)
     assert (starts[0], starts[-1]) == (0, len(graph))
     assert frozenset().union(*(s.owners for s in stages)) == frozenset(graph.gradient_of.tolist()) - {-1}
     assert sum(s.flops["primal"] for s in stages) == graph.forward_flops
@@ -215,7 +221,7 @@ def test_no_cut_has_a_smaller_largest_work(work: list[int], count: int) -> None:
 def test_in_flight_micro_batches_multiply_what_one_keeps() -> None:
     """Equal blocks under 1F1B: rank i keeps the activations of p - i micro-batches, and rank 0 holds most."""
     graph = sim.mlp(widths=[64] * 9, batch=4, loss="none")
-    job = run(graph, made("1f1b", 4, 8), Plan(), device=DEVICE)
+    job = run(graph, made("1f1b", 4, 8), Plan())
     kept = [int(stage.profiles[Part.FORWARD].taken[:, 0].sum() - stage.profiles[Part.FORWARD].freed[:, 0].sum())
             for stage in job.stages]  # fmt: skip
     held = [max(job.memory[rank].levels[:, 0]) for rank in range(4)]
@@ -246,21 +252,106 @@ def test_zero_shares_what_its_paper_says(zero: int, gigabytes: float) -> None:
     assert round(sum(held.values()) / 1e9, 1) == gigabytes
 
 
-def test_under_zero_3_a_block_is_whole_only_while_it_runs() -> None:
+@pytest.mark.parametrize(("prefetch", "blocks", "whole"), [(0, 1, 1), (1, 1, 2), (2, 1, 3), (0, 2, 2), (1, 2, 4)])
+def test_under_zero_3_a_unit_is_whole_only_while_it_runs_or_is_next(prefetch: int, blocks: int, whole: int) -> None:
     graph = sim.mlp(widths=[64] * 9, batch=4, loss="none")
     layer = 64 * 65 * 4
-    job = run(graph, made("gpipe", 1, 2), Plan(replicas=Replicas(count=4, zero=3)), device=DEVICE)
+    replicas = Replicas(count=4, zero=3, prefetch=prefetch, blocks=blocks)
+    job = run(graph, made("gpipe", 1, 2), Plan(replicas=replicas))
     assert job.resident[0]["parameters"] == job.resident[0]["gradients"] == 8 * layer // 4
-    assert job.memory[0].levels[:, 3].max() == layer
-    assert job.memory[0].levels[:, 2].max() == layer
+    assert job.memory[0].levels[:, 3].max() == whole * layer
+    assert job.memory[0].levels[:, 2].max() == blocks * layer
     assert job.memory[0].levels[-1].tolist() == [0] * 6
+
+
+def test_parameters_that_are_not_resharded_stay() -> None:
+    graph = sim.mlp(widths=[64] * 9, batch=4, loss="none")
+    job = run(graph, made("gpipe", 1, 2), Plan(replicas=Replicas(count=4, zero=3, reshard=False)))
+    assert job.resident[0]["parameters"] == 8 * 64 * 65 * 4 * 5 // 4
+    assert job.memory[0].levels[:, 3].max() == 0
+
+
+LAYERS = 4
+LAYER = 64 * 65 * 4
+
+
+def gathered(bytes_per_s: float, **replicas: int) -> tuple[JobTrace, list[float], list[float], float]:
+    """A job of equal layers on two replicas, seconds of its units forward and back, and of one unit's collective."""
+    graph = sim.mlp(widths=[64] * (LAYERS + 1), batch=64, loss="none", activation="none")
+    plan = Plan(replicas=Replicas(count=2, **replicas), link=Link(bytes_per_s=bytes_per_s))  # type: ignore[arg-type]
+    forward, back = seconds_of(graph, DEVICE).tolist()
+    return run(graph, made("gpipe", 1, 1), plan), forward, back[::-1], LAYER / 2 / bytes_per_s
+
+
+@pytest.mark.parametrize("bytes_per_s", [1e7, 1e12])
+def test_a_unit_is_gathered_while_the_one_before_runs(bytes_per_s: float) -> None:
+    """Zhao et al. 2023, PyTorch FSDP, arXiv:2304.11277, section 3.3: a fast link delays the first unit alone.
+
+    On a slow one all gathers follow each other, and with them in the VJP the reductions, which wait for their unit.
+    """
+    job, forward, back, move = gathered(bytes_per_s, zero=3)
+    (first, second) = job.pipeline.ranks[0]
+    if move > max(forward + back):
+        assert first.end - first.start == pytest.approx(LAYERS * move + forward[-1])
+        assert second.end - second.start == pytest.approx(2 * LAYERS * move)
+    else:
+        assert first.end - first.start == pytest.approx(move + sum(forward))
+        assert second.end - second.start == pytest.approx(2 * move + sum(back))
+    assert job.communication_seconds(0) == pytest.approx(3 * LAYERS * move)
+    assert job.waiting_seconds(0) == pytest.approx(job.seconds - sum(forward + back))
+
+
+def test_without_prefetch_every_unit_waits() -> None:
+    job, forward, _, move = gathered(1e10, zero=3, prefetch=0)
+    (first, _) = job.pipeline.ranks[0]
+    assert first.end - first.start == pytest.approx(LAYERS * move + sum(forward))
+
+
+@pytest.mark.parametrize("bytes_per_s", [1e7, 1e12])
+@pytest.mark.parametrize("zero", [0, 1])
+def test_gradients_are_reduced_while_the_vjp_goes_on(zero: int, bytes_per_s: float) -> None:
+    """The first is there after one layer's VJP; under ZeRO-1 half an all-reduce, and all parameters at the end."""
+    job, forward, back, move = gathered(bytes_per_s, zero=zero)
+    reduce = move if zero else 2 * move
+    slow = reduce > max(back)
+    end = sum(forward) + (back[0] + LAYERS * reduce if slow else sum(back) + reduce)
+    assert job.seconds == pytest.approx(end + zero * LAYERS * move)
+    assert job.shared_seconds[0] == pytest.approx(2 * LAYERS * move)
+
+
+def test_ranks_that_divide_layers_wait_for_their_sums() -> None:
+    """One block on 4 ranks, each sum of sbh scalars: one after either half, and those of cotangents beside the rest."""
+    sizes = {"layers": 1, "hidden": 64, "heads": 4, "sequence": 32, "batch": 2, "loss": "sum"}
+    graph = transformer(Shards(4), **sizes)  # type: ignore[arg-type]
+    link = Link(bytes_per_s=1e6, latency_s=1e-3)
+    free, job = (run(graph, made("gpipe", 1, 1), Plan(tensor=4, link=x)) for x in (None, link))
+    size = 32 * 2 * 64 * 4
+    reduce = min(2 * 3 * (1e-3 + size / 4 / 1e6), 2 * (2 * 1e-3 + size / 1e6))
+    compute = dict(zip([n.name for n in graph.nodes], seconds_of(graph, DEVICE)[1].tolist(), strict=True))
+    hidden = compute["block1.attn.q"] + compute["block1.mlp.up"]
+    assert job.seconds == pytest.approx(free.seconds + 4 * reduce - hidden)
+    assert job.communication_seconds(0) == pytest.approx(4 * reduce)
+    fast = run(graph, made("gpipe", 1, 1), Plan(tensor=4, link=Link(bytes_per_s=1e12)))
+    assert fast.seconds == pytest.approx(free.seconds + 2 * (2 * 3 / 4 * size / 1e12))
+
+
+def test_experts_divided_among_replicas_have_fewer_of_them() -> None:
+    """Of 4 replicas 2 have each expert: their optimizer's state is halved, that of all else divided by 4."""
+    sizes = {"layers": 1, "hidden": 8, "heads": 2, "sequence": 4, "experts": 4, "bias": False, "loss": "sum"}
+    graph = transformer(Shards(expert=2), **sizes).configured(optimizer="adam")  # type: ignore[arg-type]
+    (stage,) = stages_of(graph, (0, len(graph)), None, recompute=["none"])
+    held = resident_bytes(graph, [stage], Replicas(count=4, zero=1, expert=2), Precision())
+    experts = 2 * (8 * 32 * 2) * 4
+    others = (4 * 8 * 8 + 2 * 2 * 8 + 8 * 4) * 4
+    assert held["parameters"] == experts + others
+    assert held["optimizer"] == experts + others // 2
 
 
 def test_a_message_holds_bytes_until_it_ends() -> None:
     """Two stages of equal layers: what is sent is on the sender, as communication, as long as the link is busy."""
     graph = sim.mlp(widths=[64] * 3, batch=4, loss="none")
     slow = Link(bytes_per_s=1e6, latency_s=0.0)
-    job = run(graph, made("gpipe", 2, 1), Plan(link=slow), device=DEVICE)
+    job = run(graph, made("gpipe", 2, 1), Plan(link=slow))
     (forward, back) = sorted(job.pipeline.sends, key=lambda send: send.start)
     size = job.stages[0].forward.bytes
     assert size == 4 * 64 * 4
@@ -276,8 +367,8 @@ def test_collectives_take_a_ring() -> None:
     """2(d - 1)/d of the gradients' bytes over the bandwidth, and 2(d - 1) latencies, for an all-reduce of d ranks."""
     graph = sim.mlp(widths=[64, 64], batch=4, loss="none")
     link = Link(bytes_per_s=1e9, latency_s=1e-6)
-    alone = run(graph, made("gpipe", 1, 1), Plan(link=link), device=DEVICE)
-    four = run(graph, made("gpipe", 1, 1), Plan(link=link, replicas=Replicas(count=4)), device=DEVICE)
+    alone = run(graph, made("gpipe", 1, 1), Plan(link=link))
+    four = run(graph, made("gpipe", 1, 1), Plan(link=link, replicas=Replicas(count=4)))
     size = 64 * 65 * 4
     assert four.seconds - alone.seconds == pytest.approx(2 * 3 / 4 * size / 1e9 + 6e-6)
 
@@ -293,7 +384,7 @@ def test_collectives_take_a_ring() -> None:
 )
 def test_a_job_that_cannot_be_says_why(plan: Plan, ranks: int, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
-        run(MODELS["mlp"], made("1f1b", ranks, 4), plan, device=DEVICE)
+        run(MODELS["mlp"], made("1f1b", ranks, 4), plan)
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "block"])
@@ -411,6 +502,85 @@ def test_what_is_wrong_with_a_job_is_told_at_its_place(
     file.write_text(JOB.replace(before, after))
     assert main(["validate", str(file)]) == 2
     assert message in capsys.readouterr().err
+
+
+SPREAD = """\
+version: 1
+name: spread
+graph: {kind: transformer, layers: 4, hidden: 64, heads: 8, kv_heads: 4, sequence: 32, batch: 2, experts: 4, loss: sum}
+device: a100-80
+parallel:
+  pipeline: {stages: 2, schedule: 1f1b, cuts: blocks}
+  batch: 32
+  data: 4
+  zero: 3
+  tensor: 2
+  context: 2
+  expert: 2
+  gather: {prefetch: 2}
+  machine: {devices: 8, link: nvlink3}
+  link: infiniband-hdr
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            "batch: 32",
+            "batch: 30",
+            ":7:10: parallel.batch: got 30 samples, of which 4 replicas cannot have micro-batches",
+        ),
+        ("batch: 32", "batch: 4", "micro-batches of 2 each; expected a multiple of 8"),
+        (
+            "batch: 32\n  data",
+            "data",
+            ":6:13: parallel.pipeline: 'micro_batches' is missing; or give the step's `batch`",
+        ),
+        ("1f1b,", "1f1b, micro_batches: 3,", "which are 4 micro-batches of 2 on each of 4 replicas; leave out"),
+        ("tensor: 2", "tensor: 8", ":10:11: parallel.tensor: got 8, by which 4 heads of keys and values cannot be"),
+        ("context: 2", "context: 64", ":11:12: parallel.context: got 64, by which 32 tokens cannot be divided"),
+        (
+            "expert: 2",
+            "expert: 3",
+            ":12:11: parallel.expert: got 3, by which 4 replicas cannot be divided; expected one of 1,",
+        ),
+        ("experts: 4", "experts: 1, top_k: 1", ":12:11: parallel.expert: got 2, by which 1 experts cannot be divided"),
+        ("  link: infiniband-hdr\n", "", "the 2 ranks of `expert` are on several machines of 8, and no link between"),
+        (", link: nvlink3", "", ":14:12: parallel.machine: 1f1b: the 2 ranks of `tensor` are on one machine, and no"),
+        ("infiniband-hdr", "infiniband", ":15:9: parallel.link: unknown link 'infiniband'; did you mean 'infiniband-"),
+        ("infiniband-hdr", "{latency: 1 us}", "parallel.link: 'bandwidth' is missing; or name a preset"),
+        ("zero: 3", "zero: 2", ":13:3: parallel.gather: is for `zero: 3`, which alone gathers parameters"),
+        ("stages: 2", "stages: 6", "got 6 stages, expected at most 5: the graph has 4 places between blocks"),
+    ],
+)
+def test_what_does_not_divide_is_told_at_its_place(
+    before: str, after: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spread.yaml").write_text(SPREAD.replace(before, after, 1))
+    assert main(["validate", str(tmp_path / "spread.yaml")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_job_spread_in_every_way_has_as_many_ranks_as_the_product(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spread.yaml").write_text(SPREAD)
+    assert (
+        main(["run", str(tmp_path / "spread.yaml"), "--format", "json", "--no-plots", "-q", "-o", str(tmp_path)]) == 0
+    )
+    (point,) = json.loads(capsys.readouterr().out)["points"]
+    assert sum(rank["count"] for rank in point["ranks"]) == 2 * 4 * 2 * 2
+    assert point["parameters"]["micro_batches"] == 4
+    text = SPREAD.replace(" batch: 2,", "").replace("loss: sum}", "loss: sum}  # one sample a micro-batch")
+    (tmp_path / "spread.yaml").write_text(text)
+    assert (
+        main(["run", str(tmp_path / "spread.yaml"), "--format", "json", "--no-plots", "-q", "-o", str(tmp_path)]) == 0
+    )
+    (one,) = json.loads(capsys.readouterr().out)["points"]
+    assert one["parameters"]["micro_batches"] == 8
+    for rank in point["ranks"]:
+        assert rank["busy_seconds"] + rank["idle_seconds"] == pytest.approx(point["seconds"])
 
 
 def test_fits_says_yes_or_no_what_decides_and_what_helps(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,8 @@ def run_pipeline(
         schedule = request.schedule(request.times.work)
         trace = simulate(schedule, request.times.clock(schedule.homes))
         return _point(request, trace, trace.seconds, _ranks(trace, None)), trace
-    job = run(graph, request.schedule, request.plan, device=device, times=request.times)
+    stages = request.shape.ranks
+    job = run(graph, request.schedule, request.plan, stages=stages, device=device, times=request.times)
     ranks = _ranks(job.pipeline, job)
     fullest = max(range(len(job.memory)), key=job.peak_bytes)
     peak, resident = job.peak_bytes(fullest), sum(job.resident[fullest].values())
@@ -61,7 +62,6 @@ def run_pipeline(
         ),
         fits=why_not is None,
         why_not=why_not,
-        notes={"tensor": "shares' collectives take no time here"} if job.tensor > 1 else {},
     ), job.pipeline
 
 
@@ -118,13 +118,15 @@ def _ranks(trace: PipelineTrace, job: JobTrace | None) -> tuple[Rank, ...]:
     groups: dict[str, Rank] = {}
     for number, held in enumerate(trace.schedule.in_flight()):
         busy, sent = trace.busy_seconds(number), trace.communication_seconds[number]
+        if job is not None:
+            busy, sent = busy - job.waiting_seconds(number), job.communication_seconds(number)
         rank = Rank(
             ranks=[],
             count=0,
             in_flight=held / share,
             busy_seconds=busy,
             idle_seconds=max(0.0, seconds - busy),
-            communication_seconds=sent if job is None else sent + job.collective_seconds[number],
+            communication_seconds=sent,
         )
         if job is not None:
             rank |= {"peak_bytes": job.peak_bytes(number), "breakdown": job.breakdown(number)}

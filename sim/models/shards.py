@@ -23,6 +23,7 @@ class Shards:
     Megatron-LM, arXiv:1909.08053). With `sequence` what lies between is divided by tokens: a layer gathers its
     input while it runs and keeps its share alone, a sum is scattered, and a VJP gathers the input again while it
     computes its cotangent (Korthikanti et al. 2022, Reducing activation recomputation, arXiv:2205.05198, section 4).
+    Cotangents are summed while the weights' gradients are computed, as in that program.
 
     `context` ranks divide the tokens of all layers; attention gathers keys and values of the whole sequence while
     it runs, forward and backward, and scatters the sum of their cotangents (Grattafiori et al. 2024, The Llama 3
@@ -73,11 +74,11 @@ class Shards:
             return node
         size = whole.size * x.itemsize
         if not self.sequence:
-            return _collective(node, *([Collective("all_reduce", "tensor", "vjp", size)] * first))
+            return _collective(node, *([Collective("all_reduce", "tensor", "vjp", size, overlapped=True)] * first))
         gathers = (
             Collective("all_gather", "tensor", "forward", size),
             Collective("all_gather", "tensor", "vjp", size, overlapped=True),
-            Collective("reduce_scatter", "tensor", "vjp", size),
+            Collective("reduce_scatter", "tensor", "vjp", size, overlapped=True),
         )
         return replace(_collective(node, *(gathers if first else ())), workspace_bytes=size)
 

@@ -7,8 +7,9 @@ stage that reads them. What crosses a cut is in both stages; between them it is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -43,13 +44,18 @@ class Profile(NamedTuple):
     """The rows of one part of a stage as they run: `seconds` of each, and bytes by kind that it takes and frees.
 
     What a row takes is there from its start, what it frees until its end; workspace is in both. `gradients`
-    lists (row, node, bytes): what the first row to add to the gradient of a node's parameters takes besides.
+    lists (row, node, bytes): what the first row to add to the gradient of a node's parameters takes besides;
+    `finished` (row, nodes) of the last rows that do, block by block. `moving` are the seconds of collectives, and
+    `waiting` those of them that the rows' seconds are longer for.
     """
 
     seconds: NDArray[np.float64]
     taken: Ints
     freed: Ints
     gradients: tuple[tuple[int, int, int], ...]
+    finished: tuple[tuple[int, frozenset[int]], ...] = ()
+    moving: float = 0.0
+    waiting: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,16 @@ class Stage:
 
 
 def seconds_of(graph: Graph, device: Device) -> NDArray[np.float64]:
-    """Seconds of each node's forward and VJP on a device, of one micro-batch."""
+    """Seconds of each node's forward and VJP on a device, of one micro-batch and one cotangent."""
     builder = Builder(graph)
     builder.forward(range(len(graph)))
     builder.vjp(range(len(graph) - 1, -1, -1))
     schedule = builder.build()
+    columns = schedule.table.columns
+    sizes = columns.value_bytes.copy()
+    if not graph.preallocated_gradients:
+        sizes[GRADIENT * len(graph) : (GRADIENT + 1) * len(graph)] = graph.columns.param_bytes
+    schedule = replace(schedule, table=replace(schedule.table, columns=columns._replace(value_bytes=sizes)))
     seconds = np.zeros((2, len(graph)))
     for row, took in zip(schedule.flat.rows.tolist(), action_seconds(schedule, device).tolist(), strict=True):
         seconds[divmod(row, len(graph))] = took
@@ -94,12 +105,18 @@ def seconds_of(graph: Graph, device: Device) -> NDArray[np.float64]:
 
 
 def cut(
-    graph: Graph, count: int, *, after: Sequence[str] = (), seconds: NDArray[np.float64] | None = None
+    graph: Graph,
+    count: int,
+    *,
+    after: Sequence[str] = (),
+    at_blocks: bool = False,
+    seconds: NDArray[np.float64] | None = None,
 ) -> tuple[int, ...]:
     """The starts of `count` stages and the end of the last: the largest work of one is least, the rest is even.
 
-    Cuts go where a single activation crosses. Work is the `seconds` of forward passes and VJPs, or without them
-    flops. With `after`, the names of the last nodes of all stages but one, cuts are there.
+    Cuts go where a single activation crosses, with `at_blocks` between named blocks alone. Work is the `seconds` of
+    forward passes and VJPs, or without them flops. With `after`, the names of the last nodes of all stages but one,
+    cuts are there.
 
     Raises
     ------
@@ -109,13 +126,13 @@ def cut(
     places = graph.articulation_points
     if after:
         return _named_cuts(graph, count, after)
+    if at_blocks:
+        places = np.array([p for p in places if p in (0, len(graph)) or _begins_block(graph, p)])
     if len(places) - 1 < count:
         many = len(places) - 2
-        raise ParameterError(
-            f"got {count} stages, expected at most {many + 1}: the graph has {many} places where a single "
-            f"activation crosses",
-            parameter=("stages",),
-        )
+        where = "between blocks" if at_blocks else "where a single activation crosses"
+        message = f"got {count} stages, expected at most {many + 1}: the graph has {many} places {where}"
+        raise ParameterError(message, parameter=("stages",))
     c = graph.columns
     of_nodes = c.forward_flops + c.vjp_flops + c.param_vjp_flops if seconds is None else seconds.sum(axis=0)
     work = np.concatenate([[0.0], np.cumsum(of_nodes, dtype=np.float64)])[places]
@@ -128,6 +145,13 @@ def cut(
     largest = _best_ends(between, count, np.maximum)[1]
     even = np.where(between <= largest * (1 + 1e-12), between**2, np.inf)
     return tuple(int(places[k]) for k in _best_ends(even, count, np.add)[0])
+
+
+def _begins_block(graph: Graph, node: int) -> bool:
+    """Whether a node is of another named block than the one before, or the first after all of these."""
+    names, m = graph.names, len(graph.inputs)
+    own, before = _BLOCK.match(names[m + node]), _BLOCK.match(names[m + node - 1])
+    return before is not None and (own is None or own[0] != before[0])
 
 
 def _best_ends(costs: NDArray[np.float64], count: int, joined: np.ufunc) -> tuple[list[int], float]:
@@ -158,42 +182,98 @@ def _named_cuts(graph: Graph, count: int, after: Sequence[str]) -> tuple[int, ..
     return tuple(starts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gathers:
+    """What ranks that share gradients (`zero` 2) or parameters too (3) hold whole while it is used, and its seconds.
+
+    Units of so many `blocks` are gathered before they run, `prefetch` of them ahead, and freed after, unless
+    parameters stay (`reshard` false); their gradients are reduced after their VJP (Zhao et al. 2023, PyTorch FSDP,
+    arXiv:2304.11277, section 3). `gather_s` and `reduce_s` are seconds for the parameters and gradients of some nodes.
+    """
+
+    zero: int = 0
+    blocks: int = 1
+    prefetch: int = 1
+    reshard: bool = True
+    gather_s: Callable[[frozenset[int]], float] = lambda _: 0.0
+    reduce_s: Callable[[frozenset[int]], float] = lambda _: 0.0
+
+    @property
+    def parameters(self) -> bool:
+        """Whether parameters are gathered for each pass."""
+        return self.zero == 3 and self.reshard
+
+
+@dataclass(frozen=True)
+class RowTimes:
+    """Seconds of each node's forward and VJP, arrays of shape (2, n): those it computes, and those of its collectives.
+
+    It waits for `exposed` ones, and computes while it waits for `hidden` ones.
+    """
+
+    compute: NDArray[np.float64]
+    exposed: NDArray[np.float64]
+    hidden: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, compute: NDArray[np.float64]) -> RowTimes:
+        """Those without collectives."""
+        return cls(compute, np.zeros_like(compute), np.zeros_like(compute))
+
+    @property
+    def whole(self) -> NDArray[np.float64]:
+        """Seconds from start to end."""
+        return np.maximum(self.compute, self.hidden) + self.exposed
+
+
 def stages_of(
     graph: Graph,
     starts: Sequence[int],
-    seconds: NDArray[np.float64] | None,
+    times: RowTimes | None,
     *,
     recompute: Sequence[Recompute],
-    zero: int = 0,
+    gathers: Gathers | None = None,
     gradient_dtype: str | None = None,
 ) -> list[Stage]:
     """The stages between consecutive `starts`, each with its own recomputation.
 
-    Without `seconds` their rows take no time. From ZeRO-2 on gradients are whole only while their block runs
-    (a block of the family, or the nodes between two places where a single activation crosses), under ZeRO-3
-    parameters too.
+    Without `times` their rows take no time. A block is one of the family, or the nodes between two places where a
+    single activation crosses.
     """
     cutter = _Cutter(
-        graph, np.zeros((2, len(graph))) if seconds is None else seconds, zero=zero, gradient_dtype=gradient_dtype
+        graph,
+        RowTimes.of(np.zeros((2, len(graph)))) if times is None else times,
+        gathers=gathers or Gathers(),
+        gradient_dtype=gradient_dtype,
     )
     return [cutter.stage(start, stop, how) for (start, stop), how in zip(pairwise(starts), recompute, strict=True)]
 
 
 class _Row(NamedTuple):
-    """One row of a part: its node, whether it evaluates it, its seconds, flops, and what it touches how."""
+    """One row of a part: its node, whether it evaluates it, its seconds, flops, and what it touches how.
+
+    It computes `seconds`, `hidden` ones of collectives at the same time, and then waits `exposed` ones for others.
+    """
 
     node: int
     forward: bool
     seconds: float
+    exposed: float
+    hidden: float
     flops: int
     touches: tuple[tuple[int, int], ...]
+
+    @property
+    def whole(self) -> float:
+        """Seconds from start to end."""
+        return max(self.seconds, self.hidden) + self.exposed
 
 
 class _Cutter:
     """The profiles of stages of one graph."""
 
-    def __init__(self, graph: Graph, seconds: NDArray[np.float64], *, zero: int, gradient_dtype: str | None) -> None:
-        self.graph, self.seconds, self.zero = graph, seconds, zero
+    def __init__(self, graph: Graph, times: RowTimes, *, gathers: Gathers, gradient_dtype: str | None) -> None:
+        self.graph, self.times, self.gathers = graph, times, gathers
         self.table = base_table(graph, jvp=False)
         self.n, self.active = len(graph), graph.active[len(graph.inputs) :].tolist()
         self.gradient_of = graph.gradient_of.tolist()
@@ -234,12 +314,22 @@ class _Cutter:
         )
 
     def _forward(self, node: int) -> _Row:
-        row = self.table.numbers.row(FORWARD, node)
-        return _Row(node, True, float(self.seconds[FORWARD, node]), self.flops[row], self.touches[row])
+        return self._row(FORWARD, node)
 
     def _vjp(self, node: int) -> _Row:
-        row = self.table.numbers.row(VJP, node)
-        return _Row(node, False, float(self.seconds[VJP, node]), self.flops[row], self.touches[row])
+        return self._row(VJP, node)
+
+    def _row(self, opcode: int, node: int) -> _Row:
+        row, at, times = self.table.numbers.row(opcode, node), (opcode, node), self.times
+        return _Row(
+            node=node,
+            forward=opcode == FORWARD,
+            seconds=float(times.compute[at]),
+            exposed=float(times.exposed[at]),
+            hidden=float(times.hidden[at]),
+            flops=self.flops[row],
+            touches=self.touches[row],
+        )
 
     def _back(self, start: int, stop: int, recompute: Recompute) -> Iterator[_Row]:
         """Yield the VJPs of a stage, last node first, and before them what is recomputed."""
@@ -304,7 +394,7 @@ class _Cutter:
         touches = tuple((v, a) for v, a in row.touches if not (v // self.n == COTANGENT and a == ACCUMULATE))
         touches = tuple((v, READ if a == WRITE else a) for v, a in touches)  # the seed is there already
         share = own / row.flops if row.flops else 0.0
-        return row._replace(seconds=row.seconds * share, flops=own, touches=touches)
+        return row._replace(seconds=row.seconds * share, exposed=0.0, hidden=0.0, flops=own, touches=touches)
 
     def _read_for_weights_alone(self, node: int) -> set[int]:
         """The activations that the gradient of a node's parameters reads and its input's cotangent does not."""
@@ -354,16 +444,46 @@ class _Cutter:
             bytes_ = int(c.saving_workspace[row.node] if row.forward and k in saved else c.workspace[number])
             taken[k, WORKSPACE] += bytes_
             freed[k, WORKSPACE] += bytes_
-        seconds = np.array([row.seconds for row in rows])
         spans = dict(zip(parts, pairwise([0, *ends]), strict=True))
         profiles = {}
         for part, (a, b) in spans.items():
             own = tuple((k - a, owner, size) for k, owner, size in sorted(gradients) if a <= k < b)
-            if self.zero >= 2:
-                self._gather(rows[a:b], taken[a:b], freed[a:b], own)
-                own = ()
-            profiles[part] = Profile(seconds[a:b], taken[a:b], freed[a:b], own)
+            profiles[part] = self._profile(rows[a:b], taken[a:b], freed[a:b], own, part)
         return profiles, kept
+
+    def _profile(
+        self, rows: Sequence[_Row], taken: Ints, freed: Ints, gradients: Sequence[tuple[int, int, int]], part: Part
+    ) -> Profile:
+        """The profile of a part, with what replicas that share gather and reduce meanwhile."""
+        seconds = np.array([row.whole for row in rows])
+        moving = sum(row.exposed + row.hidden for row in rows)
+        if self.gathers.zero >= 2 and rows:
+            moving += self._gather(rows, seconds, taken, freed, gradients, parameters=part is not Part.WEIGHT_VJP)
+            gradients = ()
+        waiting = float(seconds.sum()) - sum(row.seconds for row in rows)
+        return Profile(
+            seconds, taken, freed, tuple(gradients), tuple(self._finished(rows)), float(moving), max(0.0, waiting)
+        )
+
+    def _finished(self, rows: Sequence[_Row]) -> Iterator[tuple[int, frozenset[int]]]:
+        """Yield (row, nodes) of the last row of each block, and the gradients to which no later row adds."""
+        last = {self.gradient_of[row.node]: k for k, row in enumerate(rows) if not row.forward}
+        for first, stop in self._units(rows):
+            owners = frozenset(owner for owner, k in last.items() if owner >= 0 and first <= k < stop)
+            if owners:
+                yield stop - 1, owners
+
+    def _units(self, rows: Sequence[_Row], blocks: int = 1) -> Iterator[tuple[int, int]]:
+        """Yield the stretches of rows of so many blocks that have parameters, with what lies between in one of them."""
+        number_of, starts, named = self.block_numbers, [0], 0
+        last = -1
+        for k, row in enumerate(rows):
+            if self.gradient_of[row.node] >= 0 and number_of[row.node] != last:
+                last = number_of[row.node]
+                if named and named % blocks == 0:
+                    starts.append(next(j for j in range(k, -1, -1) if j == 0 or number_of[rows[j - 1].node] != last))
+                named += 1
+        yield from pairwise([*starts, len(rows)])
 
     @staticmethod
     def _lives(uses: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -378,22 +498,56 @@ class _Cutter:
             end = k
         yield begin, end
 
+    @cached_property
+    def block_numbers(self) -> dict[int, int]:
+        """The number of the block of each node."""
+        blocks = enumerate(self._blocks(0, self.n))
+        return {node: number for number, (first, last) in blocks for node in range(first, last)}
+
     def _gather(
-        self, rows: Sequence[_Row], taken: Ints, freed: Ints, gradients: Sequence[tuple[int, int, int]]
-    ) -> None:
-        """Add whole gradients in place of lasting ones, and whole parameters, while the rows of a block run."""
-        block_of = {node: first for first, last in self._blocks(0, self.n) for node in range(first, last)}
-        k = 0
-        while k < len(rows):
-            stop = k
-            while stop < len(rows) and block_of[rows[stop].node] == block_of[rows[k].node]:
-                stop += 1
-            owners = {self.gradient_of[row.node] for row in rows[k:stop]} - {-1}
-            whole = sum(int(self.graph.columns.param_bytes[o]) for o in owners) if self.zero == 3 else 0
-            taken[k, GATHERED] += whole
-            freed[stop - 1, GATHERED] += whole
-            for row, _, size in gradients:
-                if k <= row < stop:
-                    taken[row, GRADIENTS] += size
-                    freed[stop - 1, GRADIENTS] += size
-            k = stop
+        self,
+        rows: Sequence[_Row],
+        seconds: NDArray[np.float64],
+        taken: Ints,
+        freed: Ints,
+        gradients: Sequence[tuple[int, int, int]],
+        *,
+        parameters: bool,
+    ) -> float:
+        """Let units wait for their parameters, with these and their gradients whole meanwhile; seconds of collectives.
+
+        One stream moves what is asked for in order: a unit's parameters when the one `prefetch` before it begins,
+        its gradients when its last row ends. A part ends when all are reduced.
+        """
+        how, units = self.gathers, list(self._units(rows, self.gathers.blocks))
+        owners = [frozenset(self.gradient_of[row.node] for row in rows[a:b]) - {-1} for a, b in units]
+        gathers = [how.gather_s(of) if how.parameters and parameters else 0.0 for of in owners]
+        made = [[(row, owner, size) for row, owner, size in gradients if a <= row < b] for a, b in units]
+        reduces = [how.reduce_s(frozenset(owner for _, owner, _ in of)) if of else 0.0 for of in made]
+        free, now, asked = 0.0, 0.0, 0
+        there, ends, reduced = [0.0] * len(units), [], []
+        for k, (a, b) in enumerate(units):
+            if asked == k:
+                free = there[k] = max(free, now) + gathers[k]
+                asked += 1
+            start = max(now, there[k])
+            seconds[a] += start - now
+            while asked < min(k + how.prefetch + 1, len(units)):
+                free = there[asked] = max(free, start) + gathers[asked]
+                asked += 1
+            now = start + float(sum(row.whole for row in rows[a:b]))
+            ends.append(now)
+            free = max(free, now) + reduces[k] if reduces[k] else free
+            reduced.append(max(now, free) if reduces[k] else now)
+        seconds[-1] += max(0.0, free - now)
+        param_bytes = self.graph.columns.param_bytes
+        for k, (_, b) in enumerate(units):
+            if how.parameters and parameters:
+                whole = int(param_bytes[list(owners[k])].sum())
+                taken[units[max(0, k - how.prefetch)][0], GATHERED] += whole
+                freed[b - 1, GATHERED] += whole
+            until = next((j for j in range(k, len(units)) if ends[j] >= reduced[k]), len(units) - 1)
+            for row, _, size in made[k]:
+                taken[row, GRADIENTS] += size
+                freed[units[until][1] - 1, GRADIENTS] += size
+        return sum(gathers) + sum(reduces)

@@ -6,26 +6,29 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 from sim.base.document import KeyPath
 from sim.base.errors import ParameterError, suggest
-from sim.base.registry import Count, Entry, Problem, keywords
+from sim.base.registry import Count, Entry, Problem, Size, keywords
 from sim.base.units import TIME, ByteRate, Duration, parse_seconds
 from sim.ops.core import Dtype
-from sim.parallel import schedules
-from sim.parallel.job import Plan
+from sim.parallel import links, schedules
+from sim.parallel.job import Machine, Plan
+from sim.parallel.links import Link
 from sim.parallel.pipeline import PipelineSchedule
 from sim.parallel.schedules import Shape
-from sim.parallel.sharding import Link, Precision, Replicas, Zero
+from sim.parallel.sharding import Precision, Replicas, Zero
 from sim.parallel.stages import Recompute
 from sim.parallel.times import Times, Works, even_work
 from sim.scenario.points import MOST_POINTS, listed
 
 NOT_PARALLEL = ("strategies", "regimes")
 """Sections that do not go with many devices."""
+DIVIDED = ("tensor", "context", "expert")
+"""Keys of `parallel` by which ranks divide the layers of a graph."""
 OF_GRAPHS = ("device", "budget", "wrt", "optimizer", "gradients")
 """Sections that do not go with stages of which times alone are known."""
 MOST_PASSES = 20_000_000
@@ -74,11 +77,14 @@ class PipelineFile(BaseModel):
 
     stages: Annotated[Any, Field(description="How many ranks share the model; a list or range is tried in turn.")]
     schedule: Annotated[Any, Field(description="The order of passes; of a list each is tried.")]
-    micro_batches: Annotated[Any, Field(description="How many micro-batches a step has; a list or range is tried.")]
+    micro_batches: Annotated[
+        Any,
+        Field(description="How many micro-batches a step has; a list or range is tried. `batch` says it too."),
+    ] = None
     chunks: Annotated[Any, Field(description="Stages on each rank, for schedules that take it.")] = None
     cuts: Annotated[
-        list[str] | None,
-        Field(description="The last node of each stage but one; the work is shared evenly unless given."),
+        Literal["blocks"] | list[str] | None,
+        Field(description="The last node of each stage but one; `blocks` cuts between blocks alone. Even work else."),
     ] = None
     times: Annotated[
         TimesFile | None, Field(description="What passes and sends take; that of the device unless given.")
@@ -86,12 +92,73 @@ class PipelineFile(BaseModel):
 
 
 class LinkFile(BaseModel):
-    """The connection of two ranks."""
+    """The way of a rank's bytes to other ranks."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    bandwidth: Annotated[ByteRate, Field(description="Bytes a second in one direction.")]
-    latency: Annotated[Duration, Field(description="Time until the first byte is there.")] = 0.0
+    preset: Annotated[str | None, Field(description="A preset whose values the other keys override.")] = None
+    bandwidth: Annotated[ByteRate | None, Field(description="Bytes a second in one direction.")] = None
+    latency: Annotated[Duration | None, Field(description="Time until the first byte is there.")] = None
+    shared: Annotated[bool | None, Field(description="Whether all ranks of a machine leave it by this one link.")] = (
+        None
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"preset": value} if isinstance(value, str) else value
+
+    def link(self) -> Link:
+        """The link that the preset and the other keys make.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such preset, or no bandwidth.
+        """
+        if self.preset is not None and self.preset not in links.PRESETS:
+            message = f"unknown link '{self.preset}'{suggest(self.preset, links.PRESETS)}"
+            raise ParameterError(message, parameter=("preset",))
+        if self.preset is None and self.bandwidth is None:
+            raise ParameterError("'bandwidth' is missing; or name a preset", parameter=())
+        base = Link(bytes_per_s=math.inf) if self.preset is None else links.PRESETS[self.preset]
+        return replace(
+            base,
+            bytes_per_s=base.bytes_per_s if self.bandwidth is None else self.bandwidth,
+            latency_s=base.latency_s if self.latency is None else self.latency,
+            shared=base.shared if self.shared is None else self.shared,
+        )
+
+
+_RATED = {"anyOf": [{"required": ["bandwidth"]}, {"required": ["preset"]}]}
+OfLink = Annotated[
+    LinkFile, WithJsonSchema({"anyOf": [{"enum": list(links.PRESETS)}, LinkFile.model_json_schema() | _RATED]})
+]
+
+
+class MachineFile(BaseModel):
+    """Machines that have several ranks each."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    devices: Annotated[Count, Field(description="How many ranks a machine has.")]
+    link: Annotated[OfLink | None, Field(description="Between the ranks of a machine: a preset or its own.")] = None
+
+    def machine(self) -> Machine:
+        """The machines; raises as the link does."""
+        return Machine(devices=self.devices, link=None if self.link is None else self.link.link())
+
+
+class GatherFile(BaseModel):
+    """What ZeRO-3 gathers when, as PyTorch's FSDP does."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    blocks: Annotated[Count, Field(description="Blocks of the model that are gathered, and reduced, together.")] = 1
+    prefetch: Annotated[Size, Field(description="Units that are gathered ahead of the one that runs.")] = 1
+    reshard: Annotated[
+        bool, Field(description="Whether parameters are freed after the forward pass, and gathered again for the VJP.")
+    ] = True
 
 
 class PrecisionFile(BaseModel):
@@ -104,6 +171,9 @@ class PrecisionFile(BaseModel):
     optimizer: Annotated[Dtype | None, Field(description="Of the optimizer's state; the parameters' unless given.")] = (
         None
     )
+    communication: Annotated[
+        Dtype | None, Field(description="In which gradients are reduced; that of gradients unless given.")
+    ] = None
 
 
 class ParallelFile(BaseModel):
@@ -118,7 +188,18 @@ class ParallelFile(BaseModel):
     ] = 0
     tensor: Annotated[Count, Field(description="How many ranks divide the layers of each stage of a transformer.")] = 1
     sequence: Annotated[bool, Field(description="Whether they divide tokens too, between those layers.")] = False
-    link: Annotated[LinkFile | None, Field(description="Between ranks; without one, sends take no time.")] = None
+    context: Annotated[Count, Field(description="How many ranks divide the tokens of all layers of a transformer.")] = 1
+    expert: Annotated[Count, Field(description="Among how many of the replicas the experts are divided.")] = 1
+    batch: Annotated[
+        Count | None,
+        Field(description="Samples of a step, of all replicas; the micro-batch is the graph's batch."),
+    ] = None
+    gather: Annotated[GatherFile | None, Field(description="What ZeRO-3 gathers when.")] = None
+    link: Annotated[
+        OfLink | None,
+        Field(description="Between ranks, or between machines: a preset or its own; without one sends take no time."),
+    ] = None
+    machine: Annotated[MachineFile | None, Field(description="Several ranks on one machine, and their link.")] = None
     precision: Annotated[PrecisionFile | None, Field(description="Of what is held for each parameter.")] = None
     recompute: Annotated[
         Recompute | Annotated[list[Recompute], Field(min_length=1)],
@@ -156,7 +237,8 @@ class PipelinePoint:
 def problem_of(error: ParameterError, point: PipelinePoint) -> Problem:
     """The problem that keeps a point from being run, at the key at fault or at the schedule."""
     key = error.parameter[0] if error.parameter else ""
-    places: dict[object, KeyPath] = {"recompute": ("parallel", "recompute")}
+    here = ("recompute", "tensor", "context", "expert", "machine")
+    places: dict[object, KeyPath] = {name: ("parallel", name) for name in here} | {"link": ("parallel",)}
     places |= {name: ("parallel", "pipeline", name) for name in ("stages", "cuts")}
     return Problem(places.get(key, point.path), f"{point.label}: {error}")
 
@@ -169,10 +251,18 @@ class Expansion:
     problems: list[Problem] = field(default_factory=list)
 
 
-def expand(section: Mapping[str, Any]) -> Expansion:
-    """Every point that a `parallel:` section of valid shape asks for, the numbers of each schedule in turn."""
+def expand(section: Mapping[str, Any], *, micro_batch: int | None = None) -> Expansion:
+    """Every point that a `parallel:` section of valid shape asks for, the numbers of each schedule in turn.
+
+    `micro_batch` are the samples of the graph, by which the section's `batch` is divided.
+    """
     result = Expansion()
-    file, root = section["pipeline"], ("parallel", "pipeline")
+    file, root = dict(section["pipeline"]), ("parallel", "pipeline")
+    problem = _count_micro_batches(section, file, micro_batch)
+    if problem is not None:
+        result.problems.append(problem)
+        return result
+    result.problems += _impossible(section)
     named = list(_schedules(file["schedule"], (*root, "schedule"), result.problems))
     counts = {
         key: list(_counts(file[key], (*root, key), result.problems))
@@ -188,12 +278,6 @@ def expand(section: Mapping[str, Any]) -> Expansion:
     times = None if given is None else Times(**TimesFile.model_validate(given).model_dump())
     for ranks, _ in counts["stages"]:
         result.problems += _wrong_lengths(given or {}, ranks)
-    if section.get("zero", 0) and section.get("data", 1) == 1:
-        message = f"got {section['zero']}, but there is one replica; expected 0, or `data: 2` or more"
-        result.problems.append(Problem(("parallel", "zero"), message))
-    if section.get("sequence", False) is True and section.get("tensor", 1) == 1:
-        message = "got true, but one rank has all tokens; expected false, or `tensor: 2` or more"
-        result.problems.append(Problem(("parallel", "sequence"), message))
     several = {key for key, values in counts.items() if len(values) > 1}
     if result.problems:
         return result
@@ -211,15 +295,81 @@ def expand(section: Mapping[str, Any]) -> Expansion:
     return result
 
 
+def _count_micro_batches(section: Mapping[str, Any], file: dict[str, Any], micro_batch: int | None) -> Problem | None:
+    """Set the micro-batches of a pipeline from the batch of the step, or say why they cannot be."""
+    batch, data, place = section.get("batch"), section.get("data", 1), ("parallel", "batch")
+    if batch is None:
+        missing = file.get("micro_batches") is None
+        return (
+            Problem(("parallel", "pipeline"), "'micro_batches' is missing; or give the step's `batch`")
+            if missing
+            else None
+        )
+    if micro_batch is None:
+        return Problem(place, "needs a graph that says how many samples a micro-batch has", on_key=True)
+    count, rest = divmod(batch, data * micro_batch)
+    if rest or not count:
+        message = f"got {batch} samples, of which {data} replicas cannot have micro-batches of {micro_batch} each"
+        return Problem(place, f"{message}; expected a multiple of {data * micro_batch}")
+    if file.get("micro_batches") not in (None, count):
+        message = f"got {batch} samples, which are {count} micro-batches of {micro_batch} on each of {data} replicas"
+        return Problem(place, f"{message}; leave out `micro_batches`, or give {count}")
+    file["micro_batches"] = count
+    return None
+
+
+def _impossible(section: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what does not go together in a section of valid shape."""
+
+    def given(key: str, default: Any = 1) -> Any:
+        return section.get(key, default)
+
+    if given("zero", 0) and given("data") * given("context") == 1:
+        message = f"got {section['zero']}, but there is one replica; expected 0, or `data: 2` or more"
+        yield Problem(("parallel", "zero"), message)
+    if given("sequence", False) is True and given("tensor") == 1:
+        message = "got true, but one rank has all tokens; expected false, or `tensor: 2` or more"
+        yield Problem(("parallel", "sequence"), message)
+    if given("data") % given("expert"):
+        allowed = ", ".join(str(d) for d in range(1, given("data") + 1) if given("data") % d == 0)
+        message = (
+            f"got {section['expert']}, by which {given('data')} replicas cannot be divided; expected one of {allowed}"
+        )
+        yield Problem(("parallel", "expert"), message)
+    if section.get("gather") is not None and given("zero", 0) != 3:
+        yield Problem(("parallel", "gather"), "is for `zero: 3`, which alone gathers parameters as they are used", True)
+    for path in (("link",), ("machine", "link")):
+        value = section.get(path[0])
+        value = value.get("link") if len(path) == 2 and isinstance(value, Mapping) else value
+        if value is None:
+            continue
+        try:
+            LinkFile.model_validate(value).link()
+        except ParameterError as error:
+            inside = error.parameter if isinstance(value, Mapping) else ()
+            yield Problem(("parallel", *path, *inside), str(error))
+
+
 def _plan(file: ParallelFile) -> Plan:
-    link, precision = file.link, file.precision or PrecisionFile()
+    precision, gather, machine = file.precision or PrecisionFile(), file.gather or GatherFile(), file.machine
+    cuts = file.pipeline.cuts
     return Plan(
-        replicas=Replicas(count=file.data, zero=file.zero),
+        replicas=Replicas(
+            count=file.data * file.context,
+            zero=file.zero,
+            expert=file.expert,
+            blocks=gather.blocks,
+            prefetch=gather.prefetch,
+            reshard=gather.reshard,
+        ),
         tensor=file.tensor,
         sequence=file.sequence,
-        precision=Precision(gradients=precision.gradients, main=precision.main, optimizer=precision.optimizer),
-        link=None if link is None else Link(bytes_per_s=link.bandwidth, latency_s=link.latency),
-        cuts=tuple(file.pipeline.cuts or ()),
+        context=file.context,
+        precision=Precision(**precision.model_dump()),
+        link=None if file.link is None else file.link.link(),
+        machine=None if machine is None else machine.machine(),
+        cuts=tuple(cuts) if isinstance(cuts, list) else (),
+        at_blocks=cuts == "blocks",
         recompute=tuple(file.recompute) if isinstance(file.recompute, list) else (file.recompute,),
     )
 
@@ -317,8 +467,9 @@ def misplaced(data: Mapping[str, Any]) -> list[Problem]:
         if file.get("times") is None:
             message = "'times' is missing; or give a graph, and a device that says how long it takes"
             problems.append(Problem(("parallel", "pipeline"), message))
-    if section.get("tensor", 1) != 1 and _mapping(data.get("graph")).get("kind", "transformer") != "transformer":
-        problems.append(Problem(("parallel", "tensor"), "is for graphs of `kind: transformer`", on_key=True))
+    if _mapping(data.get("graph")).get("kind", "transformer") != "transformer":
+        divided = [key for key in DIVIDED if section.get(key, 1) != 1]
+        problems += [Problem(("parallel", key), "is for graphs of `kind: transformer`", on_key=True) for key in divided]
     if data.get("graph") is not None and data.get("device") is None and file.get("times") is None:
         problems.append(Problem(("parallel",), "needs a device, or the times of stages, beside the graph"))
     return problems

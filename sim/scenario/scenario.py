@@ -26,7 +26,7 @@ from sim.parallel.job import check as check_job
 from sim.scenario import axes, shipped
 from sim.scenario.devices import device_of
 from sim.scenario.keys import assigned, place
-from sim.scenario.parallel import ParallelFile, PipelinePoint, misplaced, problem_of
+from sim.scenario.parallel import DIVIDED, ParallelFile, PipelinePoint, misplaced, problem_of
 from sim.scenario.parallel import expand as expand_parallel
 from sim.scenario.points import REFUSALS, StrategyPoint, expand
 from sim.simulation.device import Device
@@ -116,8 +116,8 @@ class Scenario:
         try:
             graph = self.kind.function(*self._shards(), **self.graph_parameters)
         except (GraphError, ParameterError, CountOverflow) as error:
-            tensor = isinstance(error, ParameterError) and error.parameter == ("tensor",)
-            place = ("parallel", "tensor") if tensor else self._graph_place(error)
+            key = error.parameter[0] if isinstance(error, ParameterError) and error.parameter else None
+            place = ("parallel", str(key)) if key in DIVIDED else self._graph_place(error)
             raise self.error(place, str(error)) from None
         try:
             graph = graph.configured(
@@ -131,7 +131,8 @@ class Scenario:
     def _shards(self) -> tuple[Shards, ...]:
         """The shards of one rank's graph, where ranks divide the layers of a transformer."""
         plan = self.pipelines[0].plan if self.pipelines else Plan()
-        return () if plan.tensor == 1 else (Shards(plan.tensor, plan.sequence),)
+        shards = Shards(plan.tensor, plan.sequence, plan.context, plan.replicas.expert)
+        return () if shards == Shards() else (shards,)
 
     @property
     def kind(self) -> Entry[Graph]:
@@ -190,6 +191,7 @@ class Scenario:
                 problems.append(point.problem(error))
         for pipeline in self.pipelines if self.has_graph and not self.sweep else ():
             try:
+                pipeline.plan.check_links(pipeline.shape.ranks)
                 check_job(graph, pipeline.schedule().stages, pipeline.plan)
             except ParameterError as error:
                 problems.append(problem_of(error, pipeline))
@@ -364,7 +366,7 @@ def from_document(document: Document) -> Scenario:
     problems += expansion.problems
     pipelines: list[PipelinePoint] = []
     if not one_device and not any(p.path[:1] == ("parallel",) for p in problems):
-        spread = expand_parallel(data["parallel"])
+        spread = expand_parallel(data["parallel"], micro_batch=_batch(data.get("graph"), graph_parameters))
         pipelines, problems = spread.points, problems + spread.problems
     regimes: axes.Regimes | None = None
     sweep: axes.Grid | None = None
@@ -400,7 +402,7 @@ def from_document(document: Document) -> Scenario:
 class Cells:
     """The cells of a sweep or a map, by number: scenarios without axes, with other values at their keys.
 
-    Those that differ in keys of the graph alone share all but the graph.
+    Those that differ in keys of the graph alone share all but the graph, unless micro-batches follow from it.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -409,7 +411,8 @@ class Cells:
         self.scenario = scenario
         self.grid = grid
         self.section = "sweep" if scenario.sweep else "regimes"
-        self._outside = [k for k, axis in enumerate(grid.axes) if not _inside_graph(axis)]
+        counted = (scenario.document.data.get("parallel") or {}).get("batch") is not None
+        self._outside = [k for k, axis in enumerate(grid.axes) if counted or not _inside_graph(axis)]
         self._alike: dict[tuple[int, ...], Scenario] = {}
 
     def __len__(self) -> int:
@@ -543,6 +546,14 @@ def _stages(pipelines: Sequence[PipelinePoint]) -> dict[str, Any]:
     """The parameters of the chain that stands for stages of which times alone are known."""
     nothing = dict.fromkeys(("forward_flops", "jvp_flops", "vjp_flops", "activation_bytes", "input_bytes"), 0)
     return {"length": max(p.shape.ranks for p in pipelines), **nothing}
+
+
+def _batch(graph: Any, parameters: Mapping[str, Any]) -> int | None:
+    """The samples of a graph; `None` if its kind does not say it."""
+    kind = graph_kind(graph.get("kind")) if isinstance(graph, dict) else None
+    field = None if kind is None else kind.model.model_fields.get("batch")
+    batch = parameters.get("batch", field.default if field is not None else None)
+    return batch if isinstance(batch, int) else None
 
 
 def _graph_parameters(graph: Any, folder: Path) -> tuple[dict[str, Any], list[Problem]]:
