@@ -3,9 +3,12 @@
 The blocks of a page run one after the other in one folder, as its reader would:
 
 - `yaml` and `python` blocks with `title="name"` are written to that file; a scenario (with `version: 1`) is loaded;
-- `python` blocks without a title run, and print what a `text` block right behind them shows;
+- `python` blocks without a title run in one namespace, as cells of a notebook do, and print what a `text` block
+  right behind them shows;
 - in `console` blocks each line after `$ ` runs, and prints on standard output, or where nothing is there on
-  standard error, what stands below it; a line `…` stands for any lines, and `echo $?` shows the exit code.
+  standard error, what stands below it; `echo $?` shows the exit code.
+
+Where `…` is shown there may be anything: any lines if it stands alone, the rest of a line that ends with it.
 """
 
 from __future__ import annotations
@@ -79,8 +82,15 @@ def matches(shown: str, printed: str) -> bool:
     (True, False)
     """
     lines = [line.rstrip() for line in printed.strip("\n").splitlines()]
-    pattern = "".join(r"(?:[^\n]*\n)*" if x == ANY else re.escape(x.rstrip()) + "\n" for x in shown.splitlines())
+    pattern = "".join(_line(x.rstrip()) for x in shown.splitlines())
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in lines)) is not None
+
+
+def _line(shown: str) -> str:
+    if shown == ANY:
+        return r"(?:[^\n]*\n)*"
+    start, rest, end = shown.rpartition(f" {ANY}")
+    return f"{re.escape(start)} [^\n]*\n" if rest and not end else re.escape(shown) + "\n"
 
 
 class Reader:
@@ -89,6 +99,7 @@ class Reader:
     def __init__(self, name: str) -> None:
         self.name = name
         self.code = 0
+        self.names: dict[str, Any] = {"__name__": "page"}
 
     def run(self, block: Block) -> None:
         """One block; of a language of which nothing is expected it does nothing."""
@@ -108,7 +119,7 @@ class Reader:
     def _python(self, block: Block, where: str) -> None:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            exec(compile(block.text, where, "exec", dont_inherit=True), {"__name__": "page"})
+            exec(compile(block.text, where, "exec", dont_inherit=True), self.names)
         if block.prints is not None:
             _same(block.prints.rstrip("\n"), out.getvalue(), where)
 

@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands, its numbers and its examples are run."""
+"""The README is the front door, and the page of scenarios tells their numbers."""
 
 from __future__ import annotations
 
@@ -7,80 +7,45 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from pages import DOCS, PAGES, ROOT, blocks
 
 import sim
 from sim.base.units import parse_bytes
 from sim.commands.cli import main
-from sim.schedules.replay import replay
+from sim.scenario import shipped
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+TABLE = (DOCS / "reference" / "scenarios.md").read_text(encoding="utf-8")
+FRONTS = (DOCS / "explanation" / "planned-fronts.md").read_text(encoding="utf-8")
+LONGEST = 150
 
 
 def test_the_two_commands_stand_as_they_are_run() -> None:
-    commands = [block.strip() for block in blocks("sh")]
+    commands = [block.text.strip() for block in blocks(README) if block.language == "sh"]
     assert "pip install -e . && sim run scenarios/deep_mlp.yaml" in commands
     assert "pip install -e '.[test]' && pytest" in commands
 
 
-def test_the_library_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    (example,) = [b for b in blocks("python") if "sim.run(" in b]
-    exec(compile(example, "README.md", "exec"), {})
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == re.search(r"# (\d+ \d+)", example)[1]  # type: ignore[index]
-    assert "('jacobian_chain forward', 44000), ('jacobian_chain reverse', 8800)" in printed[2]
+def test_the_front_door_is_short() -> None:
+    assert len(README.splitlines()) <= LONGEST
 
 
-@pytest.mark.parametrize("framework", ["torch", "jax"])
-def test_training_under_a_plan_is_training(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip(framework, reason=f"needs the extra {framework}")
-    (example,) = [b for b in blocks("python") if f"import sim.{framework}\n" in b]
-    exec(compile(example, "README.md", "exec", dont_inherit=True), {"__name__": "readme"})
-    printed = capsys.readouterr().out
-    assert "True" in printed.split()
-    if framework == "torch":
-        planned, full = map(float, re.search(r"peak (\S+) MB \(full store (\S+) MB\)", printed).groups())  # type: ignore[union-attr]
-        assert planned <= 0.6 * full
-
-
-def test_the_strategy_to_add_works_as_it_stands() -> None:
-    from sim.strategies import strategies
-
-    (example,) = [b for b in blocks("python") if "@strategies.register" in b]
-    try:
-        exec(compile(example, "README.md", "exec", dont_inherit=True), {"__name__": "readme"})
-        flops = replay(sim.schedule(sim.chain(length=3), "reverse_twice", times=4)).flops
-    finally:
-        strategies.forget("reverse_twice")
-    assert (flops.primal, flops.recompute, flops.adjoint) == (3, 9, 3)
-
-
-@pytest.mark.parametrize("scenario", sorted((ROOT / "scenarios").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_scenario_is_told_of(scenario: Path) -> None:
-    assert scenario.name in README
-
-
-def test_every_picture_is_there() -> None:
-    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
-    assert pictures
-    assert all((ROOT / p).is_file() and p.startswith("outputs/gallery/") for p in pictures)
+@pytest.mark.parametrize("name", shipped.names())
+def test_every_shipped_scenario_is_told_of(name: str) -> None:
+    assert f"`{name}`" in TABLE
 
 
 def test_every_command_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    told = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert main(["--help"]) == 0
     listed = re.findall(r"^  (\w+)  +\S", capsys.readouterr().out.split("Commands:")[1], flags=re.MULTILINE)
     assert listed
-    assert [c for c in listed if f"sim {c}" not in README] == []
+    assert [c for c in listed if f"sim {c}" not in told] == []
 
 
 ROWS = {
     found[1]: found[2]
-    for found in re.finditer(r"^\| `(\w+)\.yaml` \| [^|]+ \| ([^|]+) \|$", README, flags=re.MULTILINE)
+    for found in re.finditer(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", TABLE, flags=re.MULTILINE)
     if found[2].strip()
 }
 SLOW = {"resnet50", "unet", "transformer", "time_stepper"}
@@ -125,7 +90,7 @@ def test_the_checkpointing_scenario_is_as_told() -> None:
     assert found
     assert evaluations[f"binomial slots={found[1]}"] == int(found[2])
     assert evaluations["sqrt"] == int(found[3])
-    shown = re.search(r"run scenarios/checkpointing.yaml`:\n(.+?):\n\n!\[(\w+) schedules", README, flags=re.DOTALL)
+    shown = re.search(r"run scenarios/checkpointing.yaml`:\n(.+?):\n\n!\[(\w+) schedules", FRONTS, flags=re.DOTALL)
     assert shown
     pictures = results.views["pictures"]
     assert re.findall("`([^`]+)`", shown[1]) == [p["label"] for p in pictures]
