@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from sim.base import searches
 from sim.base.document import Document, DocumentError, Finding
 from sim.base.errors import GraphError, SimError
+from sim.base.registry import Problem
 from sim.base.store import Store, program
 from sim.base.workers import WorkerLost, Workers
 from sim.experiment.fronts import stand_ins
@@ -24,7 +27,7 @@ from sim.graphs.graph import Graph
 from sim.models.onnx.file import PackageFile, located
 from sim.scenario.parallel import PipelinePoint
 from sim.scenario.points import REFUSALS, StrategyPoint
-from sim.scenario.scenario import Cells, Scenario, from_document
+from sim.scenario.scenario import MOST_TOLD, Cells, Scenario, from_document
 
 KEEP_S = 1.0
 """Seconds between two transactions of the store."""
@@ -106,11 +109,15 @@ class Outcomes:
         """The tasks that are left to do."""
         keyed = Keys(self._common)
         tasks: list[Task] = []
+        problems: dict[Problem, None] = {}
         for cell in range(len(self.cells)):
             try:
                 keys = keyed.of(self.cells[cell])
             except DocumentError as error:
-                raise self.cells.error(cell, error) from None
+                problems[self.cells.problem(cell, error)] = None
+                if len(problems) > MOST_TOLD:
+                    break
+                continue
             known = set() if fresh else self._store.known(keys)
             self._keys.append(keys)
             wanted = tuple(i for i, key in enumerate(keys) if key not in known)
@@ -118,6 +125,8 @@ class Outcomes:
                 tasks.append((cell, wanted))
             if len(wanted) < len(keys):
                 progress(len(keys) - len(wanted))
+        if problems:
+            raise self.cells.scenario.document.error(problems)
         return tasks, len(tasks)
 
     def _check(self, cell: int, texts: Sequence[str]) -> None:
@@ -127,14 +136,16 @@ class Outcomes:
                 raise self._error(cell, message, path)
 
     def _error(self, cell: int, message: str, path: str = "graph") -> DocumentError:
-        return self.cells.error(cell, DocumentError([Finding(self.cells.scenario.document.name, None, path, message)]))
+        document = self.cells.scenario.document
+        error = DocumentError([Finding(document.name, None, path, message)])
+        return document.error([self.cells.problem(cell, error)])
 
 
 _FAILED = '{"failed":'
 
 
 def _outcome(text: str) -> Outcome:
-    data = json.loads(text)
+    data = from_json(text)
     return Outcome(tuple(data.get("points", ())), data.get("refused"))
 
 
@@ -192,16 +203,29 @@ class Keys:
     def __init__(self, common: Common) -> None:
         self._common = common
         self._files: dict[Path | PackageFile, str] = {}
+        self._alike: tuple[Scenario, bytes, list[bytes]] | None = None
 
     def of(self, cell: Scenario) -> list[bytes]:
         """The key of each request of a cell."""
+        outside, requests = self._of_other_sections(cell)
+        files = [self._digest(v) for v in cell.graph_parameters.values() if isinstance(v, Path | PackageFile)]
+        base = hashlib.sha256(outside + _canonical([cell.document.data.get("graph"), files]))
+        keys = []
+        for request in requests:
+            one = base.copy()
+            one.update(request)
+            keys.append(one.digest())
+        return keys
+
+    def _of_other_sections(self, cell: Scenario) -> tuple[bytes, list[bytes]]:
+        """All but the graph, and each request, as bytes; cells in a row mostly share them."""
+        if self._alike is not None and self._alike[0].shares_all_but_the_graph(cell):
+            return self._alike[1:]
         data = cell.document.data
         minimized = [p.parameters["minimize"] for p in cell.points if "minimize" in p.parameters]
         timed = self._common.timed or bool(minimized)
         about = {
             "program": self._common.program,
-            "graph": data.get("graph"),
-            "files": [self._digest(v) for v in cell.graph_parameters.values() if isinstance(v, Path | PackageFile)],
             "settings": [data.get(key) for key in ("wrt", "optimizer", "gradients")],
             "device": dataclasses.asdict(cell.device) if cell.device and timed else None,
             "timed": self._common.timed,
@@ -209,16 +233,11 @@ class Keys:
             "budget": cell.budget_bytes,
             "parallel": data.get("parallel"),
         }
-        base = hashlib.sha256(_canonical(about))
-        keys = []
-        for request in cell.requests:
-            one = base.copy()
-            if isinstance(request, PipelinePoint):
-                one.update(_canonical(request.label))
-            else:
-                one.update(_canonical([request.strategy, request.parameters]))
-            keys.append(one.digest())
-        return keys
+        requests = [
+            _canonical(r.label if isinstance(r, PipelinePoint) else [r.strategy, r.parameters]) for r in cell.requests
+        ]
+        self._alike = (cell, _canonical(about), requests)
+        return self._alike[1:]
 
     def _digest(self, file: Path | PackageFile) -> str:
         if file not in self._files:

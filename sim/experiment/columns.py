@@ -17,8 +17,10 @@ from sim.base import files
 from sim.base.errors import SimError
 from sim.experiment.point import Point
 
+PART = 1_000
+"""Rows that are converted at a time."""
 GROUP = 20_000
-"""Rows that are written at a time."""
+"""Rows of a row group of Parquet."""
 LARGEST_INT = 2**63 - 1
 
 Row = Mapping[str, Any]
@@ -36,8 +38,9 @@ def flat(point: Mapping[str, Any]) -> dict[str, Any]:
     """
     row: dict[str, Any] = {}
     for key, value in point.items():
-        if isinstance(value, Mapping):
-            row.update((f"{key}.{inner}", v) for inner, v in flat(value).items())
+        if type(value) is dict:
+            for inner, v in value.items():
+                row[f"{key}.{inner}"] = v
         else:
             row[key] = value
     return row
@@ -46,26 +49,35 @@ def flat(point: Mapping[str, Any]) -> dict[str, Any]:
 class Columns:
     """The columns of rows, in the order of `Point`, those inside one field in the order first met; and their types.
 
-    A type is `int`, `float`, `bool` or `str`; lists are text.
+    A type is `int`, `float`, `bool`, `str` or `Exact`; lists are text.
     """
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        order = {f.name: i for i, f in enumerate(fields(Point))}
-        types: dict[str, set[type]] = {}
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._shapes: dict[tuple[tuple[str, ...], tuple[type, ...]], None] = {}
         for row in rows:
-            for key, value in row.items():
-                types.setdefault(key, set()).add(_type(value))
-        self.types = {key: _common(types[key]) for key in sorted(types, key=lambda key: order[key.partition(".")[0]])}
+            self.add(row)
 
+    def add(self, row: Row) -> None:
+        """Take note of the columns of a row."""
+        values = row.values()
+        types = tuple(map(type, values))
+        if any(t is int and not -LARGEST_INT <= v <= LARGEST_INT for t, v in zip(types, values, strict=True)):
+            types = tuple(Exact if t is int else t for t in types)
+        self._shapes[tuple(row), types] = None
 
-def _type(value: Any) -> type:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > LARGEST_INT:
-        return Exact
-    return type(value)
+    @property
+    def types(self) -> dict[str, type]:
+        """The type of each column."""
+        order = {f.name: i for i, f in enumerate(fields(Point))}
+        found: dict[str, set[type]] = {}
+        for keys, types in self._shapes:
+            for key, kind in zip(keys, types, strict=True):
+                found.setdefault(key, set()).add(kind)
+        return {key: _common(found[key]) for key in sorted(found, key=lambda key: order[key.partition(".")[0]])}
 
 
 class Exact:
-    """The type of whole numbers of more than 64 bits."""
+    """The type of whole numbers some of which have more than 64 bits."""
 
 
 def _common(types: set[type]) -> type:
@@ -77,24 +89,25 @@ def _common(types: set[type]) -> type:
 
 def to_csv(rows: Iterable[Row], columns: Columns) -> Iterator[str]:
     """Yield the text of a CSV file in parts."""
-    rows = iter(rows)
+    rows, names = iter(rows), [*columns.types]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns.types, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
     while True:
         yield text.getvalue()
         text.seek(0)
         text.truncate()
-        some = list(islice(rows, GROUP))
+        some = list(islice(rows, PART))
         if not some:
             return
-        writer.writerows({k: _cell(v) for k, v in row.items()} for row in some)
+        writer.writerows([_cell(row.get(name)) for name in names] for row in some)
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return json.dumps(value) if isinstance(value, list | tuple) else value
+    kind = type(value)
+    if kind is bool:
+        return "true" if value else "false"
+    return json.dumps(value) if kind is list or kind is tuple else value
 
 
 def to_dataframe(rows: Iterable[Row], columns: Columns) -> Any:
@@ -106,14 +119,15 @@ def to_dataframe(rows: Iterable[Row], columns: Columns) -> Any:
         Without pandas.
     """
     pandas = _extra("pandas")
-    values: dict[str, list[Any]] = {key: [] for key in columns.types}
+    types = columns.types
+    values: dict[str, list[Any]] = {key: [] for key in types}
     for row in rows:
         for key, column in values.items():
             column.append(row.get(key))
     kinds = {int: "Int64", float: "float64", bool: "boolean", str: "string", Exact: "object"}
     return pandas.DataFrame({
         key: pandas.array([_plain(v, kind) for v in values[key]], dtype=kinds[kind])
-        for key, kind in columns.types.items()
+        for key, kind in types.items()
     })  # fmt: skip
 
 
@@ -132,21 +146,27 @@ def write_parquet(rows: Iterable[Row], columns: Columns, path: Path) -> Path:
         int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_(), str: arrow.string(),
         Exact: arrow.decimal256(76, 0),
     }  # fmt: skip
-    schema = arrow.schema([(key, kinds[kind]) for key, kind in columns.types.items()])
+    types = columns.types
+    schema = arrow.schema([(key, kinds[kind]) for key, kind in types.items()])
     rows = iter(rows)
     with files.replacing(path) as file, parquet.ParquetWriter(file, schema) as writer:
-        while some := list(islice(rows, GROUP)):
+        batches = []
+        while some := list(islice(rows, PART)):
             arrays = [
                 arrow.array([_plain(row.get(key), kind) for row in some], type=kinds[kind])
-                for key, kind in columns.types.items()
+                for key, kind in types.items()
             ]
-            writer.write_table(arrow.table(arrays, schema=schema))
+            batches.append(arrow.record_batch(arrays, schema=schema))
+            if len(batches) * PART == GROUP:
+                writer.write_table(arrow.Table.from_batches(batches, schema))
+                batches = []
+        writer.write_table(arrow.Table.from_batches(batches, schema))
     return path
 
 
 def _plain(value: Any, kind: type) -> Any:
     """A value as one of the type of its column."""
-    if value is None or isinstance(value, kind):
+    if value is None or type(value) is kind:
         return value
     return float(value) if kind is float else value if kind is Exact else value if kind is int else json.dumps(value)
 

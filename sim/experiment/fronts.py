@@ -41,19 +41,19 @@ def stand_ins(request: StrategyPoint, graph: Graph, device: Device | None) -> li
 
 def with_fronts(points: Sequence[Point]) -> tuple[Point, ...]:
     """The points, each told the fronts that it is on among them."""
+    return tuple(dataclasses.replace(p, pareto=on) for p, on in zip(points, on_fronts(points), strict=True))
+
+
+def on_fronts(points: Sequence[Point]) -> list[OnFront]:
+    """The fronts that each point is on among them."""
     if any(p.ranks for p in points):
         costs = [(p.peak_bytes or max(r["in_flight"] for r in p.ranks), p.seconds or 0.0) for p in points]
         best = set(front(costs))
-        return tuple(
-            dataclasses.replace(p, pareto=OnFront(flops=False, seconds=i in best)) for i, p in enumerate(points)
-        )
+        return [OnFront(flops=False, seconds=i in best) for i in range(len(points))]
     timed = [i for i, p in enumerate(points) if p.seconds is not None]
     by_flops = _front_over_work(points)
     by_seconds = {timed[k] for k in front([coordinates(points[i], "seconds") for i in timed])}
-    return tuple(
-        dataclasses.replace(p, pareto=OnFront(flops=i in by_flops, seconds=i in by_seconds))
-        for i, p in enumerate(points)
-    )
+    return [OnFront(flops=i in by_flops, seconds=i in by_seconds) for i in range(len(points))]
 
 
 def _front_over_work(points: Sequence[Point]) -> set[int]:

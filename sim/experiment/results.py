@@ -104,13 +104,16 @@ class Results:
         data = self.points.rows() if isinstance(self.points, Spool) else (p.to_dict() for p in self.points)
         return map(columns.flat, data)
 
+    def _columns(self) -> columns.Columns:
+        return self.points.columns if isinstance(self.points, Spool) else columns.Columns(self._rows())
+
     def to_csv(self) -> str:
         """One line a point; nested values as columns named by their path (`flops.total`)."""
         return "".join(self.csv_parts())
 
     def csv_parts(self) -> Iterator[str]:
         """Yield the text of `to_csv` in parts."""
-        return columns.to_csv(self._rows(), columns.Columns(self._rows()))
+        return columns.to_csv(self._rows(), self._columns())
 
     def to_dataframe(self) -> Any:
         """A pandas data frame, one row a point, with the columns of `to_csv`; whole numbers stay exact.
@@ -120,7 +123,7 @@ class Results:
         MissingExtra
             Without pandas, which the extra `frames` installs.
         """
-        return columns.to_dataframe(self._rows(), columns.Columns(self._rows()))
+        return columns.to_dataframe(self._rows(), self._columns())
 
     def to_parquet(self, path: Path) -> Path:
         """Write a Parquet file, one row a point, with the columns of `to_csv`; its path.
@@ -132,7 +135,7 @@ class Results:
         OutputError
             If it cannot be written.
         """
-        return columns.write_parquet(self._rows(), columns.Columns(self._rows()), path)
+        return columns.write_parquet(self._rows(), self._columns(), path)
 
     def _repr_html_(self) -> str:
         """The page of these results in a frame, which notebooks show."""

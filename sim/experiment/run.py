@@ -80,7 +80,7 @@ def sweep(
     WorkerLost, ClusterLost
         See `Workers.results`.
     """
-    Cells(scenario).check()
+    Cells(scenario).check_graphs()
     graph = scenario.build_graph()
     with opened(shared=keepable(scenario)) as store:
         outcomes = Outcomes(scenario, store)

@@ -9,16 +9,20 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from pydantic_core import from_json
+
+from sim.experiment.columns import Columns, flat
 from sim.experiment.point import Point
 
 
 class Spool(Sequence[Point]):
-    """A sequence of points in a temporary file that goes with it, each a line of JSON."""
+    """A sequence of points in a temporary file that goes with it, each a line of JSON; and their columns."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the finalizer)
         weakref.finalize(self, self._file.close)
         self._starts = array("Q", [0])
+        self.columns = Columns()
 
     def append(self, point: Mapping[str, Any]) -> None:
         """Add the plain data of a point."""
@@ -26,6 +30,7 @@ class Spool(Sequence[Point]):
         self._file.seek(self._starts[-1])
         self._file.write(line)
         self._starts.append(self._starts[-1] + len(line))
+        self.columns.add(flat(point))
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -38,7 +43,7 @@ class Spool(Sequence[Point]):
         if isinstance(index, slice):
             return tuple(self[i] for i in range(*index.indices(len(self))))
         i = range(len(self))[index]
-        return point_of(json.loads(self._read(i, i + 1)))
+        return point_of(from_json(self._read(i, i + 1)))
 
     def __iter__(self) -> Iterator[Point]:
         return map(point_of, self.rows())
@@ -50,7 +55,7 @@ class Spool(Sequence[Point]):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the plain data of each point."""
-        return map(json.loads, self.lines())
+        return map(from_json, self.lines())
 
     def _read(self, start: int, stop: int) -> bytes:
         self._file.seek(self._starts[start])

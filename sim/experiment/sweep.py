@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from sim.base.json import Amount, Measured, Plain
 from sim.experiment.cells import Outcome, Outcomes
-from sim.experiment.fronts import with_fronts
+from sim.experiment.fronts import on_fronts
 from sim.experiment.spool import Spool, point_of
 from sim.scenario.axes import Axis, Grid, coordinate
 from sim.scenario.points import StrategyPoint
@@ -109,10 +109,9 @@ def collected(scenario: Scenario, outcomes: Outcomes) -> tuple[Spool, Swept]:
     for cell, found in enumerate(outcomes):
         coordinates = grid.coordinates(cell)
         data = [point for outcome in found for point in outcome.points]
-        marked = with_fronts([point_of(point) for point in data])
-        for point, on in zip(data, marked, strict=True):
+        for point, pareto in zip(data, on_fronts([point_of(point) for point in data]), strict=True):
             del point["pareto"]  # its place is behind the cell
-            spool.append({**point, "cell": coordinates, "pareto": on.pareto})
+            spool.append({**point, "cell": coordinates, "pareto": pareto})
         fitting += sum(point["fits"] for point in data)
         if any(outcome.refused for outcome in found):
             refused.add(outcomes.cells[cell].requests, found, coordinates)

@@ -175,7 +175,9 @@ class Scenario:
             If the graph cannot be built, or strategies do not work on it: at their places in the file.
         """
         if self.sweep or self.regimes:
-            Cells(self).check()
+            cells = Cells(self)
+            cells.check_all()
+            cells.check_graphs()
         if self.kind.user_code:
             return None
         graph = self.build_graph()
@@ -198,6 +200,10 @@ class Scenario:
         if problems:
             raise self.document.error(problems)
         return graph
+
+    def shares_all_but_the_graph(self, other: Scenario) -> bool:
+        """Whether another cell of the same sweep was made of this one's other sections."""
+        return self.points is other.points and self.pipelines is other.pipelines and self.device is other.device
 
     def changed(self, changes: Sequence[str]) -> Scenario:
         """The scenario with other values at some keys; see `load`."""
@@ -434,38 +440,39 @@ class Cells:
         """The keys of a cell with their values."""
         return ", ".join(axis.shown(i) for axis, i in zip(self.grid.axes, self.grid.at(cell), strict=True))
 
-    def error(self, cell: int, error: DocumentError) -> DocumentError:
-        """The error of a cell, shown at the axes."""
-        first = error.findings[0]
-        return self.scenario.document.error([Problem((self.section,), _told(self.shown(cell), first))])
+    def problem(self, cell: int, error: DocumentError) -> Problem:
+        """What is wrong with a cell, at the axes."""
+        return Problem((self.section,), _told(self.shown(cell), error.findings[0]))
 
     def check_values(self) -> None:
         """Raise DocumentError unless cells with each value of each axis make scenarios; at the values' places."""
         self._try(self.__getitem__)
 
-    def check(self) -> None:
-        """Raise DocumentError unless all cells make scenarios, and those that are tried make graphs.
-
-        These are the cells of `check_values`, and those at the ends of axes. A strategy of a sweep that works
-        on none of their graphs is an error, one that works on some is none.
-        """
+    def check_all(self) -> None:
+        """Raise DocumentError unless all cells make scenarios."""
         problems: dict[Problem, None] = {}
         for cell in range(len(self)):
             try:
                 self[cell]
             except DocumentError as error:
-                problems[Problem((self.section,), _told(self.shown(cell), error.findings[0]))] = None
+                problems[self.problem(cell, error)] = None
             if len(problems) > MOST_TOLD:
                 break
         if problems:
             raise self.scenario.document.error(problems)
+
+    def check_graphs(self) -> None:
+        """Raise DocumentError unless the cells of `check_values` and those at the ends of axes make graphs.
+
+        A strategy of a sweep that works on none of these is an error, one that works on some is none. Nothing
+        is built where that runs a person's own code.
+        """
+        if self.scenario.kind.user_code:
+            return
         refused: dict[KeyPath, list[Problem | None]] = {}
-        if not self.scenario.kind.user_code:
-            self._try(partial(self._try_graph, refused), also=self.grid.corners())
-        for found in refused.values():
-            if self.section == "sweep" and found[0] is not None and None not in found:
-                problems[found[0]] = None
-        if problems:
+        self._try(partial(self._try_graph, refused), also=self.grid.corners())
+        problems = [found[0] for found in refused.values() if found[0] is not None and None not in found]
+        if problems and self.section == "sweep":
             raise self.scenario.document.error(problems)
 
     def _try(self, work: Callable[[int], object], also: Sequence[int] = ()) -> None:
