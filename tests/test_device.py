@@ -49,7 +49,7 @@ def test_a_device_of_ones_own_reads_units() -> None:
             "disk_memory": 10**13, "overhead": "5 us", "copy_latency": "2 ms", "name": "mine",
         }
     )  # fmt: skip
-    assert dataclasses.asdict(found) | {"source": ""} == {
+    assert found.to_dict() | {"source": ""} == {
         "name": "mine", "flops_per_s": 60e12, "bandwidth_bytes_per_s": 3.3e12, "memory_bytes": 80 * 10**9,
         "to_host_bytes_per_s": 55e9, "from_host_bytes_per_s": 50e9, "to_disk_bytes_per_s": 2e9,
         "from_disk_bytes_per_s": 3e9, "host_memory_bytes": 2**40, "disk_memory_bytes": 10**13, "overhead_s": 5e-6,

@@ -583,6 +583,26 @@ def test_a_job_spread_in_every_way_has_as_many_ranks_as_the_product(
         assert rank["busy_seconds"] + rank["idle_seconds"] == pytest.approx(point["seconds"])
 
 
+def test_throughput_is_what_all_ranks_do_in_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """32 samples of 32 tokens a step; model flops thrice the forward ones, hardware flops those of all rows."""
+    (tmp_path / "spread.yaml").write_text(SPREAD.replace("a100-80", "{preset: a100-80, peak_flops: 312 TFLOP/s}"))
+    run_it = ["run", str(tmp_path / "spread.yaml"), "--format", "json", "--no-plots", "-q", "-o", str(tmp_path)]
+    assert main([*run_it, "--set", "parallel.recompute=block"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["scenario"]["device"]["peak_flops_per_s"] == 312e12
+    (point,) = results["points"]
+    seconds, flops, got = point["seconds"], point["flops"], point["throughput"]
+    assert got["samples_per_second"] == pytest.approx(32 / seconds)
+    assert got["tokens_per_second"] == pytest.approx(32 * 32 / seconds)
+    able = seconds * 8 * 312e12  # of one replica's 2 · 2 · 2 ranks, whose flops are those of the point
+    assert got["model_flops_utilization"] == pytest.approx(3 * flops["primal"] / able)
+    assert got["hardware_flops_utilization"] == pytest.approx(flops["total"] / able)
+    for rank in point["ranks"]:
+        assert 0 <= rank["peak_seconds"] <= seconds
+    assert main(["run", str(tmp_path / "spread.yaml"), "--no-plots", "-q", "-o", str(tmp_path)]) == 0
+    assert {"tokens/s", "used"} <= set(capsys.readouterr().out.split())
+
+
 def test_fits_says_yes_or_no_what_decides_and_what_helps(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Four layers of 64 × 65 parameters; half of them and of their gradients on each rank."""
     assert main(["fits", str(file), "--format", "json"]) == 0

@@ -187,7 +187,8 @@ def _of_request(request: StrategyPoint | PipelinePoint, scenario: Scenario, grap
 def _points(request: StrategyPoint | PipelinePoint, scenario: Scenario, graph: Graph) -> Iterator[Point]:
     device, budget = scenario.device, scenario.budget_bytes
     if isinstance(request, PipelinePoint):
-        yield run_pipeline(request, graph if scenario.has_graph else None, device, budget)[0]
+        own, sequence = graph if scenario.has_graph else None, scenario.graph_parameters.get("sequence")
+        yield run_pipeline(request, own, device, budget, sequence=sequence)[0]
         return
     for one in stand_ins(request, graph, device):
         yield measure(one, one.schedule(graph), device, budget)[0]

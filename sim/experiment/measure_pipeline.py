@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from sim.base.units import format_bytes
-from sim.experiment.point import Flops, PeakAt, Point, Rank
+from sim.experiment.point import Flops, PeakAt, Point, Rank, Throughput
 from sim.graphs.graph import Graph
 from sim.parallel.job import JobTrace, run
 from sim.parallel.pipeline import PARTS, PipelineSchedule
@@ -17,9 +17,14 @@ from sim.simulation.device import Device
 
 
 def run_pipeline(
-    request: PipelinePoint, graph: Graph | None, device: Device | None, budget_bytes: int | None
+    request: PipelinePoint,
+    graph: Graph | None,
+    device: Device | None,
+    budget_bytes: int | None,
+    *,
+    sequence: int | None = None,
 ) -> tuple[Point, PipelineTrace]:
-    """Simulate a pipeline: its point and its run.
+    """Simulate a pipeline: its point and its run. A sample has `sequence` tokens, if it has any.
 
     Without a graph it counts activations and has no bytes. With one it fits if every rank is within the
     budget and the device's memory; it has its times in any case.
@@ -60,9 +65,27 @@ def run_pipeline(
             jacobian=0,
             product=0,
         ),
+        throughput=_throughput(job, graph, device, sequence),
         fits=why_not is None,
         why_not=why_not,
     ), job.pipeline
+
+
+def _throughput(job: JobTrace, graph: Graph, device: Device | None, sequence: int | None) -> Throughput | None:
+    """What is done in a second; `None` for a step that takes no time."""
+    if not job.seconds:
+        return None
+    data = job.plan.replicas.count // job.plan.context
+    samples = graph.batch * job.pipeline.schedule.micro_batches * data / job.seconds
+    found = Throughput(samples_per_second=samples)
+    if sequence is not None:
+        found["tokens_per_second"] = samples * sequence
+    if device is not None:
+        flops, ranks = job.flops(), job.plan.ranks_of_stage * job.pipeline.schedule.ranks
+        able = job.seconds * ranks * (device.peak_flops_per_s or device.flops_per_s)
+        found["model_flops_utilization"] = 3 * flops["primal"] / able
+        found["hardware_flops_utilization"] = sum(flops.values()) / able
+    return found
 
 
 def _point(request: PipelinePoint, trace: PipelineTrace, seconds: float, ranks: tuple[Rank, ...]) -> Point:
@@ -129,7 +152,11 @@ def _ranks(trace: PipelineTrace, job: JobTrace | None) -> tuple[Rank, ...]:
             communication_seconds=sent,
         )
         if job is not None:
-            rank |= {"peak_bytes": job.peak_bytes(number), "breakdown": job.breakdown(number)}
+            rank |= {
+                "peak_bytes": job.peak_bytes(number),
+                "peak_seconds": job.peak_seconds(number),
+                "breakdown": job.breakdown(number),
+            }
         same = groups.setdefault(repr(rank), rank)
         same["ranks"].append(number)
         same["count"] += copies

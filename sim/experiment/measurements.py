@@ -66,7 +66,10 @@ class Measurements:
     def add_pipeline(self, request: PipelinePoint) -> None:
         """Simulate a pipeline as one more point."""
         graph = self.graph if self.scenario.has_graph else None
-        point, trace = run_pipeline(request, graph, self.scenario.device, self.scenario.budget_bytes)
+        scenario = self.scenario
+        point, trace = run_pipeline(
+            request, graph, scenario.device, scenario.budget_bytes, sequence=scenario.graph_parameters.get("sequence")
+        )
         self.points.append(point)
         self.pipelines.append(trace)
         self.step()

@@ -44,8 +44,8 @@ class Rank(TypedDict):
 
     `ranks` are their numbers in one replica, `count` counts all replicas'. `in_flight` is how many
     micro-batches their share of the model holds activations of; `idle_seconds` is what is left of the step
-    beside `busy_seconds`, and `communication_seconds` how long their sends and collectives take. Bytes are
-    there if there is a graph.
+    beside `busy_seconds`, and `communication_seconds` how long their sends and collectives take. Bytes, and
+    when they are highest, are there if there is a graph.
     """
 
     ranks: list[Amount]
@@ -55,7 +55,21 @@ class Rank(TypedDict):
     idle_seconds: Measured
     communication_seconds: Measured
     peak_bytes: NotRequired[Amount]
+    peak_seconds: NotRequired[Measured]
     breakdown: NotRequired[Mapping[str, Amount]]
+
+
+class Throughput(TypedDict):
+    """What all ranks get done in a second, and which share of the device's peak rate their flops are.
+
+    Model flops are three times those of the first evaluation, as if a VJP took twice as many, and of nothing done
+    again (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B); hardware flops are all that are computed.
+    """
+
+    samples_per_second: Measured
+    tokens_per_second: NotRequired[Measured]
+    model_flops_utilization: NotRequired[Measured]
+    hardware_flops_utilization: NotRequired[Measured]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +106,15 @@ class Point:
     why_not: str | None = None
     bubble: Measured | None = None
     ranks: tuple[Rank, ...] = ()
+    throughput: Throughput | None = None
     cell: Mapping[str, Plain] = field(default_factory=dict)
     pareto: OnFront = field(default_factory=lambda: OnFront(flops=False, seconds=False))
 
     def to_dict(self) -> dict[str, Any]:
         """The plain data of the point; what pipelines or points of sweeps alone have is left out of others."""
         data = asdict(self)
-        absent = (*(() if self.ranks else ("bubble", "ranks")), *(() if self.cell else ("cell",)))
+        absent = [*(() if self.ranks else ("bubble", "ranks")), *(() if self.cell else ("cell",))]
+        absent += [] if self.throughput else ["throughput"]
         return {k: v for k, v in data.items() if k not in absent}
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -200,6 +199,6 @@ def _about(scenario: Scenario, graph: Graph) -> About:
             inputs=graph.input_scalars,
             outputs=graph.output_scalars,
         ),
-        device=dataclasses.asdict(scenario.device) if scenario.device else None,
+        device=scenario.device.to_dict() if scenario.device else None,
         budget_bytes=scenario.budget_bytes,
     )

@@ -142,6 +142,11 @@ class JobTrace:
     def peak_bytes(self, rank: int) -> int:
         return sum(self.resident[rank].values()) + self.memory[rank].peak_bytes
 
+    def peak_seconds(self, rank: int) -> float:
+        """When a rank first holds most."""
+        memory = self.memory[rank]
+        return float(memory.times[memory.peak_at])
+
     def breakdown(self, rank: int) -> dict[str, int]:
         """The bytes by kind of a rank at its peak."""
         moving, resident = self.memory[rank].breakdown, self.resident[rank]

@@ -148,10 +148,10 @@ def cut(
 
 
 def _begins_block(graph: Graph, node: int) -> bool:
-    """Whether a node is of another named block than the one before, or the first after all of these."""
+    """Whether a node is of another named block than the one before, or one of both is of none."""
     names, m = graph.names, len(graph.inputs)
     own, before = _BLOCK.match(names[m + node]), _BLOCK.match(names[m + node - 1])
-    return before is not None and (own is None or own[0] != before[0])
+    return (own and own[0]) != (before and before[0])
 
 
 def _best_ends(costs: NDArray[np.float64], count: int, joined: np.ufunc) -> tuple[list[int], float]:

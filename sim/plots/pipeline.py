@@ -136,7 +136,7 @@ def _held(axes: Axes, run: Mapping[str, Any], most: float, *, first: bool) -> No
     axes.barh(range(len(values)), values, height=0.88, color=style.MUTED, zorder=2)
     for rank, value in enumerate(values):
         if len(values) <= 16:
-            text = style.short_bytes(round(value)) if in_bytes else f"{value:g}"
+            text = style.short_bytes(round(value)) if in_bytes else f"{value:.3g}"
             axes.text(value + 0.03 * most, rank, text, va="center_baseline", fontsize=7.5, color=style.INK)
     axes.set_xlim(0, most * (1.45 if in_bytes else 1.12))
     axes.set_ylim(len(values) - 0.5, -0.5)

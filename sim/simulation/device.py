@@ -10,7 +10,7 @@ it (`{preset: a100-80, flops: 312 TFLOP/s}` for bfloat16). Memories are as vendo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -32,7 +32,8 @@ class Device:
 
     An action takes max(flops / `flops_per_s`, moved bytes / `bandwidth_bytes_per_s`) + `overhead_s`; a
     copy takes bytes / link + `copy_latency_s`. A memory of `None` has no limit; that of the device
-    holds the resident bytes too. `to_disk` and `from_disk` link host and disk.
+    holds the resident bytes too. `to_disk` and `from_disk` link host and disk. Where `flops_per_s` is what programs
+    reach, `peak_flops_per_s` is what utilization is a share of.
     """
 
     name: str
@@ -48,6 +49,12 @@ class Device:
     overhead_s: float = OVERHEAD_S
     copy_latency_s: float = COPY_LATENCY_S
     source: str = ""
+    peak_flops_per_s: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain data of the device."""
+        data = asdict(self)
+        return data if self.peak_flops_per_s is not None else {k: v for k, v in data.items() if k != "peak_flops_per_s"}
 
 
 class DeviceModel(BaseModel):
@@ -58,6 +65,9 @@ class DeviceModel(BaseModel):
     preset: Annotated[str | None, Field(description="A preset whose values the other keys override.")] = None
     name: Annotated[str | None, Field(description="What the device is called in tables and charts.")] = None
     flops: Annotated[FlopRate | None, Field(description="Compute rate; a multiply-add counts as 2 flops.")] = None
+    peak_flops: Annotated[
+        FlopRate | None, Field(description="Rate of the data sheet, where `flops` is what programs reach of it.")
+    ] = None
     bandwidth: Annotated[ByteRate | None, Field(description="Memory bandwidth of the device.")] = None
     memory: Annotated[Bytes | None, Field(description="Memory of the device; without it no limit.")] = None
     to_host: Annotated[ByteRate | None, Field(description="Link from device to host.")] = None
@@ -223,7 +233,7 @@ def _unknown(name: str) -> str:
     return f"unknown device '{name}'" + suggest(begun[0] if begun else name, PRESETS)
 
 
-_UNLIMITED = ("memory", "host_memory", "disk_memory", "preset")
+_UNLIMITED = ("peak_flops", "memory", "host_memory", "disk_memory", "preset")
 _OWN = Device(
     name="own device",
     flops_per_s=1.0,

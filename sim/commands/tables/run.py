@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -130,6 +130,19 @@ def _coordinate(key: str) -> Callable[[Point], str]:
     return lambda point: str(point.cell[key])
 
 
+def _throughput_columns(points: Sequence[Point]) -> Iterator[Column]:
+    """Yield what is done in a second, and the share of the device's peak that is used for the model."""
+
+    def shown(key: str, form: Callable[[float], str]) -> Callable[[Point], str]:
+        return lambda p: form(p.throughput[key]) if p.throughput and key in p.throughput else ""  # type: ignore[literal-required]
+
+    keys = {key for p in points for key in p.throughput or ()}
+    if "tokens_per_second" in keys:
+        yield Column("tokens/s", shown("tokens_per_second", lambda value: format_count(round(value))))
+    if "model_flops_utilization" in keys:
+        yield Column("used", shown("model_flops_utilization", lambda value: f"{100 * value:.1f} %"))
+
+
 def _pipeline_columns(results: Results, points: Sequence[Point]) -> list[Column]:
     """The columns of pipelines; bytes only where there is a graph."""
     columns = [
@@ -138,7 +151,8 @@ def _pipeline_columns(results: Results, points: Sequence[Point]) -> list[Column]
         Column("micro-batches", lambda p: str(p.parameters["micro_batches"])),
         Column("time", lambda p: format_seconds(p.seconds or 0.0)),
         Column("bubble", lambda p: f"{p.bubble:.4f}"),
-        Column("in flight", lambda p: _range(f"{r['in_flight']:g}" for r in p.ranks)),
+        *_throughput_columns(points),
+        Column("in flight", lambda p: _range(f"{r['in_flight']:.3g}" for r in p.ranks)),
     ]
     if any(p.peak_bytes for p in points):
         columns.append(Column("peak", lambda p: format_bytes(p.peak_bytes)))

@@ -28,7 +28,7 @@ def as_json(scenario: Scenario, verifier: AnyVerifier, points: Sequence[Verified
         "graph": {"name": verifier.graph.name, "nodes": len(verifier.graph), "batch": verifier.graph.batch},
         "engine": verifier.engine,
         "dtype": verifier.dtype,
-        "device": dataclasses.asdict(verifier.device) if verifier.device else None,
+        "device": verifier.device.to_dict() if verifier.device else None,
         "without_slopes": verifier.without_slopes,
         "points": [
             {
