@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sim
 from sim.base.errors import CountOverflow, GraphError, ParameterError
 from sim.graphs.graph import Graph
+from sim.graphs.node import Seconds
 from sim.models.families import load
+from sim.strategies.checkpointing.multilevel import link_costs
 
 
 def chain(**parameters: object) -> Graph:
@@ -130,3 +133,39 @@ def test_values_of_the_wrong_kind_name_their_key(key: str, value: object) -> Non
 def test_sums_beyond_four_exbibytes_are_refused_rather_than_wrapped(parameters: dict[str, object]) -> None:
     with pytest.raises(CountOverflow):
         chain(**parameters)
+
+
+def test_sizes_have_units() -> None:
+    units = chain(length=3, activation_bytes=["8 MB", "1 MiB", 5], residual_bytes="24 kB", input_bytes="2 GB")
+    plain = chain(length=3, activation_bytes=[8_000_000, 2**20, 5], residual_bytes=24_000, input_bytes=2 * 10**9)
+    assert units.nodes[1] == plain.nodes[1]
+    assert units.columns.activation_bytes.tolist() == plain.columns.activation_bytes.tolist()
+    assert units.input_bytes == plain.input_bytes
+    with pytest.raises(ParameterError, match=r"activation_bytes: got '8 MB/s'"):
+        chain(length=3, activation_bytes="8 MB/s")
+
+
+def test_measured_seconds_are_what_a_simulation_takes() -> None:
+    """Full store of 5 steps: 5 evaluations of 2 s and 5 cotangents of 3 s, whatever the device."""
+    device = sim.device({"flops": "1 FLOP/s", "bandwidth": "1 B/s"})
+    graph = chain(length=5, forward_seconds="2 s", vjp_seconds=[3, 3, "3000 ms", 3, 3.0])
+    assert sim.simulate(sim.schedule(graph, "reverse_full"), device).seconds == pytest.approx(5 * 2 + 5 * 3)
+    assert graph.nodes[2].seconds == Seconds(2, 2, 3)
+    alike = chain(length=5, forward_seconds=0.5)
+    assert alike.columns.seconds is not None
+    assert alike.columns.seconds.tolist() == [[0.5] * 3] * 5
+
+
+def test_copies_are_priced_in_measured_steps() -> None:
+    """8 bytes take 8 s to the host and 4 s back, 8 s more to disk and back: 4, 2, 8 and 6 steps of 2 s."""
+    links = {"to_host": "1 B/s", "from_host": "2 B/s", "to_disk": "1 B/s", "from_disk": "1 B/s"}
+    machine = {"flops": "1 PFLOP/s", "bandwidth": "1 PB/s", "copy_latency": "0 s", **links}
+    prices = link_costs(chain(length=4, activation_bytes=8, forward_seconds=2), sim.device(machine))
+    assert prices == {"write_cost": 4, "read_cost": 2, "disk_write_cost": 8, "disk_read_cost": 6}
+
+
+def test_seconds_of_derivatives_alone_are_refused() -> None:
+    with pytest.raises(GraphError, match="vjp_seconds: is for chains with forward_seconds"):
+        chain(length=3, vjp_seconds=1)
+    with pytest.raises(GraphError, match="forward_seconds: got 2 values, expected one value or 3"):
+        chain(length=3, forward_seconds=[1, 2])

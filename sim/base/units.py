@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 from pydantic.json_schema import WithJsonSchema
@@ -110,21 +110,17 @@ def _positive(value: object, kind: Kind) -> float:
     return float(number * scale)
 
 
-def _schema(kind: Kind, *, whole: bool = False) -> WithJsonSchema:
+def schema_of(kind: Kind, *, whole: bool = False) -> dict[str, Any]:
+    """The JSON Schema of a quantity as people write it: a number, or a text with its unit."""
     prefix = "([kKMGTPE]i?|[munpµ])?"
     unit = "|".join(kind.units)
-    return WithJsonSchema(
-        {
-            "description": kind.expected,
-            "anyOf": [
-                {"type": "integer" if whole else "number", "minimum": 0},
-                {
-                    "type": "string",
-                    "pattern": rf"^\s*\+?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*({prefix}({unit}))?\s*$",
-                },
-            ],
-        }
-    )
+    pattern = rf"^\s*\+?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?\s*({prefix}({unit}))?\s*$"
+    number = {"type": "integer" if whole else "number", "minimum": 0}
+    return {"description": kind.expected, "anyOf": [number, {"type": "string", "pattern": pattern}]}
+
+
+def _schema(kind: Kind, *, whole: bool = False) -> WithJsonSchema:
+    return WithJsonSchema(schema_of(kind, whole=whole))
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), _schema(SIZE, whole=True)]

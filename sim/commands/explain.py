@@ -16,6 +16,7 @@ from sim.commands.exit import Exit
 
 if TYPE_CHECKING:
     from sim.base.registry import Entry
+    from sim.scenario.reference import Key
 
 WIDTH = 100
 Pages = Mapping[str, Callable[[], str]]
@@ -27,7 +28,7 @@ def explain(
 ) -> Exit:
     """Print the page of a strategy, schedule, kind of graph, key of scenarios, device or exit code."""
     pages = [(what, each, page) for what, of in _pages() for each, page in of.items()]
-    chosen = [(what, each, page) for what, each, page in pages if name in (each, f"{what} {each}")]
+    chosen = [(what, each, page) for what, each, page in pages if name in (each, f"{what.partition(' ')[0]} {each}")]
     if not chosen:
         raise ParameterError(f"there is no page '{name}'{suggest(name, {each for _, each, _ in pages})}")
     emit("\n".join(f"{what} {each}\n\n{page()}" for what, each, page in chosen))
@@ -36,7 +37,8 @@ def explain(
 
 def _pages() -> Iterator[tuple[str, Pages]]:
     from sim import strategies
-    from sim.scenario.scenario import ScenarioFile, graph_kinds
+    from sim.scenario.reference import sections
+    from sim.scenario.scenario import graph_kinds
     from sim.simulation.device import PRESETS
 
     registry = strategies.load()
@@ -45,7 +47,8 @@ def _pages() -> Iterator[tuple[str, Pages]]:
         if strategy.variants is not None:
             yield strategy.variants[0], _of_entries(strategy.variants[1])
     yield "kind", _of_entries(graph_kinds())
-    yield "key", {key: partial(_wrapped, f.description or "") for key, f in ScenarioFile.model_fields.items()}
+    for section in sections():
+        yield f"key ({section.title})", {key.path: partial(_about_key, key) for key in section.keys}
     yield "device", {key: partial(_wrapped, d.source) for key, d in PRESETS.items()}
     yield "exit code", {str(code.value): partial(_wrapped, code.meaning) for code in Exit}
 
@@ -69,6 +72,12 @@ def _page(entry: Entry[Any]) -> str:
         told = about.get("description", "").rstrip(".")
         text += _wrapped(f"{name}: {told}{'; ' if told else ''}{_kinds(about)}{default}", indent="    ")
     return text
+
+
+def _about_key(key: Key) -> str:
+    """The meaning of a key, what it may be, its unit, default and an example."""
+    lines = {"takes": key.allowed, "unit": key.unit, "default": key.default, "example": key.example}
+    return _wrapped(key.about) + "\n" + "".join(_wrapped(f"{k}: {v}") for k, v in lines.items() if v)
 
 
 def _kinds(about: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from sim.base.registry import Count
 from sim.graphs.node import Node
-from sim.ops.core import FACTORS, Tensor, check_rank, fail, make_node, ops
+from sim.ops.core import FACTORS, Causal, Heads, Tensor, check_rank, fail, make_node, ops
 from sim.ops.rule import Array, At, Rule, bilinear, total
 from sim.ops.softmax import SOFTMAX_DERIVATIVE_FLOPS, SOFTMAX_FLOPS, masked_softmax, softmax_derivative
 
@@ -62,7 +62,7 @@ KvHeads = Annotated[Count | None, Field(description="Heads of keys and values; a
 
 
 @ops.define("attention_scores", arrays=bilinear(_scores, _to_queries, _to_keys))
-def attention_scores(name: str, q: Tensor, k: Tensor, *, heads: Count, kv_heads: KvHeads = None) -> Node:
+def attention_scores(name: str, q: Tensor, k: Tensor, *, heads: Heads, kv_heads: KvHeads = None) -> Node:
     """q·kᵀ/√d of each head, (batch, heads, sequence, sequence): 2·batch·sequence²·hidden flops.
 
     q and k are (batch, sequence, hidden), k with `kv_heads` alone; splitting them into heads is a view. The
@@ -145,7 +145,7 @@ def _fused_vjp(at: At, g: Array) -> tuple[Array, Array, Array]:
 
 @ops.define("flash_attention", arrays=Rule(forward=_fused_forward, jvp=_fused_jvp, vjp=_fused_vjp))
 def flash_attention(
-    name: str, q: Tensor, k: Tensor, v: Tensor, *, heads: Count, kv_heads: KvHeads = None, causal: bool = False
+    name: str, q: Tensor, k: Tensor, v: Tensor, *, heads: Heads, kv_heads: KvHeads = None, causal: Causal = False
 ) -> Node:
     """softmax(q·kᵀ/√d)·v in one kernel: 4·batch·sequence²·hidden flops and no sequence² tensor.
 

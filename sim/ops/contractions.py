@@ -8,13 +8,28 @@ one block for all samples that costs nothing to form.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
-from sim.base.registry import Count, Size
+from sim.base.registry import Size
 from sim.graphs.node import LocalJacobian, Node
-from sim.ops.core import CONSTANT, FACTORS, Dtype, Tensor, check_rank, fail, make_node, ops
+from sim.ops.core import (
+    CONSTANT,
+    FACTORS,
+    Bias,
+    Dtype,
+    Entries,
+    Features,
+    Tensor,
+    TiedTo,
+    TransposeB,
+    check_rank,
+    fail,
+    make_node,
+    ops,
+)
 from sim.ops.rule import Array, At, Rule, Shape, bilinear
 
 
@@ -55,7 +70,7 @@ def _linear_parameter_vjp(at: At, g: Array) -> tuple[Array, ...]:
         matrix=lambda at: at.p[0] if len(at.shapes[0]) == 2 else None,
     ),
 )
-def linear(name: str, x: Tensor, *, features: Count, bias: bool = True, tied_to: str | None = None) -> Node:
+def linear(name: str, x: Tensor, *, features: Features, bias: Bias = True, tied_to: TiedTo = None) -> Node:
     """y = x·Wᵀ + b over the last dimension: 2·B·in·out flops, as many per JVP, VJP and weight gradient.
 
     The input is read for the weight gradient alone. (A convolution's is kept with frozen weights too, by
@@ -90,7 +105,7 @@ def _second_factor(at: At, b: Array) -> Array:
         lambda at, g, a: _second_factor(at, np.swapaxes(a, -1, -2) @ g),
     ),
 )
-def matmul(name: str, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Node:
+def matmul(name: str, a: Tensor, b: Tensor, *, transpose_b: TransposeB = False) -> Node:
     """The batched product of (…, m, k) and (…, k, n): 2·B·m·k·n flops, twice that per JVP and per VJP.
 
     A JVP is da·b + a·db, a VJP makes both cotangents; each factor is read for the derivative by the other.
@@ -125,7 +140,7 @@ def _embedding_parameter_vjp(at: At, g: Array) -> tuple[Array]:
     ),
     indices=0,
 )
-def embedding(name: str, ids: Tensor, *, entries: Count, features: Count, dtype: Dtype = "float32") -> Node:
+def embedding(name: str, ids: Tensor, *, entries: Entries, features: Features, dtype: Dtype = "float32") -> Node:
     """A row of an (entries, features) table for each id: no flops forward, one addition a scalar backward.
 
     The gradient is dense, as in PyTorch unless `sparse=True`.
@@ -156,7 +171,12 @@ def _positions_parameter_vjp(at: At, g: Array) -> tuple[Array]:
         parameter_vjp=_positions_parameter_vjp,
     ),
 )
-def positions(name: str, x: Tensor, *, entries: Size = 0) -> Node:
+def positions(
+    name: str,
+    x: Tensor,
+    *,
+    entries: Annotated[Size, Field(description="Rows of the table; 0 for as many as the sequence is long.")] = 0,
+) -> Node:
     """x plus a learned row for each place of the sequence, of a table of `entries` (0: as long as the sequence)."""
     check_rank(name, x, at_least=3, what="(batch, sequence, features)")
     rows = entries or x.shape[1]

@@ -14,9 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from sim.base.registry import Count
 from sim.graphs.node import Node
-from sim.ops.core import CONSTANT, Margin, Pair, Tensor, fail, make_node, ops, pair
+from sim.ops.core import (
+    CONSTANT,
+    Bias,
+    Channels,
+    Dilation,
+    Groups,
+    Kernel,
+    Padding,
+    Stride,
+    Tensor,
+    fail,
+    make_node,
+    ops,
+    pair,
+)
 from sim.ops.rule import Array, At, Rule, Shape, samplewise
 
 Sides = tuple[int, ...]
@@ -160,13 +173,13 @@ def conv2d(
     name: str,
     x: Tensor,
     *,
-    channels: Count,
-    kernel: Pair,
-    stride: Pair = 1,
-    padding: Margin = 0,
-    dilation: Pair = 1,
-    groups: Count = 1,
-    bias: bool = True,
+    channels: Channels,
+    kernel: Kernel,
+    stride: Stride = 1,
+    padding: Padding = 0,
+    dilation: Dilation = 1,
+    groups: Groups = 1,
+    bias: Bias = True,
 ) -> Node:
     """A convolution of (batch, channels, height, width): 2·B·out·height·width·(in/groups)·kernel flops.
 
@@ -226,7 +239,14 @@ transposed_convolution = Rule(
 
 @ops.define("conv_transpose2d", arrays=transposed_convolution)
 def conv_transpose2d(
-    name: str, x: Tensor, *, channels: Count, kernel: Pair, stride: Pair = 1, padding: Margin = 0, bias: bool = True
+    name: str,
+    x: Tensor,
+    *,
+    channels: Channels,
+    kernel: Kernel,
+    stride: Stride = 1,
+    padding: Padding = 0,
+    bias: Bias = True,
 ) -> Node:
     """The transpose of a convolution: 2·B·in·height·width·out·kernel flops with the input's height and width.
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, NoReturn, ParamSpec
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from sim.base.errors import GraphError, NotApplicable, ParameterError, suggest
-from sim.base.registry import Entry, Registry
+from sim.base.registry import Count, Entry, Registry
 from sim.graphs.graph import Graph
 from sim.graphs.node import FLOATS, ITEMSIZE, LARGEST, GraphInput, LocalJacobian, Needs, Node, Reads, Wrt
 from sim.ops.rule import Rule, Shape
@@ -21,7 +21,10 @@ CONSTANT = LocalJacobian("constant")
 """Of a linear map: its weight, one block for all samples."""
 FACTORS: tuple[Reads, ...] = ("others", "others")
 """The reads of the derivative of a product of two activations: for the one factor the other."""
-Dtype = Literal["float64", "float32", "float16", "bfloat16"]
+Dtype = Annotated[
+    Literal["float64", "float32", "float16", "bfloat16"],
+    Field(description="Type of the scalars, which gives their bytes."),
+]
 P = ParamSpec("P")
 
 
@@ -181,6 +184,24 @@ Pair = Annotated[int | tuple[int, int], _pair_of(1), _pair_schema(1)]
 """A number of at least 1 for height and width alike, or one for each."""
 Margin = Annotated[int | tuple[int, int], _pair_of(0), _pair_schema(0)]
 """A number of at least 0 for height and width alike, or one for each."""
+
+# Parameters that several ops have, each with what it means.
+Axis = Annotated[int, Field(description="The dimension, counted from the end if negative.")]
+Bias = Annotated[bool, Field(description="Whether a bias is added.")]
+Causal = Annotated[bool, Field(description="Whether a token sees only itself and those before it.")]
+Channels = Annotated[Count, Field(description="Channels of the output.")]
+Dilation = Annotated[Pair, Field(description="Distance between the elements of the kernel.")]
+Entries = Annotated[Count, Field(description="Rows of the table.")]
+Features = Annotated[Count, Field(description="Features of the output.")]
+Groups = Annotated[Count, Field(description="Groups of channels that are convolved apart.")]
+Heads = Annotated[Count, Field(description="Heads of queries, among which their features are divided.")]
+Kernel = Annotated[Pair, Field(description="Height and width of the window.")]
+Padding = Annotated[Margin, Field(description="Zeros added on each side.")]
+Stride = Annotated[Pair, Field(description="Step of the window.")]
+PoolStride = Annotated[Pair | None, Field(description="Step of the window; its size unless given.")]
+TiedTo = Annotated[str | None, Field(description="A node whose weights it uses, transposed.")]
+TopK = Annotated[Count, Field(description="Experts that a token goes to.")]
+TransposeB = Annotated[bool, Field(description="Whether the second factor enters transposed.")]
 
 
 def apply(op: str, name: str, inputs: Sequence[Tensor], **parameters: Any) -> Node:

@@ -15,9 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from sim.base.registry import Count
 from sim.graphs.node import Node
-from sim.ops.core import CONSTANT, Tensor, check_rank, fail, make_node, ops
+from sim.ops.core import CONSTANT, Features, Tensor, TopK, check_rank, fail, make_node, ops
 from sim.ops.rule import Array, At, Rule, samplewise, total
 
 Capacity = Annotated[
@@ -67,7 +66,7 @@ def _dispatch_jvp(at: At, dx: Sequence[Any]) -> Array:
     "expert_dispatch",
     arrays=Rule(forward=lambda at: (_dispatch(at, at.x[0]), None), jvp=_dispatch_jvp, vjp=_dispatch_vjp),
 )
-def expert_dispatch(name: str, x: Tensor, gates: Tensor, *, top_k: Count = 2, capacity: Capacity = 1.0) -> Node:
+def expert_dispatch(name: str, x: Tensor, gates: Tensor, *, top_k: TopK = 2, capacity: Capacity = 1.0) -> Node:
     """Each token at a place with its `top_k` experts: copies, a comparison for each gate, and a sum backward.
 
     The derivative reads the gates, of which it finds the places again, and not the tokens.
@@ -114,7 +113,7 @@ def _combine_vjp(at: At, g: Array) -> tuple[Array, Array]:
     "expert_combine",
     arrays=Rule(forward=lambda at: (_combine(at, at.x[0], at.x[1]), None), jvp=_combine_jvp, vjp=_combine_vjp),
 )
-def expert_combine(name: str, y: Tensor, gates: Tensor, *, top_k: Count = 2) -> Node:
+def expert_combine(name: str, y: Tensor, gates: Tensor, *, top_k: TopK = 2) -> Node:
     """Σ gate·y over the experts of each token: 2 flops a scalar and expert, 4 per tangent, 3 per cotangent."""
     check_rank(name, y, at_least=4, what="(batch, experts, places, features)")
     batch, _, count, features = y.shape
@@ -149,7 +148,7 @@ def _experts(name: str, gates: Tensor, tokens: tuple[int, int], top_k: int) -> i
         parameter_vjp=lambda at, g: (np.einsum("wbeco,beci->weoi", g, at.x[0], optimize=True),),
     ),
 )
-def expert_linear(name: str, x: Tensor, *, features: Count) -> Node:
+def expert_linear(name: str, x: Tensor, *, features: Features) -> Node:
     """y = x·Wᵀ with a weight of each expert: 2·B·in·out flops, as many per JVP, VJP and weight gradient.
 
     x is (batch, experts, places, features); places that no token has are multiplied too.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sim.graphs.node import LocalJacobian, Node
-from sim.ops.core import CONSTANT, GraphBuilder, Tensor, check_rank, fail, make_node, ops
+from sim.ops.core import CONSTANT, Axis, GraphBuilder, Tensor, check_rank, fail, make_node, ops
 from sim.ops.rule import Array, At, Rule
 from sim.ops.softmax import SOFTMAX_FLOPS, log_softmax
 
@@ -58,7 +58,7 @@ def _cross_entropy_slope(at: At) -> Array:
     ),
     indices=1,
 )
-def cross_entropy(name: str, logits: Tensor, labels: Tensor, *, axis: int = -1) -> Node:
+def cross_entropy(name: str, logits: Tensor, labels: Tensor, *, axis: Axis = -1) -> Node:
     """The mean of −log softmax(logits)[label] over all predictions; classes lie along `axis`.
 
     Forward: the flops of a softmax and one addition for each prediction. A tangent or cotangent is

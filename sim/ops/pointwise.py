@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from sim.graphs.node import LocalJacobian, Needs, Node
-from sim.ops.core import CONSTANT, FACTORS, Tensor, fail, make_node, ops
+from sim.ops.core import CONSTANT, FACTORS, Axis, Tensor, fail, make_node, ops
 from sim.ops.rule import Array, At, Rule, bilinear, pointwise, selfadjoint, total
 
 erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has none
@@ -121,7 +121,7 @@ def _parted(at: At, g: Array) -> list[Array]:
         vjp=_parted,
     ),
 )
-def concat(name: str, x: Tensor, y: Tensor, *others: Tensor, axis: int = 1) -> Node:
+def concat(name: str, x: Tensor, y: Tensor, *others: Tensor, axis: Axis = 1) -> Node:
     """The inputs one after another along `axis`: a copy, no flops; the derivative reads nothing."""
     inputs = [x, y, *others]
     rank = len(x.shape)
@@ -145,7 +145,12 @@ def _mask(at: At) -> tuple[Array, Array]:
 
 
 @ops.define("dropout", arrays=selfadjoint(_mask, lambda at, v: v * at.residual / (1 - at["rate"])))
-def dropout(name: str, x: Tensor, *, rate: Annotated[float, Field(ge=0, lt=1)] = 0.5) -> Node:
+def dropout(
+    name: str,
+    x: Tensor,
+    *,
+    rate: Annotated[float, Field(ge=0, lt=1, description="Share of the scalars set to zero.")] = 0.5,
+) -> Node:
     """x times a random mask over 1 − rate; the mask is a residual of one byte a scalar (native_dropout's bool)."""
     return make_node(
         "dropout", name, [x], x.shape,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from sim.graphs.node import Node
 from sim.ops.convolutions import image_shape, layout, patches_of, window_count
-from sim.ops.core import CONSTANT, Margin, Pair, Tensor, check_rank, fail, make_node, ops, pair
+from sim.ops.core import CONSTANT, Kernel, Padding, Pair, PoolStride, Tensor, check_rank, fail, make_node, ops, pair
 from sim.ops.rule import Array, At, Rule, linear
 
 INDEX_BYTES = 8  # PyTorch keeps the place of each maximum as int64
@@ -63,7 +64,7 @@ max_pool = Rule(
 
 
 @ops.define("max_pool2d", arrays=max_pool)
-def max_pool2d(name: str, x: Tensor, *, kernel: Pair, stride: Pair | None = None, padding: Margin = 0) -> Node:
+def max_pool2d(name: str, x: Tensor, *, kernel: Kernel, stride: PoolStride = None, padding: Padding = 0) -> Node:
     """The maximum of each window; its derivative reads the input and an int64 index for each output scalar.
 
     JVP and VJP move one scalar for each output scalar. The stride is the kernel unless given.
@@ -110,7 +111,7 @@ mean_pool = _separable(_mean_matrix)
 
 
 @ops.define("avg_pool2d", arrays=mean_pool)
-def avg_pool2d(name: str, x: Tensor, *, kernel: Pair, stride: Pair | None = None, padding: Margin = 0) -> Node:
+def avg_pool2d(name: str, x: Tensor, *, kernel: Kernel, stride: PoolStride = None, padding: Padding = 0) -> Node:
     """The mean of each window, padding counted as zeros. PyTorch keeps the input, though only its shape is used."""
     window, steps, margin = pair(kernel), pair(kernel if stride is None else stride), pair(padding)
     shape = _windows(name, x, window, steps, margin)
@@ -130,7 +131,9 @@ def _adaptive_matrix(at: At, axis: int) -> Array:
 
 
 @ops.define("adaptive_avg_pool2d", arrays=_separable(_adaptive_matrix))
-def adaptive_avg_pool2d(name: str, x: Tensor, *, size: Pair) -> Node:
+def adaptive_avg_pool2d(
+    name: str, x: Tensor, *, size: Annotated[Pair, Field(description="Height and width of the output.")]
+) -> Node:
     """Means over windows ⌊i·n/size⌋ … ⌈(i+1)·n/size⌉, so that the output has `size`. PyTorch keeps the input."""
     counts = pair(size)
     batch, channels, *sides = image_shape(name, x)
@@ -172,7 +175,9 @@ def _repeat_matrix(at: At, axis: int) -> Array:
 
 
 @ops.define("upsample", arrays=_separable(_repeat_matrix))
-def upsample(name: str, x: Tensor, *, scale: Pair = 2) -> Node:
+def upsample(
+    name: str, x: Tensor, *, scale: Annotated[Pair, Field(description="Times that rows and columns are repeated.")] = 2
+) -> Node:
     """Each pixel repeated `scale` times (nearest neighbour): copies; a VJP adds up what each pixel became."""
     rows, columns = pair(scale)
     batch, channels, height, width = image_shape(name, x)

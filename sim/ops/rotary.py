@@ -7,9 +7,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from sim.base.registry import Count
 from sim.graphs.node import Node
-from sim.ops.core import CONSTANT, Tensor, check_rank, fail, make_node, ops
+from sim.ops.core import CONSTANT, Heads, Tensor, check_rank, fail, make_node, ops
 from sim.ops.rule import Array, At, linear
 
 ROPE_FLOPS = 3
@@ -31,7 +30,7 @@ def rope(
     name: str,
     x: Tensor,
     *,
-    heads: Count,
+    heads: Heads,
     base: Annotated[float, Field(gt=0, description="Of the angles' geometric sequence.")] = 10000.0,
 ) -> Node:
     """Rotary position embedding of each head: 3 flops a scalar; the derivative turns back and reads nothing.

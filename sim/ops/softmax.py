@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.graphs.node import LocalJacobian, Node
-from sim.ops.core import Tensor, check_rank, make_node, ops
+from sim.ops.core import Causal, Tensor, check_rank, make_node, ops
 from sim.ops.rule import Array, selfadjoint
 
 SOFTMAX_FLOPS = 5
@@ -44,7 +44,7 @@ def log_softmax(x: Array, axis: int) -> Array:
         lambda at, v: softmax_derivative(at.y, v),
     ),
 )
-def softmax(name: str, x: Tensor, *, causal: bool = False) -> Node:
+def softmax(name: str, x: Tensor, *, causal: Causal = False) -> Node:
     """Softmax over the last dimension; its derivative reads the output.
 
     With `causal` the scalars above the diagonal of the last two dimensions are taken for −∞; they

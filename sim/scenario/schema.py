@@ -65,7 +65,7 @@ def _graph(definitions: dict[str, Schema]) -> Schema:
     return {
         "type": "object",
         "required": ["kind"],
-        "properties": {"kind": {"enum": sorted(kinds)}},
+        "properties": {"kind": {"description": "What the graph is made from.", "enum": sorted(kinds)}},
         "allOf": [
             _when("kind", name, _parameters(entry, definitions, sweeps=False, also={"kind": {"const": name}}))
             for name, entry in sorted(kinds.items())
@@ -129,13 +129,16 @@ def _strategy(entry: Entry[Any], definitions: dict[str, Schema]) -> Schema:
     shapes = {
         name: _parameters(registry[name], definitions, sweeps=True, also={key: {"const": name}}) for name in names
     }
-    several = {key: {"type": "array"}}
+    about = {"description": f"Which {key}; a list tries several."}
+    several = {key: about | {"type": "array"}}
     for shape in shapes.values():
         several = {**shape["properties"], **several}
     return {
         "type": "object",
         "required": [key],
-        "properties": {key: {"anyOf": [{"enum": names}, {"type": "array", "items": {"enum": names}, "minItems": 1}]}},
+        "properties": {
+            key: about | {"anyOf": [{"enum": names}, {"type": "array", "items": {"enum": names}, "minItems": 1}]}
+        },
         "allOf": [
             *(_when(key, name, shape) for name, shape in shapes.items()),
             {
@@ -179,7 +182,12 @@ _RANGE: Schema = {
     "description": "From … to, both included, by a step (1 unless given) or by a factor.",
     "type": "object",
     "required": ["from", "to"],
-    "properties": {"from": _END, "to": _END, "step": _END, "factor": {"type": "number", "exclusiveMinimum": 1}},
+    "properties": {
+        "from": {"description": "The first value.", **_END},
+        "to": {"description": "What no value exceeds.", **_END},
+        "step": {"description": "The difference of two values; 1 unless given.", **_END},
+        "factor": {"description": "The ratio of two values.", "type": "number", "exclusiveMinimum": 1},
+    },
     "additionalProperties": False,
     "not": {"required": ["step", "factor"]},
 }

@@ -25,11 +25,11 @@ class PlainNode(BaseModel):
 
     model_config = STRICT
 
-    name: str
-    cost: Size
-    bytes: Bytes
-    inputs: list[str] = []
-    workspace: Bytes = 0
+    name: Annotated[str, Field(description="Its name, which others read it by.")]
+    cost: Annotated[Size, Field(description="The work of one run, in flops or any unit of one's own.")]
+    bytes: Annotated[Bytes, Field(description="Memory of its output.")]
+    inputs: Annotated[list[str], Field(description="What it reads.")] = []
+    workspace: Annotated[Bytes, Field(description="Memory that it takes while it runs.")] = 0
 
 
 def _path(value: Any) -> Path:

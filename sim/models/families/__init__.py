@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from typing import Annotated
 
-from sim.base.registry import Registry
+from pydantic import Field
+
+from sim.base.registry import Count, Registry
 from sim.graphs.graph import Graph
 
 families: Registry[Graph] = Registry("family")
+Batch = Annotated[Count, Field(description="Samples.")]
 
 
 @cache

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
-from pydantic import PlainValidator, WithJsonSchema
+from numpy.typing import NDArray
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from sim.base.errors import CountOverflow, GraphError
-from sim.base.registry import Count, Size
+from sim.base.registry import Count
+from sim.base.units import SIZE, TIME, Bytes, parse_bytes, parse_seconds, schema_of
 from sim.graphs.columns import Columns
 from sim.graphs.graph import Graph, NodeView
 from sim.graphs.node import LARGEST, NEEDS, GraphInput, Ints, LocalJacobian, Needs, Node
+from sim.graphs.node import Seconds as MeasuredSeconds
 from sim.graphs.size import LAYER_BYTES, check_size
 from sim.models.families import families
 
@@ -32,11 +35,29 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
+def _size(value: Any) -> int:
+    return parse_bytes(value) if isinstance(value, str) else _whole(value)
+
+
 def _costs(value: Any) -> int | list[int] | Ints:
+    return _numbers(value, _whole)
+
+
+def _sizes(value: Any) -> int | list[int] | Ints:
+    return _numbers(value, _size)
+
+
+def _seconds(value: Any) -> float | list[float]:
     if isinstance(value, list | tuple):
-        return [_element(_whole, v, i) for i, v in enumerate(value)]
+        return [_element(parse_seconds, v, i) for i, v in enumerate(value)]
+    return parse_seconds(value)
+
+
+def _numbers(value: Any, check: Callable[[Any], int]) -> int | list[int] | Ints:
+    if isinstance(value, list | tuple):
+        return [_element(check, v, i) for i, v in enumerate(value)]
     if not isinstance(value, np.ndarray):
-        return _whole(value)
+        return check(value)
     if value.ndim != 1 or value.dtype.kind not in "iu" or not len(value):
         raise ValueError("a one-dimensional array of whole numbers")
     if not 0 <= int(value.min()) <= int(value.max()) < LARGEST:
@@ -71,6 +92,20 @@ Costs = Annotated[
     WithJsonSchema({"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER}]}),
 ]
 """One whole number for all layers, or a list (or an int64 array) with one for each."""
+_BYTES = schema_of(SIZE)
+Sizes = Annotated[
+    int | Sequence[int] | Ints,
+    PlainValidator(_sizes),
+    WithJsonSchema({"anyOf": [*_BYTES["anyOf"], {"type": "array", "items": _BYTES}]}),
+]
+"""The same of bytes, with units if one likes: `8 MB`."""
+_TIME = schema_of(TIME)
+Seconds = Annotated[
+    float | Sequence[float],
+    PlainValidator(_seconds),
+    WithJsonSchema({"anyOf": [*_TIME["anyOf"], {"type": "array", "items": _TIME}]}),
+]
+"""A time for all layers, or a list with one for each: `0.5 s`."""
 NeedsOfLayers = Annotated[
     Needs | Sequence[Needs],
     PlainValidator(_needs),
@@ -81,17 +116,41 @@ NeedsOfLayers = Annotated[
 @families.register("chain", runs_on=None)
 def chain(
     *,
-    length: Count | None = None,
-    sizes: Costs | None = None,
-    forward_flops: Costs | None = None,
-    jvp_flops: Costs | None = None,
-    vjp_flops: Costs | None = None,
-    activation_bytes: Costs | None = None,
-    residual_bytes: Costs = 0,
-    workspace_bytes: Costs = 0,
-    needs: NeedsOfLayers = "input",
-    jacobian_flops: Costs = 0,
-    input_bytes: Size | None = None,
+    length: Annotated[Count | None, Field(description="Layers, or time steps; not needed beside sizes.")] = None,
+    sizes: Annotated[Costs | None, Field(description="State dimensions in scalars, from input to output.")] = None,
+    forward_flops: Annotated[
+        Costs | None,
+        Field(description="Work of a layer in flops; that of a dense map with sizes, 1 without, unless given."),
+    ] = None,
+    jvp_flops: Annotated[
+        Costs | None,
+        Field(description="Work of one tangent in flops; with sizes that of a dense map, else the forward's."),
+    ] = None,
+    vjp_flops: Annotated[
+        Costs | None,
+        Field(description="Work of one cotangent in flops; with sizes that of a dense map, else the forward's."),
+    ] = None,
+    forward_seconds: Annotated[
+        Seconds | None, Field(description="Measured time of a layer; without it that of the device's roofline.")
+    ] = None,
+    jvp_seconds: Annotated[
+        Seconds | None, Field(description="Measured time of one tangent; the forward's unless given.")
+    ] = None,
+    vjp_seconds: Annotated[
+        Seconds | None, Field(description="Measured time of one cotangent; the forward's unless given.")
+    ] = None,
+    activation_bytes: Annotated[
+        Sizes | None, Field(description="Memory of a state; 8 bytes a scalar unless given.")
+    ] = None,
+    residual_bytes: Annotated[
+        Sizes, Field(description="Memory of what a layer tapes for its JVP or VJP beside states.")
+    ] = 0,
+    workspace_bytes: Annotated[Sizes, Field(description="Memory that is live only while a layer runs.")] = 0,
+    needs: Annotated[NeedsOfLayers, Field(description="States that a layer's derivative reads.")] = "input",
+    jacobian_flops: Annotated[Costs, Field(description="Work to form a local Jacobian, in flops.")] = 0,
+    input_bytes: Annotated[
+        Bytes | None, Field(description="Memory of the input; that of a state unless given.")
+    ] = None,
 ) -> Graph:
     """An abstract chain: each cost is one value for all layers, or a list with one for each layer.
 
@@ -99,7 +158,8 @@ def chain(
     scalars, and forward, JVP and VJP cost 2·n_{i-1}·n_i flops unless given. Without `sizes` every
     state is one scalar, a forward costs 1 flop, and JVP and VJP cost what the forward does. A state
     takes 8 bytes a scalar unless `activation_bytes` says otherwise; the input takes 8·n_0, or without
-    `sizes` what the first layer's output does, unless `input_bytes` says otherwise.
+    `sizes` what the first layer's output does, unless `input_bytes` says otherwise. Measured seconds
+    override the roofline of a device.
 
     Every layer has a tape of `residual_bytes` (which may be 0) that its JVP and VJP read, so each VJP
     is preceded by an evaluation of its own layer, as in the checkpointing literature.
@@ -157,6 +217,7 @@ def chain(
         vjp_broadcasts=np.zeros(layers, dtype=np.bool_),
         input_ptr=positions,
         input_index=positions[:-1],
+        seconds=_times(layers, forward_seconds, jvp_seconds, vjp_seconds),
     )
     x = GraphInput("x", (int(dims[0]),), "float64", bytes=input_bytes)
     nodes = NodeView(layers, lambda i: _layer(columns, i), _name)
@@ -183,7 +244,25 @@ def _layer(columns: Columns, i: int) -> Node:
         workspace_bytes=int(columns.workspace_bytes[i]),
         jacobian=LocalJacobian("dense", int(columns.jacobian_flops[i])),
         activation_bytes=int(columns.activation_bytes[i]),
+        seconds=None if columns.seconds is None else MeasuredSeconds(*columns.seconds[i].tolist()),
     )
+
+
+def _times(
+    length: int, forward: float | Sequence[float] | None, jvp: Any = None, vjp: Any = None
+) -> NDArray[np.float64] | None:
+    """The seconds of each layer, (length, 3): forward, JVP and VJP; one row for all if all are alike."""
+    if forward is None:
+        if jvp is not None or vjp is not None:
+            key = "vjp_seconds" if jvp is None else "jvp_seconds"
+            raise GraphError(f"{key}: is for chains with forward_seconds", key=key)
+        return None
+    keys = ("forward_seconds", "jvp_seconds", "vjp_seconds")
+    values = (forward, forward if jvp is None else jvp, forward if vjp is None else vjp)
+    for key, value in zip(keys, values, strict=True):
+        if not isinstance(value, float | int):
+            _check_length(key, len(value), length)
+    return np.stack([np.broadcast_to(np.asarray(value, dtype=np.float64), length) for value in values], axis=1)
 
 
 def _length(length: int | None, sizes: int | Sequence[int] | Ints | None) -> int:

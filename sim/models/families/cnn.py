@@ -9,7 +9,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from sim.base.errors import GraphError
 from sim.base.registry import Count
 from sim.graphs.graph import Graph
-from sim.models.families import cnn_layers, families
+from sim.models.families import Batch, cnn_layers, families
 from sim.models.families.cnn_layers import Layer
 from sim.models.families.cnn_presets import PRESETS
 from sim.ops import GraphBuilder, Loss, add_loss
@@ -31,7 +31,7 @@ def cnn(
     image: Annotated[
         list[Count] | None, Field(min_length=3, max_length=3, description="[channels, height, width]")
     ] = None,
-    batch: Count = 1,
+    batch: Batch = 1,
     dtype: Dtype = "float32",
     classes: Annotated[Count | None, Field(description="Outputs of a preset.")] = None,
     loss: Annotated[Loss, Field(description="Adds the scalar loss node; none leaves the outputs.")] = "none",

@@ -179,11 +179,14 @@ def _sides(size: Any) -> tuple[int, ...]:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of one layer."""
-    names: dict[str, Any] = {"name": {"type": "string"}}
-    words = {word: {"anyOf": [{}, ops[op].model.model_json_schema()]} for word, op in OPS.items()}
+    properties: dict[str, Any] = {"name": {"description": "Begins the names of its nodes.", "type": "string"}}
+    for word, op in OPS.items():
+        properties[word] = {"description": ops[op].summary, "anyOf": [{}, ops[op].model.model_json_schema()]}
     branches = {"type": "array", "items": {"type": "array"}, "minItems": 2}
-    nested = {"block": {"type": "array"}, "times": {"type": "integer", "minimum": 1}}
-    properties = names | words | dict.fromkeys(JOINS, branches) | nested
+    properties["add"] = {"description": "Branches of layers, whose outputs are added; [] is the input."} | branches
+    properties["concat"] = {"description": "Branches of layers, whose outputs are joined along channels."} | branches
+    properties["block"] = {"description": "Layers one after another.", "type": "array"}
+    properties["times"] = {"description": "How often a block is repeated.", "type": "integer", "minimum": 1}
     return {
         "anyOf": [
             {"enum": ["flatten", *(w for w, op in OPS.items() if not _required(op))]},

@@ -37,8 +37,8 @@ class InputTensor(BaseModel):
 
     model_config = _STRICT
 
-    shape: list[Count]
-    dtype: AnyDtype = "float32"
+    shape: Annotated[list[Count], Field(description="Sizes, the batch first.")]
+    dtype: Annotated[AnyDtype, Field(description="Type of the scalars.")] = "float32"
     bytes: Annotated[Size | None, Field(description="Instead of what shape and dtype give.")] = None
     constant: Annotated[bool, Field(description="A float that nothing is differentiated by.")] = False
 
@@ -48,8 +48,8 @@ class JacobianCosts(BaseModel):
 
     model_config = _STRICT
 
-    structure: Structure = "dense"
-    flops: Size = 0
+    structure: Annotated[Structure, Field(description="How it is stored.")] = "dense"
+    flops: Annotated[Size, Field(description="Flops to form it.")] = 0
 
 
 class MeasuredSeconds(BaseModel):
@@ -57,9 +57,9 @@ class MeasuredSeconds(BaseModel):
 
     model_config = _STRICT
 
-    forward: Annotated[float, Field(ge=0)]
-    jvp: Annotated[float, Field(ge=0)]
-    vjp: Annotated[float, Field(ge=0)]
+    forward: Annotated[float, Field(ge=0, description="Seconds of one evaluation.")]
+    jvp: Annotated[float, Field(ge=0, description="Seconds of one tangent.")]
+    vjp: Annotated[float, Field(ge=0, description="Seconds of one cotangent.")]
 
 
 class Costs(BaseModel):
@@ -67,22 +67,38 @@ class Costs(BaseModel):
 
     model_config = _STRICT
 
-    output_shape: list[Count] | None = None
-    dtype: Dtype | None = None
-    forward_flops: Size | None = None
-    forward_bytes: Size | None = None
-    jvp_flops: Size | None = None
-    vjp_flops: Size | None = None
-    param_vjp_flops: Size | None = None
-    param_size: Size | None = None
-    activation_bytes: Size | None = None
-    residual_bytes: Size | None = None
-    workspace_bytes: Size | None = None
-    needs: Needs | None = None
-    reads: list[Reads] | None = None
-    vjp_broadcasts: bool | None = None
-    jacobian: JacobianCosts | None = None
-    seconds: MeasuredSeconds | None = None
+    output_shape: Annotated[list[Count] | None, Field(description="Sizes of the output, the batch first.")] = None
+    dtype: Annotated[
+        Dtype | None, Field(description="Type of the output's scalars; that of the inputs unless given.")
+    ] = None
+    forward_flops: Annotated[Size | None, Field(description="Work of one evaluation, in flops.")] = None
+    forward_bytes: Annotated[Size | None, Field(description="Memory traffic of one evaluation, in bytes.")] = None
+    jvp_flops: Annotated[
+        Size | None, Field(description="Work of one tangent, in flops; the forward's unless given.")
+    ] = None
+    vjp_flops: Annotated[
+        Size | None, Field(description="Work of one cotangent, in flops; the forward's unless given.")
+    ] = None
+    param_vjp_flops: Annotated[
+        Size | None, Field(description="The share of a VJP that makes the gradient of the parameters, in flops.")
+    ] = None
+    param_size: Annotated[Size | None, Field(description="Parameters, in scalars.")] = None
+    activation_bytes: Annotated[Size | None, Field(description="Memory of the output, in bytes.")] = None
+    residual_bytes: Annotated[
+        Size | None, Field(description="Memory of what a derivative needs beyond activations, in bytes.")
+    ] = None
+    workspace_bytes: Annotated[Size | None, Field(description="Memory that is live only while it runs, in bytes.")] = (
+        None
+    )
+    needs: Annotated[Needs | None, Field(description="Activations that its derivative reads.")] = None
+    reads: Annotated[list[Reads] | None, Field(description="For each input, when the derivative reads it.")] = None
+    vjp_broadcasts: Annotated[
+        bool | None, Field(description="Whether the cotangent of an input is a view of the output's.")
+    ] = None
+    jacobian: Annotated[
+        JacobianCosts | None, Field(description="The local Jacobian: how it is stored, and the flops to form it.")
+    ] = None
+    seconds: Annotated[MeasuredSeconds | None, Field(description="Measured times, in place of the roofline's.")] = None
 
     def fields(self) -> dict[str, Any]:
         """Collect the costs that a person wrote, as fields of a `Node`."""
@@ -162,16 +178,20 @@ def _checked(op: str | None, values: Mapping[str, Any]) -> tuple[dict[str, Any],
 def _schema() -> dict[str, Any]:
     """The JSON Schema of one layer; which parameters belong to which op is checked when it is read."""
     parameters: dict[str, Any] = {}
-    for op in ops:
-        parameters |= {key: {} for key in ops[op].model.model_fields}
+    models: list[type[BaseModel]] = [*(ops[op].model for op in ops), Costs]
+    for model in models:
+        parameters |= {key: {"description": field.description} for key, field in model.model_fields.items()}
     own: dict[str, Any] = {
-        "name": {"type": "string"},
-        "op": {"enum": [*sorted(ops), "flatten"]},
-        "inputs": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+        "name": {"description": "Its name; layer1, layer2, … unless given.", "type": "string"},
+        "op": {"description": "A known op, whose rule gives the costs.", "enum": [*sorted(ops), "flatten"]},
+        "inputs": {
+            "description": "The layers or graph inputs that it reads; the layer before unless given.",
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+        },
     }
     return {
         "type": "object",
-        "properties": parameters | {key: {} for key in Costs.model_fields} | own,
+        "properties": parameters | own,
         "additionalProperties": False,
     }
 

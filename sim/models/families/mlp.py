@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from sim.base.registry import Count
 from sim.graphs.graph import Graph
 from sim.graphs.size import excess
-from sim.models.families import families
+from sim.models.families import Batch, families
 from sim.ops import ACTIVATIONS, GraphBuilder, Loss, add_loss, linear
-from sim.ops.core import Dtype
+from sim.ops.core import Bias, Dtype
 
 LARGEST_WIDTH = 2**53
 
@@ -41,7 +40,10 @@ def _widths(value: Any) -> list[int]:
 _WIDTH = {"type": "integer", "minimum": 1}
 _REPEAT = {
     "type": "object",
-    "properties": {"repeat": _WIDTH, "times": _WIDTH},
+    "properties": {
+        "repeat": _WIDTH | {"description": "The width that is repeated."},
+        "times": _WIDTH | {"description": "How many layers of that width."},
+    },
     "required": ["repeat", "times"],
     "additionalProperties": False,
 }
@@ -61,10 +63,10 @@ def mlp(
         Literal["relu", "tanh", "sigmoid", "gelu", "silu", "none"],
         Field(description="Between the linear layers; none makes the network deep linear."),
     ] = "relu",
-    batch: Count = 1,
+    batch: Batch = 1,
     dtype: Dtype = "float32",
     loss: Annotated[Loss, Field(description="Adds the scalar loss node; none leaves the outputs.")] = "none",
-    bias: bool = True,
+    bias: Bias = True,
     activate_output: Annotated[bool, Field(description="Whether an activation follows the last layer too.")] = False,
 ) -> Graph:
     """A multilayer perceptron: `layer1.linear`, `layer1.relu`, …, and a `loss` if one is given.

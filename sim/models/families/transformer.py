@@ -14,10 +14,10 @@ from sim.base.registry import Count, Size
 from sim.graphs.graph import Graph
 from sim.graphs.node import ITEMSIZE
 from sim.graphs.size import check_size
-from sim.models.families import families
+from sim.models.families import Batch, families
 from sim.models.shards import WHOLE, Layer, Shards
 from sim.ops import ACTIVATIONS, GraphBuilder, Loss, Tensor, add_loss
-from sim.ops.core import Dtype
+from sim.ops.core import Causal, Dtype
 from sim.ops.experts import Capacity
 
 Attention = Literal["explicit", "flash"]
@@ -123,7 +123,7 @@ def transformer(
     *,
     layers: Annotated[Count, Field(description="Decoder blocks.")],
     hidden: Annotated[Count, Field(description="Features of a token.")],
-    heads: Count,
+    heads: Annotated[Count, Field(description="Heads of queries, among which hidden is divided.")],
     kv_heads: Annotated[
         Count | None, Field(description="Heads of keys and values, each for a group of `heads`; as many unless given.")
     ] = None,
@@ -141,13 +141,13 @@ def transformer(
     positions: Annotated[
         Positions, Field(description="A learned row for each place, turns of queries and keys, or none.")
     ] = "learned",
-    batch: Count = 1,
+    batch: Batch = 1,
     attention: Annotated[
         Attention, Field(description="explicit keeps a sequence² tensor of each head, flash none.")
     ] = "explicit",
-    causal: bool = True,
-    activation: Activation = "gelu",
-    norm: Norm = "layer_norm",
+    causal: Causal = True,
+    activation: Annotated[Activation, Field(description="Between the two layers of the MLP.")] = "gelu",
+    norm: Annotated[Norm, Field(description="Before attention and before the MLP.")] = "layer_norm",
     bias: Annotated[bool, Field(description="Of the linear layers in the blocks.")] = True,
     dropout: Annotated[float, Field(ge=0, lt=1, description="On each residual branch; 0 for none.")] = 0,
     attention_dropout: Annotated[float, Field(ge=0, lt=1, description="After an explicit softmax; 0 for none.")] = 0,

@@ -48,6 +48,9 @@ ROUTES = {DEVICE: (DEVICE,), HOST: (DEVICE, HOST), DISK: (DEVICE, HOST, DISK)}
 
 Slots = Annotated[Count, Field(description="checkpoints held on the device at once, the input counted as one")]
 Price = Annotated[float, Field(ge=0, le=1e12, description="cost of one checkpoint, in evaluations of a step")]
+DiskPrice = Annotated[
+    float | None, Field(ge=0, le=1e12, description="the same of a checkpoint on disk; as on the host unless given")
+]
 ResidentInput = Annotated[bool, Field(description="the input takes no slot and is never copied: the caller keeps it")]
 Tier = Annotated[Literal["host", "disk"], Field(description="where the checkpoints beyond the device lie")]
 
@@ -55,8 +58,8 @@ Tier = Annotated[Literal["host", "disk"], Field(description="where the checkpoin
 def link_costs(graph: Graph, device: Device) -> dict[str, float]:
     """The parameters of `multilevel` on a device: the mean checkpoint's copies in evaluations of the mean step.
 
-    A step takes the larger of flops / rate and moved bytes / bandwidth, plus the launches of its nodes; a
-    copy its bytes / link plus the latency. What is on disk has passed through the host.
+    A step takes the larger of flops / rate and moved bytes / bandwidth, plus the launches of its nodes, or what
+    was measured; a copy its bytes / link plus the latency. What is on disk has passed through the host.
 
     >>> from sim.simulation.device import device
     >>> from sim.models.families.chain import chain
@@ -69,7 +72,11 @@ def link_costs(graph: Graph, device: Device) -> dict[str, float]:
     c, crossing = graph.columns, crossings(graph)
     sizes = [sum(graph.input_bytes), *(int(c.activation_bytes[nodes].sum()) for nodes in crossing[1:])]
     compute = np.maximum(c.forward_flops / device.flops_per_s, c.forward_bytes / device.bandwidth_bytes_per_s)
-    step_s = float(compute.sum() + len(graph) * device.overhead_s) / len(sizes)
+    compute += device.overhead_s
+    if c.seconds is not None:
+        measured = c.seconds[:, 0]  # of an evaluation
+        compute = np.where(np.isnan(measured), compute, measured)
+    step_s = float(compute.sum()) / len(sizes)
     if not step_s:
         raise ParameterError("the graph's steps take no time, so that a copy has no price in evaluations of a step")
     mean = sum(sizes) / len(sizes)
@@ -115,8 +122,8 @@ def multilevel(
     disk_slots: Annotated[Count | None, Field(description="checkpoints held on disk")] = None,
     write_cost: Price = 2.0,
     read_cost: Price = 2.0,
-    disk_write_cost: Price | None = None,
-    disk_read_cost: Price | None = None,
+    disk_write_cost: DiskPrice = None,
+    disk_read_cost: DiskPrice = None,
     resident_input: ResidentInput = False,
     chunk: Cotangents = None,
 ) -> Schedule:
