@@ -61,18 +61,29 @@ def even_front(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def profile(strategy: str, samples: int = 400, **more: Any) -> dict[str, Any]:
-    """A tent of activations over a constant, with its peak of 300 bytes in the middle sample."""
+def tent(place: int, samples: int = 400, high: int = 200, **more: Any) -> dict[str, Any]:
+    """The plan of a point: a tent of activations, highest in the middle sample, a flop for each sample."""
     middle = samples // 2
-    rows = [[int(200 * (1 - abs(k - middle) / middle)), 100] for k in range(samples)]
+    activation = [int(high * (1 - abs(k - middle) / middle)) for k in range(samples)]
     return {
-        "label": f"{strategy} {{}}",
-        "strategy": strategy,
-        "parameters": {},
-        "kinds": ["activation", "resident"],
-        "bytes": rows,
+        "point": place,
+        "actions": samples,
+        "at_kind": {"words": ["forward"], "of": [0] * samples},
+        "at_node": [0] * samples,
+        "bytes": {"activation": activation},
+        "work": [*range(samples + 1)],
+        "loops": [],
         **more,
     }
+
+
+def tents(*highs: int, samples: int = 400, resident: int = 100, **more: Any) -> Results:
+    """Results of points with tents of such heights over resident bytes."""
+    points = [
+        point(STRATEGIES[k % 6], resident + high, 1, turn=k) | {"resident_bytes": resident}
+        for k, high in enumerate(highs)
+    ]
+    return results(points, plans=[tent(k, samples, high) for k, high in enumerate(highs)], **more)
 
 
 Look = Callable[[Figure], Any]

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from figures import even_front, profile, results
+from figures import tents
 
 from sim import plots
 
-DATA = results(even_front(4), profiles=[profile("reverse_full")])
+DATA = tents(200, 100)
 DRAW = """\
 import json, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run computes: the numbers of replay and simulation, and a few profiles that agree with them."""
+"""What a run computes: the numbers of replay and simulation, and a few plans that agree with them."""
 
 from __future__ import annotations
 
@@ -78,27 +78,18 @@ def test_without_a_device_there_are_no_times() -> None:
     assert [p.label for p in made.front()] == [p.label for p in RESULTS.front()]
 
 
-@pytest.mark.parametrize("profile", RESULTS.views["profiles"], ids=lambda p: p["label"])
-def test_profiles_reach_the_peak_and_take_all_the_time(profile: dict) -> None:  # type: ignore[type-arg]
-    [point] = [p for p in RESULTS.points if p.label == profile["label"]]
-    assert max(map(sum, profile["bytes"])) == point.peak_bytes
-    x, loops = profile["x"], profile["loops"]
-    assert len(x) == len(profile["bytes"]) + 1
-    assert x == sorted(x)
-    laid_out_once = sum((loop["times"] - 1) * (loop["end"] - loop["start"]) for loop in loops)
-    whole = point.seconds if profile["x_unit"] == "seconds" else point.flops["total"]
-    assert x[-1] + laid_out_once == pytest.approx(whole)
+@pytest.mark.parametrize("plan", RESULTS.views["plans"], ids=lambda p: RESULTS.points[p["point"]].label)
+def test_plans_reach_the_peak_and_take_all_the_work(plan: dict) -> None:  # type: ignore[type-arg]
+    point = RESULTS.points[plan["point"]]
+    assert max(map(sum, zip(*plan["bytes"].values(), strict=True))) == point.working_bytes
+    turns = sum((loop["times"] - 1) * (loop["work"][1] - loop["work"][0]) for loop in plan["loops"])
+    assert plan["work"][-1] + turns == pytest.approx(point.flops["total"], rel=1e-4)
+    assert ("seconds" in plan) != any(point.copied_bytes.values())
 
 
-def test_time_is_the_axis_only_where_nothing_is_copied() -> None:
-    assert {p["x_unit"] for p in RESULTS.views["profiles"]} == {"flops"}
-    alone = results(TEXT.replace("  - reverse_offload\n", ""))
-    assert {p["x_unit"] for p in alone.views["profiles"]} == {"seconds"}
-
-
-def test_a_profile_of_each_strategy_is_kept_full_store_first() -> None:
-    assert RESULTS.views["profiles"][0]["strategy"] == "reverse_full"
-    assert {p["strategy"] for p in RESULTS.views["profiles"]} == {p.strategy for p in RESULTS.points}
+def test_a_plan_of_each_strategy_is_kept() -> None:
+    kept = {RESULTS.points[plan["point"]].strategy for plan in RESULTS.views["plans"]}
+    assert kept == {p.strategy for p in RESULTS.points}
 
 
 def test_each_schedule_is_made_and_simulated_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,7 +323,7 @@ def test_no_two_labels_of_a_chart_overlap(opened: Open) -> None:
 
 def test_an_interrupted_run_without_views_or_points_has_a_page(opened: Open) -> None:
     page = opened(some())
-    assert "No point was finished" in page.locator("#finding").inner_text()
+    assert "no point was finished" in page.locator("#finding").inner_text()
     page = opened(some(point()))
     assert page.locator("#table tbody td.label").count() == 1
 

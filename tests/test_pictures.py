@@ -11,7 +11,7 @@ from hypothesis import given
 import sim
 from sim.base.yaml import parse
 from sim.experiment.run import run
-from sim.experiment.views.schedule import PICTURED_ACTIONS, picture
+from sim.experiment.views.schedule import PICTURED_ACTIONS, PICTURED_POINTS, picture
 from sim.graphs.graph import Graph
 from sim.scenario.scenario import from_document
 
@@ -62,9 +62,10 @@ def test_the_picture_of_three_layers_with_one_checkpoint() -> None:
         *(("recompute", 0), ("vjp", 0)),
     ]
     # a tape is made by the last evaluation of its layer, and its VJP ends it
-    assert stored(entry, "residual") == [[0, 7, 9], [1, 5, 7], [2, 2, 4]]
-    # VJP 3 reads the output of layer 2, VJP 2 that of layer 1; what nobody reads is there while it is made
-    assert stored(entry, "activation") == [[0, 0, 2], [0, 4, 7], [0, 7, 8], [1, 1, 4], [1, 5, 6], [2, 2, 3]]
+    # those are there for two actions each and left out; so are outputs that the next action alone reads
+    assert stored(entry, "residual") == []
+    # VJP 3 reads the output of layer 2, which was made at action 1; VJP 2 at action 6 that of layer 1, of action 4
+    assert stored(entry, "activation") == [[0, 4, 7, 1], [1, 1, 4, 1]]
 
 
 def test_a_value_of_no_bytes_is_not_shown_as_stored() -> None:
@@ -78,7 +79,8 @@ def test_offloaded_values_lie_on_the_host_between_their_copies() -> None:
     laid_out = actions(entry)
     spans = stored(entry, "activation", "host")
     assert spans
-    for node, start, stop in spans:
+    for node, start, stop, size in spans:
+        assert size == 1
         assert laid_out[start] == laid_out[stop - 1] == ("copy", node)
 
 
@@ -103,10 +105,21 @@ def test_checkpointed_schedules_are_pictured_and_full_store_beside_them() -> Non
     assert [p["actions"] for p in found] == sorted(p["actions"] for p in found)
 
 
-def test_four_checkpointed_schedules_leave_no_room_for_others() -> None:
-    found = pictures_of("  - reverse_full\n  - reverse_checkpointed: {schedule: binomial, slots: {from: 2, to: 9}}\n")
-    assert len(found) == 4
-    assert all(p["strategy"] == "reverse_checkpointed" for p in found)
+def test_each_kind_of_schedule_is_pictured_before_any_twice() -> None:
+    strategies = "  - reverse_full\n  - reverse_offload\n  - reverse_checkpointed: {schedule: sqrt}\n"
+    found = pictures_of(strategies + "  - reverse_checkpointed: {schedule: binomial, slots: {from: 2, to: 9}}\n")
+    names = [p["parameters"].get("schedule", p["strategy"]) for p in found]
+    assert len(found) == PICTURED_POINTS
+    assert {"reverse_full", "reverse_offload", "sqrt", "binomial"} == set(names)
+    assert names.count("binomial") == PICTURED_POINTS - 3
+
+
+def test_schedules_that_are_the_same_are_pictured_once() -> None:
+    """A segment for each two of four steps, and a checkpoint for each second step, are one schedule."""
+    same = "  - reverse_checkpointed: {schedule: uniform, segments: [2, 2]}\n"
+    graph = "graph: {kind: chain, length: 4}\n"
+    found = pictures_of(same + "  - reverse_checkpointed: {schedule: periodic, every: 2}\n", graph)
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(

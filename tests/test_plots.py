@@ -12,11 +12,12 @@ from typing import Any
 
 import matplotlib
 import pytest
-from figures import STRATEGIES, Results, drawn, even_front, overlapping, point, profile, results, scattered, words
+from figures import STRATEGIES, Results, drawn, even_front, overlapping, point, results, scattered, tents, words
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import StepPatch
 from points import dominates
 
@@ -27,10 +28,9 @@ from sim.plots.drawing import labels, style
 from sim.plots.drawing.spots import read_spot, short_label, sweeps
 
 DATA: Mapping[str, Results] = {
-    "one point": results([point("reverse_full", 10**9, 10**12)]),
-    "one point, budget far above": results([point("reverse_full", 10**9, 10**12)], budget_bytes=80 * 10**9),
-    "two equal points": results([point("reverse_full", 5, 7), point("forward_cached", 5, 7, chunk=1)]),
-    "all equal": results([point(s, 2400, 22_000) for s in STRATEGIES]),
+    "two points, budget far above": results(
+        [point("reverse_full", 10**9, 10**12), point("other", 10**9, 10**12 + 1)], budget_bytes=80 * 10**9
+    ),
     "nothing is computed": results([point("reverse_full", 0, 0), point("other", 8, 0)]),
     "a few": results(even_front(6), budget_bytes=10**8),
     "an even front": results(even_front(14)),
@@ -92,7 +92,7 @@ def test_the_check_for_overlaps_finds_one(look: Callable[..., list[Any]]) -> Non
         figure.text(0.51, 0.505, "another name")
         return overlapping(words(figure))
 
-    assert ("one name", "another name") in look(pareto.draw, DATA["one point"], spoil)[0]
+    assert ("one name", "another name") in look(pareto.draw, DATA["a few"], spoil)[0]
 
 
 @pytest.mark.parametrize("name", ["a few", "an even front", "beyond 2^63"])
@@ -291,10 +291,7 @@ def test_the_well_known_strategies_have_colours_of_their_own() -> None:
     ("draw", "data"),
     [
         (pareto.draw, DATA["sixty points of six strategies"]),
-        (
-            timeline.draw,
-            results([point("other", 300, 1)], profiles=[profile(s) for s in STRATEGIES[:4]], budget_bytes=250),
-        ),
+        (timeline.draw, tents(200, 190, 180, 170, budget_bytes=250)),
     ],
 )
 def test_the_same_results_give_the_same_bytes_whatever_the_settings(
@@ -310,12 +307,12 @@ def test_the_same_results_give_the_same_bytes_whatever_the_settings(
 
 def test_drawing_leaves_the_settings_as_they_were(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    pareto.draw(DATA["one point"], tmp_path / "chart")
+    pareto.draw(DATA["a few"], tmp_path / "chart")
     assert dict(matplotlib.rcParams) == before
 
 
 def test_files_tell_neither_a_date_nor_a_version(tmp_path: Path) -> None:
-    png, svg = pareto.draw(DATA["one point"], tmp_path / "chart")
+    png, svg = pareto.draw(DATA["a few"], tmp_path / "chart")
     assert b"Software" not in png.read_bytes()
     assert b"tEXt" not in png.read_bytes()
     assert "dc:date" not in svg.read_text()
@@ -323,17 +320,76 @@ def test_files_tell_neither_a_date_nor_a_version(tmp_path: Path) -> None:
 
 
 def test_all_figures_with_data_are_drawn(tmp_path: Path) -> None:
-    with_profiles = results(even_front(3), profiles=[profile("reverse_full")])
-    names = [p.name for p in plots.draw_all(with_profiles, tmp_path / "new")]
+    names = [p.name for p in plots.draw_all(tents(200, 100), tmp_path / "new")]
     assert names == ["pareto.png", "pareto.svg", "timeline.png", "timeline.svg"]
-    assert [p.name for p in plots.draw_all(DATA["one point"], tmp_path)] == ["pareto.png", "pareto.svg"]
+    assert [p.name for p in plots.draw_all(DATA["a few"], tmp_path)] == ["pareto.png", "pareto.svg"]
     assert plots.draw_all(results([]), tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [point("reverse_full", 10**9, 10**12)],
+        [point("reverse_full", 5, 7), point("forward_cached", 5, 7, chunk=1)],
+        [point(s, 2400, 22_000) for s in STRATEGIES],
+    ],
+)
+def test_points_in_one_place_have_no_chart(points: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert pareto.draw(results(points), tmp_path / "pareto") == ()
+
+
+def test_work_is_told_in_multiples_of_full_store_with_flops_above(look: Callable[..., list[Any]]) -> None:
+    points = [point("reverse_full", 400, 10**9), point("reverse_checkpointed", 200, 2 * 10**9, schedule="sqrt")]
+
+    def scales(figure: Figure) -> tuple[dict[str, float], dict[str, float]]:
+        [axes] = figure.axes
+        [above] = axes.child_axes
+        figure.canvas.draw()
+        return tuple(
+            {t.get_text(): float(x) for t, x in zip(one.get_xticklabels(), one.get_xticks(), strict=True)}
+            for one in (axes, above)
+        )
+
+    [(below, above)] = look(pareto.draw, results(points), scales)
+    assert below["× 1"] == 10**9
+    assert below["× 2"] == 2 * 10**9
+    assert all(float(text.removesuffix(" GFLOP")) * 10**9 == pytest.approx(at) for text, at in above.items())
+
+
+def test_a_linear_axis_of_memory_begins_at_zero(look: Callable[..., list[Any]]) -> None:
+    points = [point("reverse_full", 400, 10**9), point("reverse_checkpointed", 300, 2 * 10**9, schedule="sqrt")]
+    [(low, high)] = look(pareto.draw, results(points), lambda figure: figure.axes[0].get_ylim())
+    assert low == 0
+    assert high > 400
+
+
+def test_the_point_that_the_heading_tells_of_has_a_ring(look: Callable[..., list[Any]]) -> None:
+    def ring(figure: Figure) -> tuple[float, float]:
+        [line] = [line for line in figure.axes[0].lines if line.get_gid() == "told"]
+        return tuple(line.get_xydata()[0])
+
+    points = [point("reverse_full", 400, 100), point("reverse_checkpointed", 100, 110, schedule="sqrt")]
+    data = results(points)
+    assert look(pareto.draw, data, ring) == [(110, 100)]
+    [texts] = look(pareto.draw, data, lambda figure: [t for t, _ in words(figure)])
+    assert "a_scenario: 25 % of the memory of full store for 10 % more work" in texts
+
+
+def test_a_leader_is_dotted_as_no_line_of_data_is(look: Callable[..., list[Any]]) -> None:
+    def styles(figure: Figure) -> tuple[set[Any], set[Any]]:
+        leaders = {str(x._dash_pattern) for x in figure.findobj(Line2D) if x.get_gid() == "leader"}
+        data = {str(x._dash_pattern) for axes in figure.axes for x in axes.lines if len(x.get_xydata()) > 1}
+        return leaders, data
+
+    [(leaders, data)] = look(pareto.draw, DATA["sixty points of six strategies"], styles)
+    assert leaders
+    assert not leaders & data
 
 
 def test_a_figure_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="file"):
-        pareto.draw(DATA["one point"], tmp_path / "file" / "pareto")
+        pareto.draw(DATA["a few"], tmp_path / "file" / "pareto")
 
 
 def test_the_package_loads_matplotlib_only_to_draw_and_never_pyplot() -> None:

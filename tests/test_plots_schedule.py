@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def entry(label: str = "sqrt", *, times: int = 1, nodes: int = 3, **more: Any) -
         "kinds": ["forward", "recompute", "jvp", "vjp", "copy"],
         "sweeps": once + again * (times - 1),
         "stored": [
-            {"value": "activation", "tier": "device", "spans": [[0, 0, actions], [1, 1, 3]]},
-            {"value": "residual", "tier": "device", "spans": [[2, 2, 2 + 4]]},
+            {"value": "activation", "tier": "device", "spans": [[0, 0, actions, 4], [1, 1, 3, 2]]},
+            {"value": "residual", "tier": "device", "spans": [[2, 2, 2 + 4, 4]]},
         ],
         "loops": [],
         **more,
@@ -65,8 +66,7 @@ def test_a_bar_is_as_long_as_its_value_lives_and_time_runs_down(look: Callable[.
         return spans, figure.axes[0].get_ylim()
 
     [(spans, (bottom, top))] = look(schedule.draw, pictured(entry()), bars)
-    # what lives for two actions is handed from one to the next, and no checkpoint
-    assert spans == {"activation-bars": [(1, 0, 6)], "residual-bars": [(3, 2, 6)]}
+    assert spans == {"activation-bars": [(1, 0, 6), (2, 1, 3)], "residual-bars": [(3, 2, 6)]}
     assert bottom > 6 > 0 > top
 
 
@@ -77,7 +77,52 @@ def test_too_many_actions_for_marks_leave_the_lines(look: Callable[..., list[Any
 
     [(found, count)] = look(schedule.draw, pictured(entry(nodes=500, times=2)), lines)
     assert found == {}
-    assert count == 1 + 4  # the input's bar and four sweeps
+    assert count == 4  # sweeps
+
+
+def test_bars_are_as_wide_as_their_bytes(look: Callable[..., list[Any]]) -> None:
+    def widths(figure: Figure) -> list[float]:
+        [bars] = [c for c in figure.axes[0].collections if c.get_gid() == "activation-bars"]
+        return list(bars.get_linewidths())
+
+    [[wide, half]] = look(schedule.draw, pictured(entry()), widths)  # of 4 bytes and of 2
+    assert half == pytest.approx(wide / 2)
+
+
+def test_many_nodes_are_drawn_by_blocks_whose_bars_add_up(look: Callable[..., list[Any]]) -> None:
+    """Four blocks of 20 nodes; two values of the second take 3 and 1 bytes, and 4 together from action 10 to 30."""
+    spans = [[20, 0, 30, 3], [21, 10, 40, 1], [60, 5, 20, 2]]
+    data = pictured(entry(nodes=80, stored=[{"value": "activation", "tier": "device", "spans": spans}]))
+    names = [f"stage.block{k // 20}.conv{k}" for k in range(80)]
+    data["model"] = {"nodes": 80, "first": [*range(80)], "names": names}
+
+    def widths(figure: Figure) -> dict[int, dict[int, float]]:
+        found: dict[int, dict[int, float]] = {}
+        for area in (c for c in figure.axes[0].collections if c.get_gid() == "block-bars"):
+            corners = area.get_paths()[0].vertices
+            left = corners[:, 0].min()
+            found[round(left)] = {
+                k: max(x - left for x, y in corners if y == k) for k in (0, 10, 30, 40) if k in corners[:, 1]
+            }
+        return found
+
+    [found] = look(schedule.draw, data, widths)
+    assert sorted(found) == [2, 4]
+    assert found[2][10] == pytest.approx(0.96)  # the most that any block has
+    assert found[2][0] == pytest.approx(0.96 * 3 / 4)
+    [texts] = look(schedule.draw, data, lambda figure: {t for t, _ in words(figure)})
+    assert {f"stage.block{k}" for k in range(4)} <= texts
+
+
+def test_blocks_are_the_names_that_make_few_enough_columns_else_equal_stretches() -> None:
+    assert schedule.blocks_of(None, schedule.MOST_NODES) == ()
+    deep = {"names": [f"stage{k // 50}.block{k // 2}.conv{k}" for k in range(200)]}  # 100 blocks are too many
+    assert [b.name for b in schedule.blocks_of(deep, 200)] == ["stage0", "stage1", "stage2", "stage3"]
+    even = schedule.blocks_of({"names": [f"n{k}" for k in range(200)]}, 200)
+    assert len(even) == schedule.EVEN_BLOCKS
+    assert even[0].start == 0
+    assert even[-1].stop == 200
+    assert all(a.stop == b.start for a, b in itertools.pairwise(even))
 
 
 def test_panels_share_the_axis_of_actions_unless_one_is_much_longer(look: Callable[..., list[Any]]) -> None:

@@ -94,7 +94,7 @@ def test_the_checkpointing_scenario_is_as_told() -> None:
     assert shown
     pictures = results.views["pictures"]
     assert re.findall("`([^`]+)`", shown[1]) == [p["label"] for p in pictures]
-    assert shown[2] == ("None", "One", "Two", "Three", "Four")[len(pictures)]
+    assert shown[2] == ("None", "One", "Two", "Three", "Four", "Five", "Six")[len(pictures)]
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def test_the_front_is_in_the_order_of_memory() -> None:
         ('"seconds": true', '"seconds": NaN', "15: got NaN, expected a number that JSON knows"),
         ('"total": 14', '"total": -14', "14: points[0].flops.total: got -14, expected at least 0"),
         ('"total": 14', f'"total": {10**400}', "14: points[0].flops.total: got 1000"),
-        ('"x_unit": "flops"', '"x_unit": "miles"', "14: profiles[0].x_unit: got 'miles', expected one of"),
+        ('"kind": "exact"', '"kind": "miles"', "14: curves[0].kind: got 'miles', expected one of"),
     ],
 )
 def test_what_is_wrong_with_results_is_told_at_its_place(before: str, after: str, told: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from sim.base.document import LINE_BREAK, Document, DocumentError, Finding, KeyPath, Position, read_text
 from sim.base.registry import Problem, problems_of
@@ -48,6 +49,67 @@ Number = Annotated[int | float, PlainValidator(_number)]
 """A number; whole ones stay exact."""
 Plain = Annotated[Any, PlainValidator(_plain)]
 """The values of parameters: numbers, text, true, false, null and lists of such."""
+
+
+class Words(TypedDict):
+    """A column of a few words that repeat: `words`, each once, and for each entry the place of its word there."""
+
+    words: list[str]
+    of: list[Amount]
+
+
+def _spellable(column: Words) -> Words:
+    if any(k >= len(column["words"]) for k in column["of"]):
+        raise ValueError("places of words that are there")
+    return column
+
+
+Column = Annotated[Words, AfterValidator(_spellable)]
+"""The type of a column of words in a file."""
+
+
+def words(column: Sequence[str]) -> Words:
+    """A column of words, each written once.
+
+    >>> words(["vjp", "copy", "vjp"])
+    {'words': ['vjp', 'copy'], 'of': [0, 1, 0]}
+    """
+    place = {word: k for k, word in enumerate(dict.fromkeys(column))}
+    return Words(words=list(place), of=[place[word] for word in column])
+
+
+def spelled(column: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The column that `words` wrote."""
+    return [column["words"][k] for k in column["of"]]
+
+
+def text(value: object) -> str:
+    """Plain data as JSON, a line for each innermost list or object: a column of numbers is one line.
+
+    >>> print(text({"name": "demo", "bytes": [1, 2]}))
+    {
+     "name": "demo",
+     "bytes": [1,2]
+    }
+    """
+    return "".join(_lines(value, 0))
+
+
+def _lines(value: object, depth: int) -> Iterator[str]:
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    if not any(isinstance(v, Mapping | list | tuple) for v in inside):
+        separators = (", ", ": ") if isinstance(value, Mapping) else (",", ":")
+        yield json.dumps(value, ensure_ascii=False, allow_nan=False, separators=separators)
+        return
+    yield "{" if isinstance(value, Mapping) else "["
+    parts = value.items() if isinstance(value, Mapping) else ((None, v) for v in inside)
+    for k, (key, part) in enumerate(parts):
+        yield ("," if k else "") + "\n" + " " * (depth + 1)
+        if key is not None:
+            yield f"{json.dumps(key, ensure_ascii=False)}: "
+        yield from _lines(part, depth + 1)
+    yield "\n" + " " * depth + ("}" if isinstance(value, Mapping) else "]")
+
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'

@@ -162,6 +162,8 @@ def format_seconds(seconds: float) -> str:
 def _scaled(count: int, unit: str) -> str:
     if count < 1000:
         return f"{count} {unit}"
+    if count >= 10**300:
+        return f"10^{len(str(count)) - 1} {unit}"
     value, exponent = Fraction(count, 1000), 1
     while value >= Fraction("999.5") and exponent < len(_PREFIXES) - 1:
         value /= 1000

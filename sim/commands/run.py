@@ -126,6 +126,10 @@ def run(
         show_results(results)
         if searches.ended():
             return Exit.INTERRUPTED
+        data = results.frame() if scenario.sweep else results.to_dict()
+        if not scenario.sweep:
+            for sentence in filter(None, (pages.finding(data).sentence, pages.one_breakpoint(data))):
+                note(sentence, quiet=quiet)
         _warn_of_many_gradients(results, quiet=quiet)
         chrome = experiment.traces(measurements) if measurements is not None else None
         if chrome is not None:
@@ -136,7 +140,7 @@ def run(
             )
             paths.append(files.write(folder / PAGE, pages.html(results.to_dict(), command=command)))
         if not no_plots:
-            paths += draw_all(results.frame() if scenario.sweep else results.to_dict(), folder)
+            paths += draw_all(data, folder)
     _tell_of(paths, quiet=quiet)
     return _fits(results, strict=strict, quiet=quiet)
 

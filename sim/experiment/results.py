@@ -87,7 +87,7 @@ class Results:
     def json_parts(self) -> Iterator[str]:
         """Yield the text of `to_json` in parts; each point of a sweep has a line of its own."""
         if self.sweep is None:
-            yield json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            yield jsontext.text(self.to_dict()) + "\n"
             return
         before = "{\n"
         for key, value in self.frame().items():

@@ -19,10 +19,12 @@ from matplotlib.patches import Patch
 from sim.base.pareto import Number
 from sim.plots.drawing import marking, style
 from sim.plots.drawing.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot
+from sim.report.finding import factor, points_finding
+from sim.report.finding import share as share_text
 
 MOST_LABELS = 16
 GAP = "#DCE9F2"
-HEIGHT = 6.6
+HEIGHT = 6.9
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Least:
 
 
 def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> tuple[Path, ...]:
-    """`<stem>.png` and `<stem>.svg` from the parsed results.json; nothing without `curves` or fixed schedules.
+    """`<stem>.png` and `<stem>.svg` from the parsed results.json; nothing without schedules or a front of two points.
 
     Peak bytes over flops of the reverse-mode schedules that copy nothing, and under them the exact front
     and its lower bound: no schedule of its class lies left of it, and what lies between the two is shaded. A
@@ -61,16 +63,20 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
     curves = [read_curve(c, resident=hidden or 0) for c in results["curves"]]
     exact = [c for c in curves if not c.is_bound and c.breakpoints]
     bounds = [c for c in curves if c.is_bound and c.breakpoints]
-    if not spots or not (exact or bounds):
-        return ()
     front = Least.of(exact or bounds)
+    if not spots or len(set(zip(front.memory, front.flops, strict=True))) < 2:
+        return ()
     markers = marking.markers_of(spots)
     with style.canvas(10.0, HEIGHT) as figure:
-        top = style.heading(figure, results, what=_summary(spots, front, [*exact, *bounds][0].label))
+        drawn = [*bounds, *exact][-1].label
+        title = style.named(results, _finding(spots, front, drawn))
+        top = style.heading(figure, results, title=title, what=_summary(spots, front, drawn)) + 0.4
         bottom = _legend(figure, markers, exact, bounds)
-        axes = figure.add_axes((0.095, bottom / HEIGHT, 0.865, 1 - (top + 0.1 + bottom) / HEIGHT))
-        _scales(axes, spots, front)
-        axes.set_xlabel("work")
+        axes = figure.add_axes((0.095, bottom / HEIGHT, 0.865, 1 - (top + bottom) / HEIGHT))
+        told = points_finding(results)
+        base = results["points"][told.base or 0]["flops"]["total"]
+        _scales(axes, spots, front, base)
+        axes.set_xlabel(f"work, × that of {told.base_name}" if base else "work")
         axes.set_ylabel(
             "peak memory" if hidden is None else f"peak working memory, beside {style.short_bytes(hidden)} resident"
         )
@@ -105,20 +111,43 @@ def _summary(spots: Sequence[Spot], front: Least, curve: str) -> str:
     return f"{count} over the {curve}, {touching or 'none'} of them on it"
 
 
+def _finding(spots: Sequence[Spot], front: Least, curve: str) -> str:
+    """What schedules that nobody planned pay more than the least for their memory."""
+    fixed = [s for s in spots if not s.is_planned]
+    paid = sorted(share for s in fixed if (share := beyond(s, front)) is not None and share >= 5e-5)
+    if not paid:
+        return f"{'no schedule pays' if fixed else 'no plan pays'} more work than the {curve} for its memory"
+    least, most = paid[0], paid[-1]
+    who, whose = (
+        ("fixed schedules take", "their") if len(paid) > 1 else (f"{_of_share(fixed, front, least)} takes", "its")
+    )
+    if most < 1:
+        range_ = share_text(least) if least == most else f"{share_text(least)} to {share_text(most)}"
+        return f"{who} {range_} more work than the {curve} for {whose} memory"
+    begins = factor(1 + least) if least >= 1 else f"{share_text(least)} more"
+    range_ = f"{factor(1 + most)} times" if least == most else f"{begins} to {factor(1 + most)} times"
+    return f"{who} {range_} the work of the {curve} for {whose} memory"
+
+
+def _of_share(spots: Sequence[Spot], front: Least, share: float) -> str:
+    return next(s.label for s in spots if beyond(s, front) == share)
+
+
 def _look(curve: Curve) -> dict[str, Any]:
     if curve.is_bound:
         return {"color": style.BLUE, "linewidth": 1.1, "linestyle": (0, (4, 2.5)), "zorder": 2}
     return {"color": style.BLUE, "linewidth": 1.8, "linestyle": "-", "zorder": 2.2, "solid_joinstyle": "miter"}
 
 
-def _scales(axes: Axes, spots: Sequence[Spot], front: Least) -> None:
+def _scales(axes: Axes, spots: Sequence[Spot], front: Least, base: int) -> None:
     """Set up axes that show every schedule, the front at its memory, and the least memory of the front by then."""
     most = max(s.flops for s in spots)
     within = [(m, f) for m, f in zip(front.memory, front.flops, strict=True) if f <= most]
     flops = [s.flops for s in spots] + [f for _, f in within] + [f for s in spots if (f := front.at(s.memory))]
     memory = [s.memory for s in spots] + [m for m, _ in within if m <= max(s.memory for s in spots)]
-    style.scale_of([style.drawable(f) for f in flops], "FLOP").apply(axes.xaxis)
-    style.scale_of([style.drawable(m) for m in memory], "B").apply(axes.yaxis)
+    across = style.scale_of([style.drawable(f) for f in flops], "FLOP")
+    style.both_scales(axes, across, style.drawable(base), "FLOP", most_ticks=7)
+    style.scale_of([style.drawable(m) for m in memory], "B", zero=True).apply(axes.yaxis)
 
 
 def _stairs(curve: Curve, axes: Axes) -> list[tuple[float, float]]:

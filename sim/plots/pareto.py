@@ -16,61 +16,79 @@ from sim.base.pareto import Number, front, landmarks, representatives
 from sim.plots.drawing import labels, marking, style
 from sim.plots.drawing.marking import DOMINATED_SIZE, FRONT_SIZE, LABEL_SIZE
 from sim.plots.drawing.spots import Curve, Memory, Spot, hidden_resident, read_curve, read_spot, sweeps
+from sim.report.finding import points_finding
 
 MOST_LABELS, LABELS_OF_LONG_FRONT, LABELS_WITH_DOMINATED = 20, 10, 14
+RING_SIZE = 13.5
 
 
 def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> tuple[Path, ...]:
-    """`<stem>.png` and `<stem>.svg` from the parsed results.json; nothing where there are no points.
+    """`<stem>.png` and `<stem>.svg` from the parsed results.json; nothing where there is no trade-off.
 
-    The chart shows peak bytes over flops: the total, or the working bytes beside a resident part that
-    would otherwise take most of the axis (`memory` decides it by hand). A second panel, over simulated
-    seconds, is added only if another set of points is on the front there, so that a reader who
-    chooses by time would choose differently. Over flops, points that copy values to the host are drawn
-    hollow and stay out of the front, because they pay in time and not in work.
+    The chart shows peak bytes over work, in multiples of full store's with flops above: the total, or the
+    working bytes beside a resident part that would otherwise take most of the axis (`memory` decides it by
+    hand). A second panel, over simulated seconds, is added only if another set of points is on the front
+    there, so that a reader who chooses by time would choose differently. Over flops, points that copy
+    values to the host are drawn hollow and stay out of the front, because they pay in time and not in work.
+    The point that the heading tells of has a ring. Points that are all in one place have no chart.
 
     `results["curves"]`, if given, is a list of `{"label": …, "kind": "exact" | "bound", "breakpoints":
     [[bytes, flops], …]}` in total peak bytes, drawn as staircases under the points.
     """
     points = [p for p in results["points"] if not p.get("ranks")]  # those have no bytes
-    if not points:
+    if len({(p["peak_bytes"], p["flops"]["total"], p.get("seconds")) for p in points}) < 2:
         return ()
     hidden = hidden_resident(points, memory)
     resident = hidden or 0
     spots = [read_spot(point, working=hidden is not None) for point in points]
     curves = [read_curve(c, resident=resident) for c in results.get("curves") or ()]
-    panels = [_Panel("work", "FLOP", spots, [s.flops for s in spots], curves)]
+    told = points_finding(results)
+    base = points[told.base or 0]
+    panels = [
+        _Panel("work", "FLOP", spots, [s.flops for s in spots], curves, style.drawable(base["flops"]["total"]), told.a)
+    ]
     timed = [s for s in spots if s.seconds is not None]
-    panels.append(_Panel("simulated time", "s", timed, [s.seconds or 0.0 for s in timed], []))
-    if {spots[i] for i in panels[0].front} == {timed[i] for i in panels[1].front} or not timed:
-        panels.pop()
+    if timed:
+        ringed = timed.index(spots[told.a]) if told.a is not None and spots[told.a] in timed else None
+        times = [s.seconds or 0.0 for s in timed]
+        panels.append(_Panel("simulated time", "s", timed, times, [], base.get("seconds") or 0.0, ringed))
+        if {spots[i] for i in panels[0].front if spots[i] in timed} == {timed[i] for i in panels[1].front}:
+            panels.pop()
     markers = marking.markers_of(spots)
     budget = style.budget_of(results)
-    with style.canvas(10.0 if len(panels) == 1 else 13.0, 6.6) as figure:
-        top = style.heading(figure, results, what=f"{len(spots)} schedule{'s' if len(spots) != 1 else ''}")
+    with style.canvas(10.0 if len(panels) == 1 else 13.0, 6.9) as figure:
+        count = f"{len(spots)} schedule{'s' if len(spots) != 1 else ''}"
+        top = style.heading(figure, results, title=told.sentence, what=count) + 0.42
         bottom = _legend(figure, panels, markers, curves)
         heights = [y for p in panels for _, y in p.pairs] + [b for c in curves for b, _ in c.breakpoints]
-        vertical = style.scale_of(_with_budget(heights, None if budget is None else budget - resident), "B")
+        levels = _with_budget(heights, None if budget is None else budget - resident)
+        vertical = style.scale_of(levels, "B", zero=True)
         for box, panel in zip(_boxes(figure, len(panels), top=top, bottom=bottom), panels, strict=True):
             axes = figure.add_axes(box)
-            panel.horizontal(most_ticks=7 if len(panels) == 1 else 5).apply(axes.xaxis)
+            ticks = 7 if len(panels) == 1 else 5
+            style.both_scales(axes, panel.horizontal(most_ticks=ticks), panel.base, panel.unit, most_ticks=ticks)
             vertical.apply(axes.yaxis)
-            axes.set_xlabel(panel.title)
+            of = f", × that of {told.base_name}" if panel.base else ""
+            axes.set_xlabel(f"{panel.title}{of}")
             if panel is panels[0]:
                 beside = f"peak working memory, beside {style.short_bytes(resident)} resident"
                 axes.set_ylabel("peak memory" if hidden is None else beside)
+            else:
+                axes.tick_params(axis="y", labelleft=False)
             _fill(figure, axes, panel, markers, budget, resident)
         return style.save(figure, stem)
 
 
 class _Panel(NamedTuple):
-    """One panel: points over `xs`, which are counts or seconds."""
+    """One panel: points over `xs`, which are counts or seconds; `base` is what multiples are of, `told` has a ring."""
 
     title: str
     unit: str
     spots: Sequence[Spot]
     xs: Sequence[Number]
     curves: Sequence[Curve]
+    base: Number
+    told: int | None
 
     @property
     def pairs(self) -> list[tuple[Number, Number]]:
@@ -103,7 +121,7 @@ def _with_budget(memory: Sequence[Number], budget: int | None) -> list[float]:
 def _boxes(figure: Figure, count: int, *, top: float, bottom: float) -> list[tuple[float, float, float, float]]:
     """The boxes of the panels, in fractions of the figure: left, bottom, width, height."""
     width, height = (float(v) for v in figure.get_size_inches())
-    left, right, gap = 0.95, 0.45, 0.8
+    left, right, gap = 0.95, 0.45, 0.45
     each = (width - left - right - gap * (count - 1)) / count
     return [
         ((left + i * (each + gap)) / width, bottom / height, each / width, (height - top - bottom) / height)
@@ -158,7 +176,7 @@ def _fill(
         steps = marking.staircase([(style.drawable(f), style.drawable(b)) for b, f in reversed(curve.breakpoints)])
         axes.plot(*zip(*steps, strict=True), **marking.line_of(curve), zorder=2)
         curve_lines.append(steps[:: max(1, len(steps) // 100)])
-    lines_of_sweeps = sweeps(spots)
+    lines_of_sweeps = [line for line in sweeps(spots) if not best.issuperset(line)]  # the front joins those already
     for members in lines_of_sweeps:
         axes.plot(
             *zip(*(places[i] for i in members), strict=True),
@@ -182,13 +200,20 @@ def _fill(
             clip_on=False,
             gid=f"{panel.unit}-{'front' if on_front else 'copies' if hollow else 'dominated'}-{i}",
         )
+    marks = marking.inches(figure, axes, places)
+    taken: list[tuple[float, float, float, float]] = []
+    if panel.told is not None:
+        axes.plot(
+            *places[panel.told], marker="o", markersize=RING_SIZE, markerfacecolor="none", markeredgecolor=style.INK,
+            markeredgewidth=1.1, zorder=4.5, clip_on=False, gid="told",
+        )  # fmt: skip
+        (x, y), half = marks[panel.told], RING_SIZE / 144 + 0.03
+        taken.append((x - half, y - half, x + half, y + half))
     lines = [stairs] * bool(stairs) + [[places[i] for i in members] for members in lines_of_sweeps] + curve_lines
     pieces = [s for line in lines for s in pairwise(marking.inches(figure, axes, line))]
     segments = [(*a, *b) for a, b in pieces]
-    marks = marking.inches(figure, axes, places)
-    taken = []
     if budget is not None:
-        taken = _budget(figure, axes, budget, resident, marks, segments)
+        taken += _budget(figure, axes, budget, resident, marks, segments)
         level = style.drawable(max(budget - resident, axes.get_ylim()[0]))
         (left, y), (right, _) = marking.inches(figure, axes, [(x, level) for x in axes.get_xlim()])
         segments.append((left, y, right, y))
@@ -196,14 +221,20 @@ def _fill(
 
 
 def _chosen(panel: _Panel, marks: Sequence[tuple[float, float]]) -> list[int]:
-    """The points to name, the most important first: the front, or some of a long one; then the best of other series."""
+    """The points to name, the most important first: the one told of, the front or some of it, the best of other series.
+
+    Of points that a planner placed on the front, its ends and its knee are named: the curve is theirs.
+    """
     series, along, competing = [s.series for s in panel.spots], panel.front, panel.competing
     among = landmarks([panel.pairs[i] for i in competing], [series[i] for i in competing], count=MOST_LABELS)
     ranked = [competing[k] for k in among]
+    told = [panel.told] if panel.told is not None else []
     if len(along) > MOST_LABELS:
-        return _spread(ranked, along, marks)
-    first = list(dict.fromkeys([*ranked, *along]))
-    rest = [i for i in representatives(panel.pairs, series, count=len(series)) if i not in first]
+        return list(dict.fromkeys([*told, *_spread(ranked, along, marks)]))
+    ends = [i for i in along if panel.spots[i].is_planned]
+    spared = set(ends) - {*ranked[:3], *ends[:1], *ends[-1:]} if panel.curves or panel.unit == "s" else set()
+    first = [i for i in dict.fromkeys([*told, *ranked, *along]) if i not in spared or i in told]
+    rest = [i for i in representatives(panel.pairs, series, count=len(series)) if i not in first and i not in spared]
     others = sorted(rest, key=lambda i: i in competing)  # those out of competition first: they stand out
     return first + others[: max(LABELS_WITH_DOMINATED - len(first), 0)]
 

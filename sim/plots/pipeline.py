@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from sim.base.units import format_seconds
 from sim.plots.drawing import style
+from sim.report.finding import finding, time
 
 COLOURS: Mapping[str, tuple[str, str]] = {
     "forward": (style.SKY, "forward"),
@@ -46,7 +46,8 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
     tall = above + sum(heights) + between * len(runs) + below
     numbered = sum(len(lane["part"]) for run in runs for lane in run["lanes"]) <= NUMBERED_PASSES
     with style.canvas(12.0, tall) as figure:
-        top = style.heading(figure, results, what="what each rank computes, and what it holds", graph=False)
+        what = "what each rank computes, and what it holds"
+        top = style.heading(figure, results, title=finding(results).sentence, what=what, graph=False)
         _legend(figure, runs, top)
         at = above
         for run, height in zip(runs, heights, strict=True):
@@ -113,7 +114,7 @@ def _lanes(axes: Axes, run: Mapping[str, Any], end: float, *, numbered: bool) ->
     axes.set_ylabel("rank", fontsize=9)
     axes.grid(visible=False, axis="y")
     axes.set_title(
-        f"{run['label']}:  {format_seconds(run['seconds'])}, bubble {100 * run['bubble']:.1f} %",
+        f"{run['label']}:  {time(run['seconds'])}, bubble {100 * run['bubble']:.1f} %",
         loc="left", fontsize=10.5, fontweight="bold", pad=5,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from sim.plots.drawing import style
+from sim.report.finding import factor
 
 MOST_PANELS = 4
 MOST_FACTORS = 16
@@ -102,7 +103,10 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
     above, between = 0.95, 0.5
     tall = above + sum(heights) + between * len(rows) + 0.15
     with style.canvas(12.0, tall) as figure:
-        style.heading(figure, results, what="multiply-adds of each step; → by tangents, ← by adjoints, · a product")
+        title = style.named(results, _finding(results, panels))
+        style.heading(
+            figure, results, title=title, what="multiply-adds of each step; → by tangents, ← by adjoints, · a product"
+        )
         at = above
         for row, height in zip(rows, heights, strict=True):
             at += between
@@ -114,6 +118,17 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
                 _panel(axes, tree, same[0], _title(results, same))
             at += height
         return style.save(figure, stem)
+
+
+def _finding(results: Mapping[str, Any], panels: Sequence[tuple[Step, Sequence[Mapping[str, Any]]]]) -> str:
+    """How much less the cheapest of the orders takes than the dearest."""
+    costs = [sum(same[0]["flops"]) for _, same in panels]
+    names = [str(results["points"][same[0]["point"]]["label"]) for _, same in panels]
+    least, most = costs.index(min(costs)), costs.index(max(costs))
+    if not costs[least] or costs[least] == costs[most]:
+        return f"{names[least]} takes {costs[least] // 2:,} multiply-adds"
+    times = factor(costs[most] / costs[least])
+    return f"{names[least]} takes {times} times fewer multiply-adds than {names[most]}"
 
 
 def _title(results: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -> str:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from sim.base.units import format_count
 from sim.plots.drawing import style
 from sim.plots.drawing.spots import short_label
+from sim.report.finding import LEAST_MEASURES, finding
 
 Colour = tuple[float, float, float]
-LEAST: Mapping[str, str] = {"flops": "fewest flops", "peak_bytes": "smallest peak", "seconds": "least time"}
 DEEPEST = 100.0
 """The factor at which a colour is at its deepest."""
 PALEST, FULL = 0.22, 0.92
@@ -67,8 +67,8 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
     chart = read_map(section)
     rows, columns = chart.winner.shape
     with style.canvas(10.4, 7.4) as figure:
-        where = f"{LEAST[chart.by]} in each of {rows * columns:,} cells"
-        top = style.heading(figure, results, what=where)
+        where = f"{LEAST_MEASURES[chart.by]} in each of {rows * columns:,} cells"
+        top = style.heading(figure, results, title=finding(results).sentence, what=where)
         axes = figure.add_axes(_box(figure, rows, columns, top))
         axes.set_xlim(0, columns)
         axes.set_ylim(0, rows)
@@ -267,7 +267,7 @@ def _legend(figure: Figure, axes: Axes, chart: Map) -> None:
             )
         )  # fmt: skip
 
-    write(LEAST[chart.by], left, y - 0.1, fontsize=10, fontweight="bold")
+    write(LEAST_MEASURES[chart.by], left, y - 0.1, fontsize=10, fontweight="bold")
     y -= 0.42
     entries: list[tuple[str, str | Colour, int]] = [
         (chart.names[k], _tint(chart.colours[k], DEEPEST / 3), int((chart.winner == k).sum())) for k in chart.winners

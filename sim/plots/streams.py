@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from sim.base.units import format_seconds
+from sim.base.json import spelled
 from sim.plots.drawing import style
+from sim.report.finding import share, time
 
 COLOURS: Mapping[str, tuple[str, str]] = {
     "forward": (style.BLUE, "evaluation"),
@@ -29,7 +30,9 @@ NAMES = {
     "host_to_disk": "to disk",
     "disk_to_host": "from disk",
 }
-MOST_PANELS = 4
+MOST_PANELS = 6
+NARROWEST_EDGED = 2.5
+"""Dots of a bar on average from which its bars have edges; narrower ones would be all edge."""
 LANE = 0.28
 """Inches of a stream."""
 
@@ -39,23 +42,25 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
 
     All panels have one time axis, so that plans compare; a thin bar is a wait of the action that follows it.
     """
-    plans = [plan for plan in results.get("plans") or () if plan.get("spans", {}).get("stream")][:MOST_PANELS]
-    plans = [plan for plan in plans if plan["point"] < len(results["points"])]
+    points = results["points"]
+    plans = [plan for plan in results.get("plans") or () if plan.get("spans") and plan["point"] < len(points)]
+    plans = plans[:MOST_PANELS]
     if not plans:
         return ()
-    lanes = [list(dict.fromkeys(plan["spans"]["stream"])) for plan in plans]
+    lanes = [plan["spans"]["stream"]["words"] for plan in plans]
     end = max(style.drawable(stop) for plan in plans for stop in plan["spans"]["stop"]) or 1.0
     above, between, below = 1.3, 0.42, 0.55
     tall = above + LANE * sum(map(len, lanes)) + between * len(plans) + below
     with style.canvas(12.0, tall) as figure:
-        top = style.heading(figure, results, what="what each stream does, and where it waits")
+        title = style.named(results, _finding([points[plan["point"]] for plan in plans]))
+        top = style.heading(figure, results, title=title, what="what each stream does, and where it waits")
         _legend(figure, plans, top)
         at = above
         for plan, streams in zip(plans, lanes, strict=True):
             at += between
             height = LANE * len(streams)
             axes = figure.add_axes((0.9 / 12, 1 - (at + height) / tall, 10.75 / 12, height / tall))
-            _panel(axes, plan, streams, results["points"][plan["point"]])
+            _panel(axes, plan, streams, points[plan["point"]], end)
             style.linear_scale(0.0, end, "s", most_ticks=9).apply(axes.xaxis)
             last = plan is plans[-1]
             axes.tick_params(axis="x", labelbottom=last, length=3 if last else 0)
@@ -65,27 +70,48 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
         return style.save(figure, stem)
 
 
+def _finding(points: Sequence[Mapping[str, Any]]) -> str:
+    """How much of its time the computation waits with the plan that waits most, and with the one that waits least."""
+
+    def part(p: Mapping[str, Any]) -> float:
+        return (p.get("stall_seconds") or 0.0) / p["seconds"] if p.get("seconds") else 0.0
+
+    most, least = max(points, key=part), min(points, key=part)
+    if part(most) < 5e-5:
+        return "no computation waits for a copy"
+    alike = most["strategy"] == least["strategy"]
+    few, many = (p["label"].removeprefix(f"{p['strategy']} " if alike else "") for p in (least, most))
+    wait = f"computation waits {share(part(most))} of the time with {many}"
+    if most is least:
+        return wait
+    return f"{wait}, {share(part(least)) if part(least) >= 5e-5 else 'never'} with {few}"
+
+
 def _legend(figure: Figure, plans: list[Mapping[str, Any]], top: float) -> None:
-    used = {kind for plan in plans for kind in plan["spans"]["kind"]}
+    used = {kind for plan in plans for kind in plan["spans"]["kind"]["words"]}
     handles = [Patch(facecolor=colour, label=text) for kind, (colour, text) in COLOURS.items() if kind in used]
     handles.append(Patch(facecolor=WAIT, label="waits for data or memory"))
     style.key(figure, handles, top)
 
 
-def _panel(axes: Axes, plan: Mapping[str, Any], streams: list[str], point: Mapping[str, Any]) -> None:
+def _panel(axes: Axes, plan: Mapping[str, Any], streams: Sequence[str], point: Mapping[str, Any], end: float) -> None:
     """Draw every span of a plan, and the wait before it, half as tall."""
     spans = plan["spans"]
     shapes, colours = [], []
-    for stream, kind, start, stop, wait in zip(
-        *(spans[key] for key in ("stream", "kind", "start", "stop", "wait")), strict=True
-    ):
+    words = (spelled(spans[key]) for key in ("stream", "kind"))
+    times = (spans[key] for key in ("start", "stop", "wait"))
+    for stream, kind, start, stop, wait in zip(*words, *times, strict=True):
         row, begin, finish, waited = streams.index(stream), *map(style.drawable, (start, stop, wait))
         if waited:
             shapes.append(Rectangle((begin - waited, row - 0.16), waited, 0.32))
             colours.append(WAIT)
         shapes.append(Rectangle((begin, row - 0.4), finish - begin, 0.8))
         colours.append(COLOURS.get(kind, (style.INK, kind))[0])
-    patches = PatchCollection(shapes, linewidth=0.25, zorder=2)
+    axes.set_xlim(0, end)
+    width = (
+        float(axes.get_window_extent().width) * (max(spans["stop"]) / end) / max(len(spans["start"]) / len(streams), 1)
+    )
+    patches = PatchCollection(shapes, linewidth=0.25 if width > NARROWEST_EDGED else 0.0, zorder=2)
     patches.set_facecolor(colours)
     patches.set_edgecolor(style.PAPER)
     axes.add_collection(patches)
@@ -95,7 +121,7 @@ def _panel(axes: Axes, plan: Mapping[str, Any], streams: list[str], point: Mappi
     axes.grid(visible=False, axis="y")
     told = []
     if point.get("seconds") is not None:
-        told.append(format_seconds(point["seconds"]))
+        told.append(time(point["seconds"]))
     if point.get("stall_seconds") is not None:
-        told.append(f"compute waits {format_seconds(point['stall_seconds'])}" if point["stall_seconds"] else "no wait")
+        told.append(f"compute waits {time(point['stall_seconds'])}" if point["stall_seconds"] else "no wait")
     axes.set_title(": ".join([point["label"], ", ".join(told)]), loc="left", fontsize=10.5, fontweight="bold", pad=5)

@@ -1,4 +1,4 @@
-"""Memory over time: one panel for each of a few strategies, stacked by kind of value, the peak named."""
+"""Memory over time: a panel for each of a few schedules, stacked by kind; lines where peaks are far apart."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, StepPatch
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
-from sim.base.units import format_bytes, format_flops, format_seconds
-from sim.plots.drawing import style
+from sim.base import pareto
+from sim.base.units import format_bytes, format_flops
+from sim.plots.drawing import labels, marking, style
 from sim.plots.drawing.spots import short_label
+from sim.report.finding import points_finding, time
 
 Floats = NDArray[np.float64]
-XUnit = Literal["seconds", "flops", "actions", "percent"]
-TITLES: Mapping[XUnit, str] = {
-    "seconds": "simulated time",
-    "flops": "work done",
-    "actions": "actions done",
-    "percent": "share of the schedule",
-}
-UNITS: Mapping[XUnit, str] = {"seconds": "s", "flops": "FLOP", "actions": "", "percent": "%"}
-PANELS = 4
+XUnit = Literal["seconds", "flops", "percent"]
+TITLES: Mapping[XUnit, str] = {"seconds": "simulated time", "flops": "work done", "percent": "share of the schedule"}
+UNITS: Mapping[XUnit, str] = {"seconds": "s", "flops": "FLOP", "percent": "%"}
+PANELS, LINES = 4, 6
+FAR_APART = 12.0
+"""Peaks that differ by more than this do not show on one linear axis."""
 SHARED_SCALE = 4.0
 MOST_STEPS = 240
 LONGEST_NAME = 30
+NEARLY_THE_SAME = 0.01
+SHORTEST_LOOP = 0.03
+"""The share of a time axis below which a loop is not worth a mark."""
+PLACES = 40
+"""Places along a line that are tried for its name."""
+LINE_COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE, style.BLACK)
 
 
 @dataclass(frozen=True)
@@ -46,26 +52,19 @@ class Loop:
 
 @dataclass(frozen=True)
 class Profile:
-    """Device memory of one schedule over time, an entry of the results' `profiles`.
+    """Device memory of one schedule over time: a point of the results with its entry in `plans`.
 
-    Sample k holds from `x[k]` to `x[k + 1]`, so `x` has one entry more than there are samples. The
-    producer thins long schedules to a few hundred samples, each the fullest of the actions that it
-    stands for, so that the peak is kept. The entry in JSON::
-
-        {"label": …, "strategy": …, "parameters": {…},
-         "kinds": ["activation", …, "resident"], "bytes": [[…], …],       one row a sample, one column a kind
-         "x": [0, 0.1, …], "x_unit": "seconds" | "flops" | "actions",     optional
-         "loops": [{"start": 0.1, "end": 0.3, "times": 784}]}             optional, in units of x
-
-    Without `x` the samples are spread evenly. What ran at the peak is told by the point with the same label.
+    Sample k holds from `x[k]` to `x[k + 1]`, so `x` has one entry more than there are samples; each is the
+    fullest of the actions that it stands for, so that the peak is among them. Turns of a loop that are not
+    laid out are not on the axis: `loops` says which part stands for how many. `name` is the label without a
+    budget, which is a number near the peak.
     """
 
     label: str
+    name: str
     x_unit: XUnit
     x: tuple[float, ...]
     bytes: Mapping[str, tuple[int, ...]]
-    peak_index: int
-    peak_bytes: int
     peak_name: str
     loops: tuple[Loop, ...] = ()
 
@@ -73,38 +72,57 @@ class Profile:
         samples = len(self.x) - 1
         assert samples >= 1, "a profile needs at least one sample"
         assert all(len(b) == samples for b in self.bytes.values()), "x has one entry more than there are samples"
-        assert 0 <= self.peak_index < samples, "the peak is one of the samples"
 
-    def without_resident(self, resident: int) -> Profile:
+    @property
+    def totals(self) -> tuple[int, ...]:
+        return tuple(map(sum, zip(*self.bytes.values(), strict=True))) or (0,) * (len(self.x) - 1)
+
+    @property
+    def peak_index(self) -> int:
+        return self.totals.index(max(self.totals))
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.totals)
+
+    @property
+    def whole(self) -> float:
+        """The end of the time axis with every turn of its loops on it."""
+        return self.x[-1] + sum((loop.times - 1) * (loop.end - loop.start) for loop in self.loops)
+
+    def unrolled(self, x: float) -> float:
+        """Where a place of the axis would be with every turn on it."""
+        return x + sum((p.times - 1) * (min(max(x, p.start), p.end) - p.start) for p in self.loops)
+
+    def without_resident(self) -> Profile:
         """The profile of what a strategy can change; the constant resident bytes left out."""
-        others = {kind: values for kind, values in self.bytes.items() if kind != "resident"}
-        return replace(self, bytes=others, peak_bytes=self.peak_bytes - resident)
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Profile:
-        """The profile that an entry of `profiles` describes, its peak named by one of the `points`."""
-        rows = entry["bytes"]
-        totals = [sum(row) for row in rows]
-        point = next((p for p in points if p["label"] == entry["label"]), None)
-        return cls(
-            label=short_label(entry["strategy"], entry.get("parameters") or {}),
-            x_unit=entry.get("x_unit", "actions") if "x" in entry else "percent",
-            x=tuple(entry["x"]) if "x" in entry else tuple(100 * k / len(rows) for k in range(len(rows) + 1)),
-            bytes={kind: tuple(row[c] for row in rows) for c, kind in enumerate(entry["kinds"])},
-            peak_index=totals.index(max(totals)),
-            peak_bytes=max(totals),
-            peak_name=_peak_name(point),
-            loops=tuple(Loop(loop["start"], loop["end"], loop["times"]) for loop in entry.get("loops") or ()),
-        )
+        return replace(self, bytes={kind: values for kind, values in self.bytes.items() if kind != "resident"})
 
 
-def _beside(hidden: int) -> str:
-    return f" beside {style.short_bytes(hidden)} resident" if hidden else ""
+def read_profile(plan: Mapping[str, Any], point: Mapping[str, Any], unit: XUnit) -> Profile:
+    """The memory of a point of the parsed results.json, by its entry in `plans`."""
+    samples = len(plan["at_node"])
+    x = [100 * k / samples for k in range(samples + 1)] if unit == "percent" else plan[_CLOCKS[unit]]
+    turns = () if unit == "percent" else [(*loop[_CLOCKS[unit]], loop["times"]) for loop in plan["loops"]]
+    resident = {"resident": (point["resident_bytes"],) * samples} if point["resident_bytes"] else {}
+    parameters = dict(point.get("parameters") or {})
+    return Profile(
+        label=short_label(point["strategy"], parameters),
+        name=short_label(point["strategy"], {k: v for k, v in parameters.items() if k != "budget"}),
+        x_unit=unit,
+        x=tuple(map(style.drawable, x)),
+        bytes={kind: tuple(values) for kind, values in plan["bytes"].items()} | resident,
+        peak_name=_peak_name(point),
+        loops=tuple(Loop(*turn) for turn in turns),
+    )
 
 
-def _peak_name(point: Mapping[str, Any] | None) -> str:
+_CLOCKS: Mapping[XUnit, str] = {"seconds": "seconds", "flops": "work"}
+
+
+def _peak_name(point: Mapping[str, Any]) -> str:
     """`vjp(layer3), action 1,437`, or nothing where it is not known."""
-    at = (point or {}).get("peak_at")
+    at = point.get("peak_at")
     if not at or not at["node"]:
         return ""
     node = at["node"] if len(at["node"]) <= LONGEST_NAME else f"{at['node'][:14]}…{at['node'][-LONGEST_NAME + 15 :]}"
@@ -112,37 +130,44 @@ def _peak_name(point: Mapping[str, Any] | None) -> str:
 
 
 def draw(results: Mapping[str, Any], stem: Path, *, panels: int = PANELS) -> tuple[Path, ...]:
-    """`<stem>.png` and `<stem>.svg` of the first few `profiles` in the parsed results.json; nothing without any.
+    """`<stem>.png` and `<stem>.svg` of a few of the `plans` in the parsed results.json; nothing without any.
 
-    All panels have one memory axis, so that heights compare; resident bytes that would take most of it
-    are left out and named instead. They share the time axis too if none of them is more than four times
-    as long as another and none shows a loop. A sweep loop is drawn once, between two breaks, with the
-    number of its turns.
+    Where peaks are alike all panels have one memory axis, so that heights compare; resident bytes that would
+    take most of it are left out and named instead. They share the time axis too if none of them is more than
+    four times as long as another and none shows a loop, and the heading says if they do not. A loop is drawn
+    once, with the number of its turns. Peaks that are far apart are lines over one logarithmic axis. No two
+    profiles are the same.
     """
-    entries = [entry for entry in results.get("profiles") or () if entry["bytes"]][:panels]
-    profiles = [Profile.from_json(entry, results["points"]) for entry in entries]
+    profiles = _worth_a_look(results)[:LINES]
     if not profiles:
         return ()
     resident = {b for p in profiles for b in p.bytes.get("resident", ())}
     highest = max(p.peak_bytes for p in profiles)
     hidden = resident.pop() if len(resident) == 1 and 2 * min(resident) > highest else 0
     if hidden:
-        profiles = [p.without_resident(hidden) for p in profiles]
-        highest -= hidden
+        profiles = [p.without_resident() for p in profiles]
+    peaks = [p.peak_bytes for p in profiles[:panels]]
+    title = style.named(results, _finding(profiles if _far_apart(peaks) else profiles[:panels]))
+    if _far_apart(peaks):
+        return _lines(results, profiles, stem, title, hidden)
+    profiles, highest = profiles[:panels], max(peaks)
     columns = 1 if len(profiles) == 1 else 2
     rows = math.ceil(len(profiles) / columns)
     budget = style.budget_of(results)
-    if budget is not None:
-        budget -= hidden
+    budget = None if budget is None else budget - hidden
     kinds = _kinds(profiles)
     top_value = style.drawable(highest) * 1.3 or 1.0
     if budget is not None and highest < budget <= 2 * highest:
         top_value = max(top_value, style.drawable(budget) * 1.08)
-    with style.canvas(10.0, 1.95 + 2.75 * rows + (0.9 if rows == 1 else 0)) as figure:
-        top = style.heading(figure, results, what="device memory over time" + _beside(hidden))
-        legend_bottom = _legend(figure, kinds, top)
+    shared = _shared_end(profiles)
+    with style.canvas(10.4, 1.95 + 2.75 * rows + (0.9 if rows == 1 else 0)) as figure:
+        apart = "" if shared or len(profiles) == 1 else "; each panel has its own time axis"
+        top = style.heading(
+            figure, results, title=title, what=f"device memory over time{_beside(hidden)}{apart}"
+        )  # fmt: skip
+        within = budget is not None and style.drawable(budget) < top_value
+        legend_bottom = _legend(figure, kinds, top, budget + hidden if budget is not None and within else None)
         vertical = style.linear_scale(0.0, top_value, "B", most_ticks=6)
-        shared = _shared_end(profiles)
         for i, (profile, box) in enumerate(zip(profiles, _boxes(figure, rows, columns, legend_bottom), strict=False)):
             axes = figure.add_axes(box)
             vertical.apply(axes.yaxis)
@@ -150,10 +175,74 @@ def draw(results: Mapping[str, Any], stem: Path, *, panels: int = PANELS) -> tup
                 axes.tick_params(axis="y", labelleft=False)
             else:
                 axes.set_ylabel("memory")
-            _fill(figure, axes, profile, kinds, end=shared or style.drawable(profile.x[-1]))
+            _fill(figure, axes, profile, kinds, end=shared or profile.x[-1])
             if budget is not None:
-                _budget(axes, budget, profile, hidden)
+                style.budget_line(axes, budget, does_not_fit=False)
         return style.save(figure, stem)
+
+
+def _far_apart(peaks: Sequence[int]) -> bool:
+    return len(peaks) > 1 and max(peaks) > FAR_APART * max(min(peaks), 1)
+
+
+def _beside(hidden: int) -> str:
+    return f" beside {style.short_bytes(hidden)} resident" if hidden else ""
+
+
+def _worth_a_look(results: Mapping[str, Any]) -> list[Profile]:
+    """The profiles to draw: what the finding compares, the smallest peak of each strategy, then along the front."""
+    points = results["points"]
+    plans = {plan["point"]: plan for plan in results.get("plans") or () if plan["point"] < len(points)}
+    if not plans:
+        return []
+    told = points_finding(results)
+    smallest: dict[str, int] = {}
+    for i in sorted(plans, key=lambda i: points[i]["peak_bytes"]):
+        smallest.setdefault(points[i]["strategy"], i)
+    known = list(plans)
+    pairs = [(points[i]["peak_bytes"], points[i]["flops"]["total"]) for i in known]
+    along = pareto.landmarks(pairs, [points[i]["strategy"] for i in known], count=LINES)
+    order = [told.base, told.a, *smallest.values(), *(known[k] for k in along), *known]
+    chosen: list[int] = []
+    for i in dict.fromkeys(order):
+        if i in plans and not any(_alike(points[i], points[k]) for k in chosen):
+            chosen.append(i)
+    timed = all("seconds" in plans[i] for i in chosen[:LINES])
+    unit: XUnit = "seconds" if timed else "flops"
+    if any(not plans[i][_CLOCKS[unit]][-1] for i in chosen):
+        unit = "percent"
+    profiles = [read_profile(plans[i], points[i], unit) for i in chosen if unit != "seconds" or "seconds" in plans[i]]
+    same: dict[tuple[tuple[int, ...], float], list[Profile]] = {}
+    for profile in profiles:
+        same.setdefault((profile.totals, profile.whole), []).append(profile)
+    return [_together(members) for members in same.values()]
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two points are of one strategy and nearly the same in memory and work."""
+    same = one["strategy"] == other["strategy"]
+    pairs = [(p["peak_bytes"], p["flops"]["total"]) for p in (one, other)]
+    near = all(math.isclose(a, b, rel_tol=NEARLY_THE_SAME) for a, b in zip(*pairs, strict=True))
+    return same and near
+
+
+def _together(members: Sequence[Profile]) -> Profile:
+    """One profile for several that are the same, with the names of two of them."""
+    first, *others = members
+    if not others:
+        return first
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return replace(first, label=f"{first.label} = {others[0].label}{more}")
+
+
+def _finding(profiles: Sequence[Profile]) -> str:
+    """The smallest peak and the largest."""
+    most, least = (one(profiles, key=lambda p: p.peak_bytes) for one in (max, min))
+    if least.peak_bytes == most.peak_bytes:
+        return f"{format_bytes(most.peak_bytes)} in memory at the peak"
+    return (
+        f"peaks from {format_bytes(least.peak_bytes)} ({least.name}) to {format_bytes(most.peak_bytes)} ({most.name})"
+    )
 
 
 def _kinds(profiles: Sequence[Profile]) -> dict[str, str]:
@@ -165,15 +254,14 @@ def _kinds(profiles: Sequence[Profile]) -> dict[str, str]:
 
 def _shared_end(profiles: Sequence[Profile]) -> float | None:
     """The end of the common time axis, or `None` where each panel is better off with its own."""
-    ends = [style.drawable(p.x[-1]) for p in profiles]
-    same = len({p.x_unit for p in profiles}) == 1 and not any(p.loops for p in profiles)
-    return max(ends) if same and max(ends) <= SHARED_SCALE * min(ends) else None
+    ends = [p.x[-1] for p in profiles]
+    return max(ends) if not any(p.loops for p in profiles) and max(ends) <= SHARED_SCALE * min(ends) else None
 
 
 def _boxes(figure: Figure, rows: int, columns: int, top: float) -> list[tuple[float, float, float, float]]:
     """The boxes of the panels, row by row, in fractions of the figure: left, bottom, width, height."""
     width, height = (float(v) for v in figure.get_size_inches())
-    left, right, across, bottom, title, below = 0.95, 0.4, 0.6, 0.55, 0.42, 0.55
+    left, right, across, bottom, title, below = 0.95, 0.5, 0.85, 0.55, 0.42, 0.55
     wide = (width - left - right - across * (columns - 1)) / columns
     tall = (height - top - bottom + below) / rows - title - below
     return [
@@ -188,9 +276,11 @@ def _boxes(figure: Figure, rows: int, columns: int, top: float) -> list[tuple[fl
     ]
 
 
-def _legend(figure: Figure, kinds: Mapping[str, str], top: float) -> float:
+def _legend(figure: Figure, kinds: Mapping[str, str], top: float, budget: int | None) -> float:
     """Draw the kinds of value under the heading; the inches from the upper edge at which panels may begin."""
-    handles = [Patch(facecolor=colour, linewidth=0, label=kind) for kind, colour in kinds.items()]
+    handles: list[Patch | Line2D] = [Patch(facecolor=colour, linewidth=0, label=kind) for kind, colour in kinds.items()]
+    if budget is not None:
+        handles.append(Line2D([], [], **style.BUDGET, label=style.budget_text(budget)))
     style.key(figure, handles, top)
     return top + 0.14
 
@@ -212,7 +302,8 @@ def _fill(figure: Figure, axes: Axes, profile: Profile, kinds: Mapping[str, str]
     outline: dict[str, Any] = {"baseline": None, "edgecolor": style.INK, "linewidth": 0.7}
     axes.add_artist(StepPatch(base, x, fill=False, zorder=2.5, **outline))
     for loop in profile.loops:
-        _loop(axes, loop)
+        if loop.end - loop.start > SHORTEST_LOOP * profile.x[-1]:
+            _loop(axes, loop)
     _peak(figure, axes, profile)
     axes.set_title(profile.label, loc="left", fontsize=10.5, fontweight="bold", pad=8)
 
@@ -221,10 +312,9 @@ def _in_all(profile: Profile) -> str:
     """The length of all turns of the loops together, where the axis shows one turn for many."""
     if not profile.loops:
         return ""
-    whole = profile.x[-1] + sum((loop.times - 1) * (loop.end - loop.start) for loop in profile.loops)
     if profile.x_unit == "seconds":
-        return f", {format_seconds(whole)} in all"
-    return f", {format_flops(round(whole))} in all" if profile.x_unit == "flops" else ""
+        return f", {time(profile.whole)} in all"
+    return f", {format_flops(round(profile.whole))} in all" if profile.x_unit == "flops" else ""
 
 
 def _thinned(profile: Profile, kinds: Mapping[str, str]) -> tuple[Floats, Floats]:
@@ -242,18 +332,16 @@ def _thinned(profile: Profile, kinds: Mapping[str, str]) -> tuple[Floats, Floats
 
 
 def _loop(axes: Axes, loop: Loop) -> None:
-    """Mark a part that is run many times by a break at each end and the number of turns above the panel."""
+    """Mark a part that is run many times by a band behind it and the number of turns above it."""
     across = blended_transform_factory(axes.transData, axes.transAxes)
-    start, end = style.drawable(loop.start), style.drawable(loop.end)
-    for edge in (start, end):
-        axes.axvline(edge, color=style.INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=3)
+    axes.axvspan(loop.start, loop.end, color=style.FAINT, linewidth=0, zorder=0.4)
     axes.annotate(
-        "", (start, 0.955), (end, 0.955), xycoords=across, textcoords=across, zorder=4,
+        "", (loop.start, 0.955), (loop.end, 0.955), xycoords=across, textcoords=across, zorder=4,
         arrowprops={"arrowstyle": "<->", "color": style.INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0},
     )  # fmt: skip
     axes.text(
-        (start + end) / 2, 0.955, f"× {loop.times:,}", transform=across, ha="center", va="center", fontsize=9,
-        fontweight="bold", zorder=5, bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 1.5},
+        (loop.start + loop.end) / 2, 0.955, f"× {loop.times:,}", transform=across, ha="center", va="center", fontsize=9,
+        fontweight="bold", zorder=5, bbox={"facecolor": style.FAINT, "edgecolor": "none", "pad": 1.5},
     )  # fmt: skip
 
 
@@ -274,14 +362,75 @@ def _peak(figure: Figure, axes: Axes, profile: Profile) -> None:
     text.set_position((shift * 72 / figure.dpi, 6))
 
 
-def _budget(axes: Axes, budget: int, profile: Profile, hidden: int) -> None:
-    """Draw the budget (less what is hidden) if it lies within the panel, and name it at the end away from the peak."""
-    style.budget_line(axes, budget, does_not_fit=False)
-    if style.drawable(budget) < axes.get_ylim()[1]:
-        peak_is_late = profile.x[profile.peak_index] > axes.get_xlim()[1] / 2
-        axes.annotate(
-            style.budget_text(budget + hidden), (0 if peak_is_late else 1, style.drawable(budget)),
-            xycoords=("axes fraction", "data"), xytext=(5 if peak_is_late else -3, 3), textcoords="offset points",
-            ha="left" if peak_is_late else "right", va="bottom", fontsize=8.5, fontstyle="italic",
-            bbox=dict(style.VEIL), zorder=5,
+def _lines(
+    results: Mapping[str, Any], profiles: Sequence[Profile], stem: Path, title: str, hidden: int
+) -> tuple[Path, ...]:
+    """Draw profiles whose peaks are far apart: the total of each as a line, over one logarithmic axis of memory."""
+    budget = style.budget_of(results)
+    budget = None if budget is None else budget - hidden
+    levels = [style.drawable(b) for p in profiles for b in p.totals if b]
+    if budget is not None and 0 < budget < 10 * max(levels):
+        levels.append(style.drawable(budget))
+    unit = profiles[0].x_unit
+    with style.canvas(10.4, 6.4) as figure:
+        loops = "; a loop by the fullest moment of its turns" if any(p.loops for p in profiles) else ""
+        top = style.heading(figure, results, title=title, what=f"device memory over time{_beside(hidden)}{loops}")
+        axes = figure.add_axes((0.095, 0.105, 0.87, 1 - (top + 0.12) / 6.4 - 0.105))
+        style.scale_of([min(levels), 2.5 * max(levels)], "B").apply(axes.yaxis)
+        style.linear_scale(0.0, max(p.whole for p in profiles) * 1.02, UNITS[unit]).apply(axes.xaxis)
+        axes.set_xlabel(TITLES[unit])
+        axes.set_ylabel("memory")
+        runs = []
+        for profile, colour in zip(profiles, LINE_COLOURS, strict=False):
+            x, y = _steps(profile)
+            axes.plot(x, y, color=colour, linewidth=1.3, zorder=3, gid=f"line-{profile.label}")
+            k = profile.peak_index
+            peak = profile.unrolled((profile.x[k] + profile.x[k + 1]) / 2), style.drawable(profile.peak_bytes)
+            axes.plot(*peak, marker="o", markersize=5, color=colour, markeredgecolor=style.PAPER, zorder=5)
+            runs.append(marking.inches(figure, axes, list(zip(x, y, strict=True))))
+        if budget is not None and budget < axes.get_ylim()[1]:
+            style.budget_line(axes, budget, does_not_fit=True)
+            handle = Line2D([], [], **style.BUDGET, label=style.budget_text(budget + hidden))
+            axes.legend(handles=[handle], loc="upper right", fontsize=9)
+            ends = [(x, max(style.drawable(budget), axes.get_ylim()[0])) for x in axes.get_xlim()]
+            runs.append(marking.inches(figure, axes, ends))
+        _names(figure, axes, profiles, runs)
+        return style.save(figure, stem)
+
+
+def _steps(profile: Profile) -> tuple[list[float], list[float]]:
+    """The total over time as a line of steps with every turn on its axis; a loop is level at its fullest moment."""
+    x, y = [profile.unrolled(v) for v in profile.x], list(map(style.drawable, profile.totals))
+    for loop in profile.loops:
+        inside = [k for k in range(len(y)) if profile.x[k] < loop.end and profile.x[k + 1] > loop.start]
+        for k in inside:
+            y[k] = max(y[i] for i in inside)
+    return [v for edge in pairwise(x) for v in edge], [v for level in y for v in (level, level)]
+
+
+def _names(
+    figure: Figure, axes: Axes, profiles: Sequence[Profile], runs: Sequence[Sequence[tuple[float, float]]]
+) -> None:
+    """Write the name of each line and its peak along it, where they cover nothing."""
+    renderer = style.renderer(figure)
+    left, _, right, upper = (float(v) / figure.dpi for v in axes.get_window_extent(renderer).extents)
+    segments = [(*a, *b) for run in runs for a, b in pairwise(run)]
+    taken: list[tuple[float, float, float, float]] = []
+    for profile, colour, run in zip(profiles, LINE_COLOURS, runs, strict=False):
+        text = figure.text(
+            0, 0, f"{profile.label}: {format_bytes(profile.peak_bytes)}", transform=figure.dpi_scale_trans, fontsize=9,
+            va="bottom", color=colour, fontweight="bold", zorder=7,
         )  # fmt: skip
+        extent = text.get_window_extent(renderer)
+        width, height = float(extent.width) / figure.dpi, float(extent.height) / figure.dpi
+        boxes = []
+        for x in np.linspace(run[0][0] + 0.05, run[-1][0] + 0.1, PLACES).tolist():
+            ends = x > run[-1][0]
+            x = min(max(x, left + 0.05), right - width - 0.05)
+            under = [y for at, y in run if x - 0.05 <= at <= x + width + 0.05] or [run[-1][1]]
+            level = min(run[-1][1] - height / 2 if ends else max(under) + 0.06, upper - height)
+            boxes.append((x, level, x + width, level + height))
+        frames = [side for a, b, c, d in taken for side in ((a, b, c, d), (a, d, c, b))]
+        box = boxes[labels.clearest(boxes, points=(), segments=[*segments, *frames])]
+        text.set_position(box[:2])
+        taken.append(box)

@@ -12,10 +12,13 @@ import html as text_of_html
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["frame", "html"]
+from sim.report.finding import Finding, finding, one_breakpoint
+
+__all__ = ["Finding", "finding", "frame", "html", "one_breakpoint"]
 
 SCRIPTS = (
     "format", "dom", "scale", "data", "front", "zoom", "plans", "pipeline", "model", "memory", "schedule", "streams",
@@ -23,8 +26,8 @@ SCRIPTS = (
 )  # fmt: skip
 """In the order in which they build on each other; together they are one module of JavaScript."""
 FRAME_HEIGHT = 900
-UNUSED = ("profiles", "pictures")
-"""Keys of results.json that other figures draw: `plans` has what the page needs of them."""
+UNUSED = ("pictures",)
+"""Keys of results.json that figures alone draw: `plans` has what the page needs of them."""
 
 
 def html(results: Mapping[str, Any], *, command: str | None = None) -> str:
@@ -32,7 +35,8 @@ def html(results: Mapping[str, Any], *, command: str | None = None) -> str:
 
     The data is compressed and in base64, so that no name in it can be taken for markup.
     """
-    data = {"results": {key: value for key, value in results.items() if key not in UNUSED}, "command": command}
+    shown = {key: value for key, value in results.items() if key not in UNUSED}
+    data = {"results": shown, "finding": asdict(finding(results)), "command": command}
     packed = gzip.compress(json.dumps(data, separators=(",", ":"), allow_nan=False).encode(), mtime=0)
     parts = {
         "title": text_of_html.escape(str(results["scenario"]["name"])).encode(errors="replace").decode(),

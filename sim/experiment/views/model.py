@@ -15,7 +15,7 @@ from sim.experiment.views import view
 from sim.graphs.graph import Graph
 from sim.graphs.node import Ints
 
-MOST_BARS = 400
+MOST_BARS = 250
 
 
 class Model(TypedDict):

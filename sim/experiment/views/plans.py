@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, NamedTuple, NotRequired, cast
+from typing import Annotated, Any, NamedTuple, NotRequired, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from sim.base.json import Amount, Measured
+from sim.base.json import Amount, Column, Measured, words
 from sim.experiment.measurements import Measurements
 from sim.experiment.point import landmarks
 from sim.experiment.views import view
@@ -25,13 +25,15 @@ from sim.schedules.schedule import Schedule
 from sim.schedules.values import ACTIVATION, DEVICE, RESIDUAL, TIERS, VALUE_KINDS
 from sim.simulation.trace import Trace
 
-MOST_PLANS = 16
+MOST_PLANS = 12
 MOST_ACTIONS = 4_000_000
 """Actions of all plans together: a walk over them takes a second or two."""
 SAMPLES = 200
-MOST_LIVES = 400
+MOST_LIVES = 256
 MOST_SPANS = 1_200
 SHORTEST_WAIT_S = 1e-12
+DIGITS = 6
+"""Significant digits of times and work: a screen has a few thousand dots."""
 
 Place = Annotated[int, Field(ge=-1, le=10**12)]
 """A node, or -1 for a graph input."""
@@ -40,9 +42,9 @@ Place = Annotated[int, Field(ge=-1, le=10**12)]
 class Lives(TypedDict):
     """Values in memory, those of most bytes times samples first: in samples `start` … `stop`-1, each column a field."""
 
-    kind: list[str]
+    kind: Column
     node: list[Place]
-    tier: list[str]
+    tier: Column
     bytes: list[Amount]
     start: list[Amount]
     stop: list[Amount]
@@ -51,7 +53,7 @@ class Lives(TypedDict):
 class Steps(TypedDict):
     """Runs of actions of one kind over nodes `first` … `last`, in actions `start` … `stop`-1."""
 
-    kind: list[str]
+    kind: Column
     start: list[Amount]
     stop: list[Amount]
     first: list[Place]
@@ -61,8 +63,8 @@ class Steps(TypedDict):
 class Spans(TypedDict):
     """Stretches of a stream that is busy, on the clock of the simulation; it waited `wait` seconds before."""
 
-    stream: list[str]
-    kind: list[str]
+    stream: Column
+    kind: Column
     node: list[Place]
     start: list[Measured]
     stop: list[Measured]
@@ -70,20 +72,22 @@ class Spans(TypedDict):
 
 
 class Turns(TypedDict):
-    """Actions `start` … `stop`-1 that stand for `times` turns of a loop."""
+    """Actions `start` … `stop`-1, one turn for `times` of a loop; `work` and `seconds` when it begins and ends."""
 
     start: Amount
     stop: Amount
     times: Amount
+    work: Annotated[list[Amount], Field(min_length=2, max_length=2)]
+    seconds: NotRequired[Annotated[list[Measured], Field(min_length=2, max_length=2)]]
 
 
 class Plan(TypedDict):
     """The schedule of `points[point]`, at most three turns of a loop laid out.
 
     Its `actions` are cut into stretches as equal as can be, and each sample is the fullest action of one, so
-    that the peak is among them. `at` are those actions, `at_kind` and `at_node` what they do; `bytes` is
-    device memory by kind without what is resident; `work` and `seconds` are where stretches begin and the
-    last ends, each turn of a loop counted (no seconds where copies overlap: `spans` has those). `lives` holds
+    that the peak is among them. `at_kind` and `at_node` are what it does; `bytes` is device memory by kind
+    without what is resident; `work` and `seconds` are where stretches begin and the last ends, with the turns
+    that are laid out alone (no seconds where copies overlap: `spans` has those). `lives` holds
     up to `MOST_LIVES` values. Where `exact`, `steps` go from node to node, one action each; else each is the
     nodes that a kind of action touches in a stretch. `held` says, for each stretch of the model's nodes, what
     becomes of the bytes of their activations and residuals: `kept` until derivatives begin, on `host` or
@@ -92,11 +96,10 @@ class Plan(TypedDict):
 
     point: Amount
     actions: Amount
-    at: list[Amount]
-    at_kind: list[str]
+    at_kind: Column
     at_node: list[Place]
     bytes: Mapping[str, list[Amount]]
-    work: list[Measured]
+    work: list[Amount]
     seconds: NotRequired[list[Measured]]
     lives: Lives
     exact: bool
@@ -108,15 +111,15 @@ class Plan(TypedDict):
 
 
 def _fitting(plan: Plan) -> Plan:
-    samples = len(plan["at"])
+    samples = len(plan["at_node"])
     for key in ("lives", "steps", "spans"):
-        columns = cast("dict[str, list[object]]", plan.get(key, {}))
-        if len({len(column) for column in columns.values()}) > 1:
+        columns = cast("dict[str, Any]", plan.get(key, {})).values()
+        if len({len(c["of"]) if isinstance(c, dict) else len(c) for c in columns}) > 1:
             raise ValueError(f"columns of {key} that are as long as each other")
-    sampled: list[Sequence[object]] = [plan["at_kind"], plan["at_node"], *plan["bytes"].values()]
+    sampled = [plan["at_kind"]["of"], *plan["bytes"].values()]
     if not samples or any(len(column) != samples for column in sampled):
-        raise ValueError("as many actions, kinds, nodes and bytes as there are samples")
-    if any(len(clock) != samples + 1 for clock in [plan["work"], *([plan["seconds"]] if "seconds" in plan else [])]):
+        raise ValueError("as many kinds, nodes and bytes as there are samples")
+    if any(len(clock) != samples + 1 for clock in (plan["work"], plan.get("seconds", plan["work"]))):
         raise ValueError("clocks with one more entry than there are samples")
     ranges = [(*pair, samples) for pair in zip(plan["lives"]["start"], plan["lives"]["stop"], strict=True)]
     ranges += [(*pair, plan["actions"]) for pair in zip(plan["steps"]["start"], plan["steps"]["stop"], strict=True)]
@@ -163,39 +166,60 @@ def plan(point: int, schedule: Schedule, trace: Trace | None = None) -> Plan:
     edges = -(-np.arange(count + 1) * len(flat.rows) // count)  # action k is in sample k·count // actions
     at = edges[:-1] + np.array([int(np.argmax(walked.record.during[a:b])) for a, b in pairwise(edges)], dtype=np.int64)
     opcode, node = table.opcode[flat.rows], table.node[flat.rows]
-    turns = flat.weights.astype(np.float64) if len(flat.weights) else np.ones(len(flat.rows))
-    work = table.flops[flat.rows] * flat.widths.astype(np.float64) * turns
+    work = _clock(table.flops[flat.rows].astype(np.float64) * flat.widths)
+    copies = bool((opcode == COPY).any())
+    seconds = None if trace is None or copies else _clock(np.diff(np.maximum.accumulate(trace.ends), prepend=0.0))
     kinds = BREAKDOWN_KINDS[:-1]
     exact = len(flat.rows) <= MOST_SPANS
-    change = np.diff(np.concatenate([[0], flat.weights > 1, [0]])) if len(flat.weights) else np.empty(0)
-    starts, stops = np.flatnonzero(change > 0).tolist(), np.flatnonzero(change < 0).tolist()
     described = Plan(
         point=point,
         actions=len(flat.rows),
-        at=at.tolist(),
-        at_kind=[KINDS[k] for k in opcode[at].tolist()],
+        at_kind=words([KINDS[k] for k in opcode[at].tolist()]),
         at_node=node[at].tolist(),
         bytes={k: b.tolist() for k, b in zip(kinds, walked.record.buckets.T, strict=True) if b.any()},
-        work=_clock(work)[edges].tolist(),
+        work=_whole(work[edges]),
         lives=_lives(schedule, walked, at),
         exact=exact,
         steps=_steps(schedule, np.arange(len(flat.rows) + 1) if exact else edges),
-        loops=[Turns(start=a, stop=b, times=int(flat.weights[a])) for a, b in zip(starts, stops, strict=True)],
+        loops=_turns(schedule, work, seconds),
         held=_held(schedule, walked),
         evaluations=shares(
             {"all": walked.runs[: len(schedule.graph)]}, stretches(schedule.graph)
         )["all"],
     )  # fmt: skip
-    if trace is not None and (opcode == COPY).any():
+    if trace is not None and copies:
         described["spans"] = _spans(trace)
-    elif trace is not None:
-        described["seconds"] = _clock(np.diff(np.maximum.accumulate(trace.ends), prepend=0.0) * turns)[edges].tolist()
+    elif seconds is not None:
+        described["seconds"] = _rounded(seconds[edges])
     return described
 
 
 def _clock(takes: NDArray[np.float64]) -> NDArray[np.float64]:
     """When each action begins and the last one ends."""
     return np.concatenate([[0.0], np.cumsum(takes)])
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{v:.{DIGITS}g}") for v in values.tolist()]
+
+
+def _whole(values: NDArray[np.float64]) -> list[int]:
+    return [int(v) for v in _rounded(values)]
+
+
+def _turns(schedule: Schedule, work: NDArray[np.float64], seconds: NDArray[np.float64] | None) -> list[Turns]:
+    """The stretches that stand for several turns, with the clocks at their ends."""
+    flat = schedule.flat
+    if not len(flat.weights):
+        return []
+    change = np.diff(np.concatenate([[0], flat.weights > 1, [0]]))
+    found = []
+    for a, b in zip(np.flatnonzero(change > 0).tolist(), np.flatnonzero(change < 0).tolist(), strict=True):
+        turns = Turns(start=a, stop=b, times=int(flat.weights[a]), work=_whole(work[[a, b]]))
+        if seconds is not None:
+            turns["seconds"] = _rounded(seconds[[a, b]])
+        found.append(turns)
+    return found
 
 
 def _lives(schedule: Schedule, walked: Walk, at: Ints) -> Lives:
@@ -207,9 +231,9 @@ def _lives(schedule: Schedule, walked: Walk, at: Ints) -> Lives:
     order = order[weight[order] > 0]
     value = lives[order, LIFE_VALUE]
     return Lives(
-        kind=[VALUE_KINDS[k] for k in columns.value_kind[value].tolist()],
+        kind=words([VALUE_KINDS[k] for k in columns.value_kind[value].tolist()]),
         node=[schedule.table.node_of_value(v) for v in value.tolist()],
-        tier=[TIERS[t] for t in columns.value_tier[value].tolist()],
+        tier=words([TIERS[t] for t in columns.value_tier[value].tolist()]),
         bytes=lives[order, LIFE_BYTES].tolist(),
         start=start[order].tolist(),
         stop=stop[order].tolist(),
@@ -266,7 +290,7 @@ def _joined(steps: Sequence[_Step]) -> list[_Step]:
 
 def _columns(steps: Sequence[_Step]) -> Steps:
     kind, start, stop, first, last = ([*column] for column in zip(*steps, strict=True))
-    return Steps(kind=kind, start=start, stop=stop, first=first, last=last)
+    return Steps(kind=words(kind), start=start, stop=stop, first=first, last=last)
 
 
 _FATES = ("freed", "recomputed", "disk", "host", "kept")
@@ -310,17 +334,18 @@ def _spans(trace: Trace) -> Spans:
     """What each stream does when; neighbours are one span where there are too many."""
     schedule, run = trace.schedule, trace.run
     node, opcode = schedule.table.node[schedule.flat.rows], schedule.table.opcode[schedule.flat.rows]
-    spans = Spans(stream=[], kind=[], node=[], start=[], stop=[], wait=[])
     merged = -(-len(node) // MOST_SPANS)
+    groups: list[tuple[str, NDArray[np.int64]]] = []
     for s, name in enumerate(STREAMS):
         own = np.flatnonzero(trace.stream_of == s)
-        for group in (own[i : i + merged] for i in range(0, len(own), merged)):
-            k = int(group[0])
-            wait = float((run.starts[group] - run.issued[group]).sum())
-            spans["stream"].append(name)
-            spans["kind"].append(KINDS[int(opcode[k])])
-            spans["node"].append(int(node[k]))
-            spans["start"].append(float(run.starts[k]))
-            spans["stop"].append(float(run.ends[group].max()))
-            spans["wait"].append(wait if wait > SHORTEST_WAIT_S else 0.0)
-    return spans
+        groups += [(name, own[i : i + merged]) for i in range(0, len(own), merged)]
+    first = np.array([group[0] for _, group in groups], dtype=np.int64)
+    waits = np.array([float((run.starts[group] - run.issued[group]).sum()) for _, group in groups])
+    return Spans(
+        stream=words([name for name, _ in groups]),
+        kind=words([KINDS[k] for k in opcode[first].tolist()]),
+        node=node[first].tolist(),
+        start=_rounded(run.starts[first]),
+        stop=_rounded(np.array([run.ends[group].max() for _, group in groups])),
+        wait=_rounded(np.where(waits > SHORTEST_WAIT_S, waits, 0.0)),
+    )

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from sim.base.json import Amount, Plain
-from sim.base.pareto import representatives
+from sim.base.pareto import front, knee
 from sim.experiment.measurements import Measurements
 from sim.experiment.point import Point, coordinates
 from sim.experiment.views import view
@@ -18,10 +18,12 @@ from sim.graphs.graph import Graph
 from sim.schedules.effects import COPY, FORWARD
 from sim.schedules.replay import walk
 from sim.schedules.schedule import Schedule
-from sim.schedules.values import ACTIVATION, RESIDUAL, TIERS, VALUE_KINDS
+from sim.schedules.values import ACTIVATION, DEVICE, RESIDUAL, TIERS, VALUE_KINDS
 
-PICTURED_POINTS = 4
+PICTURED_POINTS = 6
 PICTURED_ACTIONS = 2_000
+SHORTEST_LIFE = 3
+"""Actions that a value on the device is there for at the least; fewer pass it from one to the next."""
 SweepKind = Literal["forward", "recompute", "jvp", "vjp", "copy"]
 SWEEP_KINDS: tuple[SweepKind, ...] = get_args(SweepKind)
 
@@ -39,11 +41,11 @@ class Loop(TypedDict):
 
 
 class Stored(TypedDict):
-    """The spans during which values of a kind are in memory in a tier: (node, start, stop)."""
+    """The spans during which values of a kind are in memory in a tier: (node, start, stop, bytes)."""
 
     value: str
     tier: str
-    spans: list[tuple[int, int, int]]
+    spans: list[tuple[int, int, int, int]]
 
 
 class Picture(TypedDict):
@@ -73,9 +75,9 @@ def _fitting(entry: PictureOfPoint) -> PictureOfPoint:
     if actions != sum(abs(b - a) + 1 for _, a, b in entry["sweeps"]):
         raise ValueError("as many actions as the sweeps have")
     lives = [span for stored in entry["stored"] for span in stored["spans"]]
-    if any(node not in nodes for node, _, _ in lives):
+    if any(node not in nodes for node, *_ in lives):
         raise ValueError("values of known nodes")
-    spans = [(start, stop) for _, start, stop in lives]
+    spans = [(start, stop) for _, start, stop, _ in lives]
     if any(not 0 <= a < b <= actions for a, b in [*spans, *((x["start"], x["stop"]) for x in entry["loops"])]):
         raise ValueError("spans and loops that begin before they end, within the actions")
     return entry
@@ -83,9 +85,9 @@ def _fitting(entry: PictureOfPoint) -> PictureOfPoint:
 
 @view("pictures", place=1)
 def pictures(run: Measurements) -> list[Annotated[PictureOfPoint, AfterValidator(_fitting)]]:
-    """Up to four schedules short enough to be looked at, those with fewer actions first; none without checkpoints.
+    """Up to six schedules short enough to be looked at, those with fewer actions first; none without checkpoints.
 
-    Checkpointed ones are preferred.
+    Each kind of schedule has one before any has two, those with checkpoints before others.
     """
     entries: list[PictureOfPoint] = []
     if len(run.graph) > PICTURED_ACTIONS:
@@ -94,6 +96,8 @@ def pictures(run: Measurements) -> list[Annotated[PictureOfPoint, AfterValidator
         schedule, point = run.schedule(i), run.points[i]
         if len(schedule.flat.rows) <= PICTURED_ACTIONS:
             content = picture(schedule)
+            if any(entry["sweeps"] == content["sweeps"] and entry["stored"] == content["stored"] for entry in entries):
+                continue
             entries.append(
                 PictureOfPoint(label=point.label, strategy=point.strategy, parameters=point.parameters, **content)
             )
@@ -109,8 +113,9 @@ def picture(schedule: Schedule) -> Picture:
 
     `sweeps` are rows (index into `kinds`, first node, last node), each |last - first| + 1 actions that
     step from node to node; together they are all `actions` in order. Node -1 is a graph input.
-    `stored` lists, by kind of value and tier, rows (node, start, stop): the value of that node is in
-    memory during actions start … stop-1. `loops` marks the actions that stand for `times` turns.
+    `stored` lists, by kind of value and tier, rows (node, start, stop, bytes): the value of that
+    node is in memory during actions start … stop-1; what passes from one action to the next is left out.
+    `loops` marks the actions that stand for `times` turns.
     """
     flat = schedule.flat
     nodes = schedule.table.node[flat.rows].tolist()
@@ -133,12 +138,15 @@ def _ranked(graph: Graph, points: Sequence[Point]) -> list[int]:
     again = [i for i in swept if _is_checkpointed(graph, points[i])]
     if not again:
         return []
-    order: list[int] = []
+    first: list[int] = []
     for group in (again, [i for i in swept if i not in again]):
         names = [str(points[i].parameters.get("schedule", points[i].strategy)) for i in group]
-        chosen = representatives([coordinates(points[i], "flops") for i in group], names, count=len(group))
-        order += [group[k] for k in chosen] + group
-    return list(dict.fromkeys(order))
+        for name in dict.fromkeys(names):
+            own = [i for i, n in zip(group, names, strict=True) if n == name]
+            pairs = [coordinates(points[i], "flops") for i in own]
+            middle = knee(pairs)
+            first.append(own[front(pairs)[0] if middle is None else middle])
+    return list(dict.fromkeys([*first, *again, *swept]))
 
 
 def _is_checkpointed(graph: Graph, point: Point) -> bool:
@@ -168,13 +176,13 @@ def _sweeps(kinds: Sequence[int], nodes: Sequence[int]) -> Iterator[tuple[int, i
 
 
 def _stored(schedule: Schedule) -> list[Stored]:
-    """The spans of activations and residuals that take memory, by liveness."""
+    """The spans of activations and residuals that take memory for longer than an action or two, by liveness."""
     t = schedule.table
-    spans: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    spans: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
     for v, size, start, stop in walk(schedule, lives=True).record.lives.tolist():
         kind, tier = int(t.columns.value_kind[v]), int(t.columns.value_tier[v])
-        if kind in (ACTIVATION, RESIDUAL) and size > 0:
-            spans.setdefault((kind, tier), []).append((t.node_of_value(v), start, stop))
+        if kind in (ACTIVATION, RESIDUAL) and size > 0 and (tier != DEVICE or stop - start >= SHORTEST_LIFE):
+            spans.setdefault((kind, tier), []).append((t.node_of_value(v), start, stop, size))
     return [
         Stored(value=VALUE_KINDS[kind], tier=TIERS[tier], spans=sorted(lives))
         for (kind, tier), lives in sorted(spans.items())

@@ -19,6 +19,8 @@ MOST_LINES = 4
 FRONT_SIZE, DOMINATED_SIZE = 7.5, 5.0
 LABEL_SIZE = 8.5
 SAME_PLACE_INCHES, LEADER_FROM_INCHES = 0.04, 0.16
+LEADER: Mapping[str, Any] = {"linewidth": 0.8, "linestyle": (0, (1, 1.6)), "gid": "leader"}
+"""A dotted line, as no line of data is."""
 FRONT_PATIENCE, DOMINATED_PATIENCE = 3.0, 0.55
 
 
@@ -126,7 +128,7 @@ def write_names(
         towards=towards,
         patience=[FRONT_PATIENCE if group[0] in best else DOMINATED_PATIENCE for group in groups],
     )
-    for group, text, size, anchor, corner in zip(groups, texts, sizes, anchors, corners, strict=True):
+    for text, size, anchor, corner in zip(texts, sizes, anchors, corners, strict=True):
         if corner is None:
             text.remove()
             continue
@@ -137,10 +139,9 @@ def write_names(
         others = [m for m in marks if np.hypot(*np.subtract(m, anchor)) > SAME_PLACE_INCHES]
         nearest = min((_length(labels.leader(m, box)) for m in others), default=np.inf)
         if length > min(LEADER_FROM_INCHES, nearest * 0.8):
-            colour = markers[spots[group[0]].series][1] if group[0] in best else style.DOMINATED
             line = Line2D(
-                [x0, x1], [y0, y1], transform=figure.dpi_scale_trans, linewidth=0.7, color=colour, alpha=0.8, zorder=3.5
-            )
+                [x0, x1], [y0, y1], transform=figure.dpi_scale_trans, color=style.MUTED, zorder=3.5, **LEADER
+            )  # fmt: skip
             figure.add_artist(line)
 
 

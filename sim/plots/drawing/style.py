@@ -19,11 +19,11 @@ from types import MappingProxyType
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as MatplotlibAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from sim.base import files
@@ -78,6 +78,8 @@ KIND_COLOURS: Mapping[str, str] = MappingProxyType(
 )  # in the order in which they are stacked: what changes least lies lowest
 MARKERS = ("8", "H", "o", "s", "^", "D", "v", "P", "X", "<", "p", ">", "h", "d", "*")
 DPI = 150
+MOST_LINES = 2
+"""Lines of a heading's sentence."""
 LARGEST_DRAWN, SMALLEST_DRAWN = 10**300, 1e-100
 
 # A veil behind words keeps them readable over lines; an outline around each letter would double the SVG.
@@ -175,22 +177,48 @@ class Scale:
         axis.set_minor_locator(NullLocator())
 
 
-def scale_of(values: Sequence[float], unit: str, *, margin: float = 0.08, most_ticks: int = 7) -> Scale:
+def scale_of(
+    values: Sequence[float], unit: str, *, margin: float = 0.08, most_ticks: int = 7, zero: bool = False
+) -> Scale:
     """An axis that shows all the values: logarithmic where they are positive and span nearly a decade.
 
-    `margin` is the share of the axis left free at each end.
+    `margin` is the share of the axis left free at each end. A linear one begins at 0 with `zero`, so that
+    heights compare.
     """
     low, high = min(values), max(values)
     log = low > 0 and high >= 5 * low
     if log:
         room = (high / low) ** (margin / (1 - 2 * margin))
-        low, high = low / room, high * room
-        ticks = _log_ticks(low, high, most_ticks)
-        return Scale(low, high, True, ticks, tuple(_tick_text(t, t, unit) for t in ticks))
+        return scale_within(low / room, high * room, unit, log=True, most_ticks=most_ticks)
     # Values that agree to a few percent are shown as near each other, not magnified into a trade-off.
     room = max((high - low) * margin / (1 - 2 * margin), (0.1 * max(abs(low), abs(high)) or 1.0) - (high - low) / 2)
+    if zero and low >= 0:
+        return linear_scale(0.0, high * (1 + margin) or 1.0, unit, most_ticks=most_ticks)
     low, high = max(low - room, 0.0) if low >= 0 else low - room, high + room
     return linear_scale(low, high, unit, most_ticks=most_ticks)
+
+
+def scale_within(low: float, high: float, unit: str, *, log: bool, most_ticks: int = 7) -> Scale:
+    """An axis with exactly these limits."""
+    if not log:
+        return linear_scale(low, high, unit, most_ticks=most_ticks)
+    ticks = _log_ticks(low, high, most_ticks)
+    return Scale(low, high, True, ticks, tuple(_tick_text(t, t, unit) for t in ticks))
+
+
+def both_scales(axes: Axes, scale: Scale, base: float, unit: str, *, most_ticks: int) -> None:
+    """Set up an x axis in multiples of a base below, where that is more than 0, and in its unit above."""
+    if base <= 0:
+        scale.apply(axes.xaxis)
+        return
+    across = scale_within(scale.low / base, scale.high / base, "×", log=scale.log, most_ticks=most_ticks)
+    Scale(scale.low, scale.high, scale.log, tuple(t * base for t in across.ticks), across.texts).apply(axes.xaxis)
+    above = axes.secondary_xaxis("top")
+    above.xaxis.set_major_locator(FixedLocator(scale.ticks))
+    above.xaxis.set_major_formatter(FixedFormatter(scale.texts))
+    above.xaxis.set_minor_locator(NullLocator())
+    above.tick_params(labelsize=8.5, labelcolor=MUTED, color=MUTED, length=3)
+    above.spines["top"].set_color(FAINT)
 
 
 def linear_scale(low: float, high: float, unit: str, *, most_ticks: int = 7) -> Scale:
@@ -218,6 +246,8 @@ def _tick_text(value: float, largest: float, unit: str) -> str:
     """`2.5 GB`: the value with the prefix that suits `largest`, so that the ticks of one axis agree."""
     if value == 0:
         return f"0 {unit}".rstrip()
+    if unit == "×":
+        return f"× {value:,.6g}" if 1e-4 <= abs(value) < 1e7 else f"× {value:.0e}"
     if largest >= 1e30:
         return f"{value:.2g} {unit}".replace("e+", "e")
     lowest = -3 if unit == "s" else 0
@@ -226,30 +256,51 @@ def _tick_text(value: float, largest: float, unit: str) -> str:
     return f"{value / 1000.0**group:.6g} {_PREFIXES[group]}{unit}".rstrip()
 
 
-def heading(figure: Figure, results: Mapping[str, Any], *, what: str, graph: bool = True) -> float:
-    """Write the scenario's name, its description and a line about its graph; the inches this took from the top."""
+def heading(figure: Figure, results: Mapping[str, Any], *, title: str, what: str, graph: bool = True) -> float:
+    """Write the finding, the scenario's description and a line about its graph; the inches this took from the top."""
     scenario = results["scenario"]
-    width, height = figure.get_size_inches()
-    left, top = 0.35 / width, 0.36
-    figure.text(left, 1 - top / height, str(scenario["name"]), fontsize=15, fontweight="bold", va="baseline")
-    top += 0.08
+    width, height = (float(v) for v in figure.get_size_inches())
+    left, top = 0.35 / width, 0.14
     description = " ".join(str(scenario.get("description") or "").split())
-    for line in textwrap.wrap(description, int(width * 13.3), max_lines=2, placeholder=" …"):
-        top += 0.19
-        figure.text(left, 1 - top / height, line, fontsize=9.5, color=INK, va="baseline")
-    top += 0.2
     summary = " · ".join([what, *(graph_summary(scenario) if graph else ())])
-    figure.text(left, 1 - top / height, summary, fontsize=9, color=MUTED, va="baseline")
+    parts: tuple[tuple[str, float, Mapping[str, Any]], ...] = (
+        (title, 13.5, {"fontweight": "bold"}),
+        (description, 9.5, {"color": INK}),
+        (summary, 9.0, {"color": MUTED}),
+    )
+    for words, size, look in parts:
+        top += 0.03
+        for line in _wrapped(figure, words, width - 0.7, size, look):
+            top += size * 0.0188 + 0.015
+            figure.text(left, 1 - top / height, line, fontsize=size, va="baseline", **look)
     return top + 0.2
 
 
-def key(figure: Figure, handles: Sequence[Patch], top: float) -> None:
+def _wrapped(figure: Figure, words: str, width: float, size: float, look: Mapping[str, Any]) -> list[str]:
+    """Words in up to `MOST_LINES` lines, none wider than so many inches."""
+    probe = figure.text(0, 0, "", fontsize=size, **look)
+    lines: list[str] = []
+    for characters in range(max(len(words), 1), 8, -2):
+        lines = textwrap.wrap(words, characters, max_lines=MOST_LINES, placeholder=" …")
+        probe.set_text("\n".join(lines))
+        if probe.get_window_extent(renderer(figure)).width <= width * figure.dpi:
+            break
+    probe.remove()
+    return lines
+
+
+def named(results: Mapping[str, Any], sentence: str) -> str:
+    """A sentence about a scenario, which begins with its name."""
+    return f"{results['scenario']['name']}: {sentence}"
+
+
+def key(figure: Figure, handles: Sequence[Artist], top: float) -> None:
     """Draw the key of colours in a row under a heading that took `top` inches."""
     width, height = (float(v) for v in figure.get_size_inches())
     figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.35 / width, 1 - (top - 0.08) / height), ncols=len(handles),
-        fontsize=9, handlelength=1.0, handleheight=0.9, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.0,
-        borderpad=0.0,
+        handles=list(handles), ncols=len(handles), loc="upper left", fontsize=9, borderaxespad=0.0, borderpad=0.0,
+        bbox_to_anchor=(0.35 / width, 1 - (top - 0.08) / height), handlelength=1.3, handleheight=0.9,
+        handletextpad=0.5, columnspacing=1.4,
     )  # fmt: skip
 
 
@@ -275,12 +326,16 @@ def budget_of(results: Mapping[str, Any]) -> int | None:
     return int(budget) if budget is not None else None
 
 
+BUDGET: Mapping[str, Any] = MappingProxyType({"color": INK, "linewidth": 1.0, "linestyle": (0, (5, 3))})
+"""The line of a budget."""
+
+
 def budget_line(axes: Axes, budget: int, *, does_not_fit: bool) -> None:
     """Draw the budget across the axes, and shade what lies above it if that is asked for."""
     at = drawable(budget)
     low, high = axes.get_ylim()
     if low < at < high:
-        axes.axhline(at, color=INK, linewidth=1.0, linestyle=(0, (5, 3)), zorder=1.5)
+        axes.axhline(at, **BUDGET, zorder=2.6)
     if does_not_fit and at < high:
         axes.axhspan(max(at, low), high, color=VERMILLION, alpha=0.07, linewidth=0, zorder=0.5)
 

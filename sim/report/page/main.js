@@ -87,8 +87,8 @@ function headerOf(data, finding) {
 }
 
 async function start() {
-  const { results, command } = await carried();
-  const data = understand(results), finding = findingOf(data), main = $("main");
+  const { results, command, finding: told } = await carried();
+  const data = understand({ results, finding: told }), finding = findingOf(data), main = $("main");
   main.replaceChildren(headerOf(data, finding));
   if (!data.points.length) {
     main.append(aboutSection(data, { command }).section);

@@ -11,7 +11,7 @@ function memorySection(data, state) {
     h("div", { class: "tools" }, tool("time as", clock), tool("memory axes", scale), data.resident > 0 && tool("resident bytes", resident), h("span", { class: "hint" }, "The cursor lists what is in memory.")), legend, charts, note, lists);
   let cursor = null, x = null, cursors = [];
 
-  const edgesOf = (plan) => (state.clock === "actions" ? plan.at.map((_, k) => Math.ceil((k * plan.actions) / plan.at.length)).concat(plan.actions) : state.clock === "seconds" ? plan.seconds ?? null : plan.work);
+  const edgesOf = (plan) => (state.clock === "actions" ? plan.at_node.map((_, k) => Math.ceil((k * plan.actions) / plan.at_node.length)).concat(plan.actions) : state.clock === "seconds" ? plan.seconds ?? null : plan.work);
 
   function layout() {
     charts.replaceChildren();
@@ -44,7 +44,7 @@ function memorySection(data, state) {
     const unit = { work: "FLOP", seconds: "s", actions: "" }[state.clock];
     if (last) drawAxes(svg, x, y, { xUnit: unit, yUnit: "B", xName: state.clock === "actions" ? "actions" : state.clock === "work" ? "work done" : "time" });
     else for (const tick of ticksOf(y, 5)) svg.append(s("line", { x1: PAD.left, x2: width - PAD.right, y1: y.at(tick), y2: y.at(tick), class: "grid" }), s("text", { x: PAD.left - 8, y: y.at(tick) + 4, "text-anchor": "end" }, tickText(tick, y.high, "B")));
-    const base = new Array(p.plan.at.length).fill(0);
+    const base = new Array(p.plan.at_node.length).fill(0);
     const columns = { ...p.plan.bytes, resident: p.resident_bytes && state.resident === "shown" ? base.map(() => p.resident_bytes) : null };
     for (const kind of KIND_ORDER) {
       const column = columns[kind];

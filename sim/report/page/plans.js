@@ -11,7 +11,7 @@ const STEP_WORDS = { forward: "evaluation", recompute: "evaluation again", jvp: 
 const swatch = (hue, text) => h("span", {}, h("i", { class: "swatch", style: `background:var(--${hue})` }), text);
 const chosen = (state) => [["a", state.a], ["b", state.b]].filter(([slot, p], k) => p && !(k && p === state.a));
 const badge = (slot) => h("b", { class: `badge ${slot}` }, slot.toUpperCase());
-const without = (point) => `results.json holds no plan of ${point.label}: it keeps up to 16, those of the front first, and none of millions of actions.`;
+const without = (point) => `results.json holds no plan of ${point.label}: it keeps up to 12, those of the front first, and none of millions of actions.`;
 
 function valueText(value, data) {
   if (value.node === null) return value.rest ? `${value.kind}s that are not listed` : value.kind;

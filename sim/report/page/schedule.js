@@ -13,7 +13,7 @@ function scheduleSection(data, state) {
       const y = scaleBetween(-0.5, n - 0.5, 12, height - 46), tall = Math.max(y.at(1) - y.at(0), 1);
       context.save();
       context.beginPath(); context.rect(labelled, 8, width - labelled - PAD.right, height - 50); context.clip();
-      const sampleX = (k) => x.at((k * plan.actions) / plan.at.length);
+      const sampleX = (k) => x.at((k * plan.actions) / plan.at_node.length);
       context.fillStyle = colour("held");
       const { lives } = plan;
       for (let k = 0; k < lives.node.length; k += 1) {
@@ -56,7 +56,7 @@ function scheduleSection(data, state) {
         const direction = Math.sign(steps.last[k] - steps.first[k]);
         rows.push(`${STEP_WORDS[steps.kind[k]] ?? steps.kind[k]} of ${data.nodeName(steps.first[k] + direction * (at - steps.start[k]))}`, ["action", whole(at)]);
       } else rows.push(`action ${whole(at)} of ${whole(plan.actions)}`);
-      const sample = Math.min(Math.floor((action * plan.at.length) / plan.actions), plan.at.length - 1);
+      const sample = Math.min(Math.floor((action * plan.at_node.length) / plan.actions), plan.at_node.length - 1);
       const total = Object.values(plan.bytes).reduce((t, c) => t + c[sample], 0) + plan.resident;
       rows.push(["in memory about then", bytes(total)]);
       if (node >= 0 && node < n) rows.push(["the row pointed at", data.nodeName(node)]);
