@@ -18,29 +18,35 @@ def touches(problem: Problem, row: int) -> list[tuple[int, int]]:
     return list(zip(problem.value[span].tolist(), problem.access[span].tolist(), strict=True))
 
 
-def profile(problem: Problem, rows: Rows) -> list[int]:
-    """Bytes in memory during each action; raises `AssertionError` where the sequence is not valid."""
+def assert_valid(problem: Problem, rows: Rows) -> None:
+    """Every row runs as often as it has to, and after what it reads was written."""
     sequence = rows.tolist()
     counts = {r: sequence.count(r) for r in range(len(problem))}
     assert all((counts[r] > 0) == problem.must[r] for r in counts)
     assert all(counts[r] <= 1 for r in counts if problem.once[r])
-    written: set[int] = set()
     added: dict[int, int] = {}
+    for k, row in enumerate(sequence):
+        for v, access in touches(problem, row):
+            if access == READ:
+                assert v in added, f"action {k} reads value {v}, which was never written"
+            elif access == CONSUME:
+                assert added.get(v, 0) == problem.accumulations[v], f"action {k} consumes value {v} too early"
+            else:
+                added[v] = added.get(v, 0) + 1
+
+
+def profile(problem: Problem, rows: Rows) -> list[int]:
+    """Bytes in memory during each action; raises `AssertionError` where the sequence is not valid."""
+    assert_valid(problem, rows)
+    sequence = rows.tolist()
     there: set[int] = set()
     during = []
     for k, row in enumerate(sequence):
         saving = False
         for v, access in touches(problem, row):
-            if access == READ:
-                assert v in written, f"action {k} reads value {v}, which was never written"
-            elif access == CONSUME:
-                assert added.get(v, 0) == problem.accumulations[v], f"action {k} consumes value {v} too early"
-            else:
-                written.add(v)
-                added[v] = added.get(v, 0) + 1
-                if access != SAVE or _is_read_later(problem, sequence, k, v):
-                    there.add(v)
-                    saving = saving or access == SAVE
+            if access not in (READ, CONSUME) and (access != SAVE or _is_read_later(problem, sequence, k, v)):
+                there.add(v)
+                saving = saving or access == SAVE
         workspace = problem.saving_workspace if saving else problem.workspace
         during.append(sum(int(problem.value_bytes[v]) for v in there) + int(workspace[row]))
         there = {v for v in there if _is_read_later(problem, sequence, k, v)}

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from sim.base import searches
+from sim.strategies.general.blocks import Short, joined, shortened
 from sim.strategies.general.moves import Found, Pace, arrange, fit, search
 from sim.strategies.general.problem import Problem, Rows
 from sim.strategies.general.sequence import State, Words, load, measure, state_of
@@ -63,6 +64,10 @@ REORDERING, DEEPENING, DESCENT, REFINING = 0.05, 0.25, 0.1, 0.15
 """Shares of an effort that go into the order, the smallest peak, the first plans and the plans between."""
 AT_LEAST = 0.3
 """Seconds of each of these, if it takes that long."""
+SHORT_SHARE, JOINED = 0.25, 0.5
+"""Share of an effort for the short problem of equal blocks, and seconds for the whole where it has been planned."""
+MIXES, ROWS_JOINED = 16, 10_000_000
+"""Ways to share equal blocks between two neighbours of a short plan, and rows of all that are tried, about."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -152,6 +157,16 @@ class Planner:
                 end += 1
             self.plans[at:end] = [plan]
         return plan
+
+    def join(self, short: Short, plans: Sequence[Plan]) -> None:
+        """Offer what plans of a few equal blocks say about all of them: of each plan at least one."""
+        mixes = max(2, min(MIXES, ROWS_JOINED // (len(plans) * len(self.problem.order))))
+        for one in plans:
+            for rows in joined(short, one.rows, mixes=mixes):
+                if self.has_room(rows):
+                    self.offer(rows)
+                if searches.ended():
+                    break
 
     def within(self, budget: int) -> Plan | None:
         """The cheapest plan whose peak is at most `budget`."""
@@ -438,15 +453,22 @@ def plan(
 
     Without budgets they are spread over the whole front. The search goes on for a number of `rounds` for each
     budget, or for an `effort` in seconds; without either, for 10 ms a row that may run again, at most half a minute.
+    Equal blocks are planned once (`sim.strategies.general.blocks`), and their rows count once.
     `starts` are sequences that may be better than what is found. Interrupted (`sim.base.searches`) it returns the
     best so far.
     """
     planner = Planner(problem, order=order, seed=seed)
+    short, usual = shortened(problem), effort_for(problem)
+    if short is not None:
+        usual = min(usual, effort_for(short.problem) + JOINED)
+    seconds = math.inf if rounds is not None else usual if effort is None else effort
     for rows in starts:
         if planner.has_room(rows):
             planner.offer(rows)
-    usual = effort_for(problem)
-    seconds = math.inf if rounds is not None else usual if effort is None else effort
+    if short is not None and not searches.ended():
+        part = min(effort_for(short.problem), SHORT_SHARE * seconds)
+        planner.join(short, plan(short.problem, order=order, effort=part, seed=seed))
+        seconds -= part
     before = min(seconds, usual)  # more effort only goes on from where less ends
 
     def share(of: float) -> float:

@@ -85,7 +85,7 @@ class Problem:
         np.add.at(touched, self.row_of_touch, np.where(self.access == SAVE, 0, self.value_bytes[self.value]))
         return touched + self.workspace
 
-    @property
+    @cached_property
     def base_cost(self) -> int:
         """The cost of running every row once: no plan costs less."""
         return sum(self.cost[self.must].tolist())
