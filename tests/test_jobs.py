@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from graphs import graphs
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pipelines import made
 
@@ -24,7 +25,7 @@ from sim.graphs.node import GraphInput, Node
 from sim.models.families.transformer import transformer
 from sim.models.shards import Shards
 from sim.parallel import job as jobs
-from sim.parallel.job import JobTrace, Plan
+from sim.parallel.job import JobTrace, Machine, Plan
 from sim.parallel.links import Link
 from sim.parallel.pipeline import Part, PipelineSchedule
 from sim.parallel.sharding import Precision, Replicas, resident_bytes
@@ -335,6 +336,39 @@ def test_ranks_that_divide_layers_wait_for_their_sums() -> None:
     assert fast.seconds == pytest.approx(free.seconds + 2 * (2 * 3 / 4 * size / 1e12))
 
 
+@given(
+    shards=st.sampled_from([Shards(), Shards(2), Shards(2, True), Shards(context=2), Shards(2, True, 2, 2)]),
+    zero=st.sampled_from([0, 1, 2, 3]), name=st.sampled_from(["gpipe", "1f1b", "zb_h1"]), ranks=st.integers(1, 3),
+    prefetch=st.integers(0, 2), reshard=st.booleans(), devices=st.sampled_from([1, 2, 4, 8]),
+    gbytes_per_s=st.lists(st.floats(0.01, 1000), min_size=2, max_size=2),
+)  # fmt: skip
+@settings(max_examples=20)
+def test_a_faster_link_never_makes_a_step_longer(
+    shards: Shards, zero: int, name: str, ranks: int, prefetch: int, reshard: bool, devices: int,
+    gbytes_per_s: list[float],
+) -> None:  # fmt: skip
+    """And no step is shorter than that with free links, or longer than all computation and communication in turn."""
+    experts = 4 * (shards.expert > 1)
+    graph = transformer(
+        shards, layers=3, hidden=16, heads=4, sequence=8, batch=2, vocab=32, tied=False, experts=experts, loss="mean"
+    )
+    cuts = tuple(f"block{k}.{'moe' if experts else 'mlp'}.add" for k in range(1, ranks))
+    count = 2 * shards.context
+    replicas = Replicas(
+        count=count, zero=zero, expert=shards.expert, prefetch=prefetch, reshard=reshard  # type: ignore[arg-type]
+    )  # fmt: skip
+    plan = Plan(tensor=shards.tensor, sequence=shards.sequence, context=shards.context, replicas=replicas, cuts=cuts)
+    schedule = made(name, ranks, 4)
+    slow, fast = (Link(bytes_per_s=1e9 * rate, latency_s=1e-6) for rate in sorted(gbytes_per_s))
+    linked = [dataclasses.replace(plan, link=x, machine=Machine(devices=devices, link=x)) for x in (fast, slow)]
+    jobs = [run(graph, schedule, one) for one in (plan, *linked)]
+    seconds = [job.seconds for job in jobs]
+    assert seconds == sorted(seconds) or seconds == pytest.approx(sorted(seconds))
+    for job in jobs:
+        busy = sum(job.pipeline.busy_seconds(rank) - job.waiting_seconds(rank) for rank in range(ranks))
+        assert job.seconds <= (busy + sum(map(job.communication_seconds, range(ranks)))) * (1 + 1e-9)
+
+
 def test_experts_divided_among_replicas_have_fewer_of_them() -> None:
     """Of 4 replicas 2 have each expert: their optimizer's state is halved, that of all else divided by 4."""
     sizes = {"layers": 1, "hidden": 8, "heads": 2, "sequence": 4, "experts": 4, "bias": False, "loss": "sum"}
@@ -379,12 +413,28 @@ def test_collectives_take_a_ring() -> None:
         (Plan(), 9, "got 9 stages, expected at most 8: the graph has 7 places where a single activation crosses"),
         (Plan(cuts=("relu1",)), 3, "got 1 cuts, expected 2 for 3 stages"),
         (Plan(cuts=("no_such",)), 2, "cannot cut after 'no_such': no node has that name"),
+        (Plan(cuts=("loss",)), 2, "cannot cut after 'loss': nothing is left behind it"),
         (Plan(recompute=("none", "block")), 3, "got 2 entries, expected 1 or 3"),
     ],
 )
 def test_a_job_that_cannot_be_says_why(plan: Plan, ranks: int, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         run(MODELS["mlp"], made("1f1b", ranks, 4), plan)
+
+
+def test_a_cut_through_a_skip_says_what_would_be_sent() -> None:
+    """The block's input and its norm, of 2 · 32 · 64 float32 scalars each."""
+    with pytest.raises(ParameterError, match=r"2 activations cross there, 32.8 kB of positions, block1.norm1; a stage"):
+        run(MODELS["gpt"], made("1f1b", 2, 4), Plan(cuts=("block1.norm1",)))
+
+
+def test_parameters_may_be_held_in_another_dtype_than_they_are_used_in() -> None:
+    """FSDP's mixed precision: float32 shares, gathered in the 16 bits that the graph computes in."""
+    graph = sim.mlp(widths=[64] * 3, batch=4, loss="none", dtype="bfloat16")
+    precision = Precision(parameters="float32")
+    job = run(graph, made("gpipe", 1, 1), Plan(replicas=Replicas(count=4, zero=3, prefetch=0), precision=precision))
+    assert job.resident[0]["parameters"] == 2 * 64 * 65 * 4 // 4
+    assert job.memory[0].levels[:, 3].max() == 64 * 65 * 2
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "block"])

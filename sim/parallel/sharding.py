@@ -25,9 +25,10 @@ EXPERTS = ("expert_linear",)
 class Precision:
     """Dtypes of what is held for each parameter, and in which gradients are reduced.
 
-    `None`: that of the parameter, no main copy, and that of gradients.
+    `None`: that in which the graph computes, no main copy, and that of gradients.
     """
 
+    parameters: str | None = None
     gradients: str | None = None
     main: str | None = None
     optimizer: str | None = None
@@ -74,7 +75,7 @@ def resident_bytes(graph: Graph, stages: Iterable[Stage], replicas: Replicas, pr
             size = parameters if dtype is None else scalars * ITEMSIZE[dtype]
             return replicas.share(size, at=at, experts=experts)
 
-        held["parameters"] += share(scalars, parameters, None, at=3)
+        held["parameters"] += share(scalars, parameters, precision.parameters, at=3)
         if replicas.zero == 3 and not replicas.reshard:
             held["parameters"] += parameters
         states = OPTIMIZER_STATES[graph.optimizer]

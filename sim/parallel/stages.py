@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.errors import ParameterError
+from sim.base.units import format_bytes
 from sim.graphs.columns import PARAMETERS
 from sim.graphs.graph import Graph
 from sim.graphs.node import ITEMSIZE, Ints
@@ -174,7 +175,7 @@ def _named_cuts(graph: Graph, count: int, after: Sequence[str]) -> tuple[int, ..
     position = {name: k + 1 - m for k, name in enumerate(graph.names)}
     for name in after:
         if position.get(name, -1) not in places - {0, len(graph)}:
-            why = "no node has that name" if name not in position else "more than its activation crosses there"
+            why = "no node has that name" if name not in position else _crossing(graph, position[name])
             raise ParameterError(f"cannot cut after '{name}': {why}", parameter=("cuts",))
     starts = [0, *(position[name] for name in after), len(graph)]
     if any(b <= a for a, b in pairwise(starts)):
@@ -224,6 +225,18 @@ class RowTimes:
     def whole(self) -> NDArray[np.float64]:
         """Seconds from start to end."""
         return np.maximum(self.compute, self.hidden) + self.exposed
+
+
+def _crossing(graph: Graph, place: int) -> str:
+    """What crosses a cut before a node, and its bytes."""
+    if not 0 < place < len(graph):
+        return "nothing is left behind it" if place > 0 else "it is an input of the graph"
+    m, c = len(graph.inputs), graph.columns
+    read = set(c.input_index[int(c.input_ptr[place]) :].tolist())
+    crossing = [k for k in range(place) if m + k in read]
+    names = ", ".join(graph.names[m + k] for k in crossing[:3]) + (", …" if len(crossing) > 3 else "")
+    size = format_bytes(int(c.activation_bytes[crossing].sum()))
+    return f"{len(crossing)} activations cross there, {size} of {names}; a stage sends one"
 
 
 def stages_of(

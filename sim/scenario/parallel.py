@@ -166,6 +166,10 @@ class PrecisionFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    parameters: Annotated[
+        Dtype | None,
+        Field(description="As which parameters are held; the graph's, in which they are gathered, if none."),
+    ] = None
     gradients: Annotated[Dtype | None, Field(description="Of gradients; the parameters' unless given.")] = None
     main: Annotated[Dtype | None, Field(description="Of a main copy of the parameters; none unless given.")] = None
     optimizer: Annotated[Dtype | None, Field(description="Of the optimizer's state; the parameters' unless given.")] = (
