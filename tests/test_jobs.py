@@ -249,7 +249,12 @@ def test_zero_shares_what_its_paper_says(zero: int, gigabytes: float) -> None:
     graph = Graph.from_nodes([node], [GraphInput("x", (1, 1), "float16", constant=True)])
     graph = graph.configured(optimizer="adam", preallocated_gradients=True)
     stages = stages_of(graph, (0, 1), None, recompute=["none"])
-    held = resident_bytes(graph, stages, Replicas(count=64, zero=zero), Precision(main="float32", optimizer="float32"))  # type: ignore[arg-type]
+    held = resident_bytes(
+        graph,
+        [stage.span for stage in stages],
+        Replicas(count=64, zero=zero),
+        Precision(main="float32", optimizer="float32"),
+    )  # type: ignore[arg-type]
     assert round(sum(held.values()) / 1e9, 1) == gigabytes
 
 
@@ -374,7 +379,7 @@ def test_experts_divided_among_replicas_have_fewer_of_them() -> None:
     sizes = {"layers": 1, "hidden": 8, "heads": 2, "sequence": 4, "experts": 4, "bias": False, "loss": "sum"}
     graph = transformer(Shards(expert=2), **sizes).configured(optimizer="adam")  # type: ignore[arg-type]
     (stage,) = stages_of(graph, (0, len(graph)), None, recompute=["none"])
-    held = resident_bytes(graph, [stage], Replicas(count=4, zero=1, expert=2), Precision())
+    held = resident_bytes(graph, [stage.span], Replicas(count=4, zero=1, expert=2), Precision())
     experts = 2 * (8 * 32 * 2) * 4
     others = (4 * 8 * 8 + 2 * 2 * 8 + 8 * 4) * 4
     assert held["parameters"] == experts + others

@@ -3,7 +3,7 @@
 `run` makes `measurements` of a scenario and `results` of them, each a `point` (`measure`), with the data
 of figures (`views`); `cells` of maps and of a `sweep` are measured by workers, their points lie in a `spool`,
 and tables have `columns`; `fronts` spreads points over a planned front, `choose` finds a plan, `fits` judges a
-job on many devices, `joint_plan` plans what a compiler captured, `verify` and `verify_torch` hold
+job on many devices, `search` spreads it, `joint_plan` plans what a compiler captured, `verify` and `verify_torch` hold
 predictions against execution, `calibrate` measures this machine. Imports everything but `plots` and `commands`.
 """
 
@@ -18,6 +18,7 @@ __all__ = [
     "point",
     "results",
     "run",
+    "search",
     "verify",
     "verify_torch",
 ]

@@ -209,7 +209,9 @@ def run(
     return JobTrace(
         pipeline=trace,
         stages=tuple(own),
-        resident=tuple(resident_bytes(graph, of_rank, plan.replicas, plan.precision) for of_rank in held),
+        resident=tuple(
+            resident_bytes(graph, (stage.span for stage in of_rank), plan.replicas, plan.precision) for of_rank in held
+        ),
         memory=tuple(memory_of(trace, laid_out, rank) for rank in range(made.ranks)),
         ends=tuple(end for end, _ in shared),
         shared_seconds=tuple(seconds for _, seconds in shared),

@@ -14,7 +14,7 @@ from typing import Literal
 from sim.graphs.graph import Graph
 from sim.graphs.node import ITEMSIZE, OPTIMIZER_STATES
 from sim.parallel.links import Channel
-from sim.parallel.stages import Gathers, Stage
+from sim.parallel.stages import Gathers, inputs_of, owners_of
 
 Zero = Literal[0, 1, 2, 3]
 EXPERTS = ("expert_linear",)
@@ -55,14 +55,16 @@ class Replicas:
         return -(-size // (self.count // self.expert if experts else self.count)) if self.zero >= at else size
 
 
-def resident_bytes(graph: Graph, stages: Iterable[Stage], replicas: Replicas, precision: Precision) -> dict[str, int]:
-    """The bytes by kind that a rank with these stages holds from the first to the last moment.
+def resident_bytes(
+    graph: Graph, spans: Iterable[tuple[int, int]], replicas: Replicas, precision: Precision
+) -> dict[str, int]:
+    """The bytes by kind that a rank with stages of these nodes (start, stop) holds from the first to the last moment.
 
     Gradients are among them only where they are preallocated or divided; else they come with the first VJP.
     """
-    stages = list(stages)
-    owners = frozenset[int]().union(*(stage.owners for stage in stages))
-    inputs = frozenset[int]().union(*(stage.inputs for stage in stages))
+    spans = list(spans)
+    owners = frozenset[int]().union(*(owners_of(graph, *span) for span in spans))
+    inputs = frozenset[int]().union(*(inputs_of(graph, *span) for span in spans))
     held = {"parameters": 0, "optimizer": 0, "inputs": sum(graph.input_bytes[p] for p in inputs)}
     if precision.main is not None:
         held["main"] = 0

@@ -7,7 +7,7 @@ stage that reads them. What crosses a cut is in both stages; between them it is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.base.errors import ParameterError
+from sim.base.memo import remembered
 from sim.base.units import format_bytes
 from sim.graphs.columns import PARAMETERS
 from sim.graphs.graph import Graph
@@ -58,6 +59,12 @@ class Profile(NamedTuple):
     moving: float = 0.0
     waiting: float = 0.0
 
+    def moved(self, by: int) -> Profile:
+        """The same rows, of nodes so many further on."""
+        gradients = tuple((row, node + by, size) for row, node, size in self.gradients)
+        finished = tuple((row, frozenset(node + by for node in nodes)) for row, nodes in self.finished)
+        return self._replace(gradients=gradients, finished=finished)
+
 
 @dataclass(frozen=True)
 class Message:
@@ -72,7 +79,7 @@ class Stage:
     """Nodes `start` … `stop` - 1 of a graph: the profiles of its parts, its messages, and its parameters.
 
     `forward` goes to the next stage, `back` to the one before. `owners` are the nodes whose parameters it uses,
-    its own or tied ones; `inputs` are the graph inputs it reads.
+    its own or tied ones.
     """
 
     start: int
@@ -81,8 +88,19 @@ class Stage:
     forward: Message
     back: Message
     owners: frozenset[int]
-    inputs: frozenset[int]
     flops: Mapping[str, int]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return self.start, self.stop
+
+    def moved(self, by: int) -> Stage:
+        """The same stage, so many nodes further on."""
+        if not by:
+            return self
+        profiles = {part: profile.moved(by) for part, profile in self.profiles.items()}
+        owners = frozenset(owner + by for owner in self.owners)
+        return replace(self, start=self.start + by, stop=self.stop + by, owners=owners, profiles=profiles)
 
     def seconds(self, part: Part) -> float:
         return float(self.profiles[part].seconds.sum())
@@ -262,6 +280,18 @@ def stages_of(
     return [cutter.stage(start, stop, how) for (start, stop), how in zip(pairwise(starts), recompute, strict=True)]
 
 
+def owners_of(graph: Graph, start: int, stop: int) -> frozenset[int]:
+    """The nodes whose parameters some nodes use."""
+    return frozenset(graph.gradient_of[start:stop].tolist()) - {-1}
+
+
+def inputs_of(graph: Graph, start: int, stop: int) -> frozenset[int]:
+    """The graph inputs that some nodes read."""
+    c = graph.columns
+    read = c.input_index[int(c.input_ptr[start]) : int(c.input_ptr[stop])].tolist()
+    return frozenset(p for p in read if p < len(graph.inputs))
+
+
 class _Row(NamedTuple):
     """One row of a part: its node, whether it evaluates it, its seconds, flops, and what it touches how.
 
@@ -282,6 +312,12 @@ class _Row(NamedTuple):
         return max(self.seconds, self.hidden) + self.exposed
 
 
+@remembered
+def _stages_made(graph: Graph) -> dict[Hashable, Stage]:
+    """The stages of a graph that were laid out, by all they depend on."""
+    return {}
+
+
 class _Cutter:
     """The profiles of stages of one graph."""
 
@@ -299,8 +335,43 @@ class _Cutter:
             whole = graph.columns.param_bytes
             whole = whole if gradient_dtype is None else graph.columns.param_size * ITEMSIZE[gradient_dtype]
             self.sizes[GRADIENT * self.n : (GRADIENT + 1) * self.n] = whole.tolist()
+        # what is gathered meanwhile is not in the key
+        self.made: dict[Hashable, Stage] = {} if gathers.zero >= 2 else _stages_made(graph)
 
     def stage(self, start: int, stop: int, recompute: Recompute) -> Stage:
+        """The stage of some nodes; those that differ in their place alone are laid out once."""
+        ops = tuple(node.op for node in self.graph.nodes[start:stop]) if recompute == "selective" else ()
+        key = (recompute, ops, *self._alike(start, stop))
+        if key not in self.made:
+            self.made[key] = self._stage(start, stop, recompute)
+        made = self.made[key]
+        return made.moved(start - made.start)
+
+    def _alike(self, start: int, stop: int) -> Iterator[Hashable]:
+        """Yield all that a stage depends on, with nodes counted from its first."""
+        n, c, t, of = self.n, self.graph.columns, self.table.columns, slice(start, stop)
+        before = slice(max(start - 1, 0), stop)
+        yield stop - start, start > 0, stop < n
+        yield np.reshape(self.sizes, (-1, n))[:, before].tobytes()
+        for rows in (t.workspace.reshape(-1, n), self.times.compute, self.times.exposed, self.times.hidden):
+            yield rows[:, of].tobytes()
+        for column in (t.saving_workspace, c.param_vjp_flops, c.param_size, c.param_bytes):
+            yield column[of].tobytes()
+        yield tuple(self.active[before])
+        owners, numbers = self.graph.gradient_of[of], self.block_numbers
+        yield np.where(owners < 0, n, owners - start).tobytes(), tuple(k - numbers[start] for k in numbers[of])
+        for opcode in (FORWARD, VJP):
+            first, last = (self.table.numbers.row(opcode, node) for node in (start, stop - 1))
+            a, b = int(t.ptr[first]), int(t.ptr[last + 1])
+            kind, node = np.divmod(t.value[a:b], n)
+            yield from ((kind * 2 * n + node - start).tobytes(), t.access[a:b].tobytes())
+            yield np.diff(t.ptr[first : last + 2]).tobytes()
+            yield self.table.flops[first : last + 1].tobytes()
+        edges = slice(int(c.input_ptr[start]), int(c.input_ptr[stop]))
+        yield (c.input_index[edges] - start).tobytes(), None if c.reads is None else c.reads[edges].tobytes()
+        yield tuple((a - start, b - start) for a, b in self._blocks(start, stop))
+
+    def _stage(self, start: int, stop: int, recompute: Recompute) -> Stage:
         graph, n = self.graph, self.n
         forward = [self._forward(node) for node in range(start, stop)]
         back = list(self._back(start, stop, recompute))
@@ -308,8 +379,6 @@ class _Cutter:
         weights = [self._weight_part(row) for row in back if not row.forward and self.gradient_of[row.node] >= 0]
         whole, kept = self._profiles(start, stop, {Part.FORWARD: forward, Part.VJP: back})
         parts, _ = self._profiles(start, stop, {Part.FORWARD: forward, Part.INPUT_VJP: split, Part.WEIGHT_VJP: weights})
-        c = graph.columns
-        read = set(c.input_index[int(c.input_ptr[start]) : int(c.input_ptr[stop])].tolist())
         sends_back = start > 0 and self.active[start - 1]
         return Stage(
             start=start,
@@ -317,8 +386,7 @@ class _Cutter:
             profiles=parts | whole,
             forward=Message(self.sizes[stop - 1] if stop < n else 0, kept),
             back=Message(self.sizes[COTANGENT * n + start - 1] if sends_back else 0, False),
-            owners=frozenset(self.gradient_of[start:stop]) - {-1},
-            inputs=frozenset(p for p in read if p < len(graph.inputs)),
+            owners=owners_of(graph, start, stop),
             flops={
                 "primal": sum(row.flops for row in forward),
                 "recompute": sum(row.flops for row in back if row.forward),
@@ -512,10 +580,10 @@ class _Cutter:
         yield begin, end
 
     @cached_property
-    def block_numbers(self) -> dict[int, int]:
+    def block_numbers(self) -> list[int]:
         """The number of the block of each node."""
         blocks = enumerate(self._blocks(0, self.n))
-        return {node: number for number, (first, last) in blocks for node in range(first, last)}
+        return [number for number, (first, last) in blocks for _ in range(first, last)]
 
     def _gather(
         self,
