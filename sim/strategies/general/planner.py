@@ -66,7 +66,7 @@ AT_LEAST = 0.3
 """Seconds of each of these, if it takes that long."""
 SHORT_SHARE, JOINED = 0.25, 0.5
 """Share of an effort for the short problem of equal blocks, and seconds for the whole where it has been planned."""
-MIXES, ROWS_JOINED = 16, 10_000_000
+MIXES, ROWS_JOINED = 16, 20_000_000
 """Ways to share equal blocks between two neighbours of a short plan, and rows of all that are tried, about."""
 T = TypeVar("T")
 R = TypeVar("R")
@@ -159,10 +159,10 @@ class Planner:
         return plan
 
     def join(self, short: Short, plans: Sequence[Plan]) -> None:
-        """Offer what plans of a few equal blocks say about all of them: of each plan at least one."""
-        mixes = max(2, min(MIXES, ROWS_JOINED // (len(plans) * len(self.problem.order))))
-        for one in plans:
-            for rows in joined(short, one.rows, mixes=mixes):
+        """Offer what plans of a few equal blocks say about all of them; of large problems not of all those plans."""
+        every = max(1, len(plans) * MIXES * len(self.problem.order) // ROWS_JOINED)
+        for one in plans[::every]:
+            for rows in joined(short, one.rows, mixes=MIXES):
                 if self.has_room(rows):
                     self.offer(rows)
                 if searches.ended():
