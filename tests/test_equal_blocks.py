@@ -114,6 +114,13 @@ def test_blocks_that_one_node_gathers_are_not_left_out() -> None:
     assert shortened(graph_problem(stack(3, KEPT))) is None
 
 
+def test_plain_graphs_are_not_shortened() -> None:
+    """Also not where some of their rows may not run again, as the calls of a joint graph that draw random numbers."""
+    whole = graph_problem(stack(3, 12))
+    assert shortened(replace(whole, once=np.zeros(len(whole), dtype=np.bool_))) is None
+    assert shortened(replace(whole, once=np.arange(len(whole)) > len(whole) // 2)) is None
+
+
 def test_equal_blocks_get_different_plans() -> None:
     whole = graph_problem(stack(4, 12))
     full = max(profile(whole, whole.order))
