@@ -654,6 +654,11 @@ def test_throughput_is_what_all_ranks_do_in_a_step(tmp_path: Path, capsys: pytes
     assert got["hardware_flops_utilization"] == pytest.approx(flops["total"] / able)
     for rank in point["ranks"]:
         assert 0 <= rank["peak_seconds"] <= seconds
+        assert set(rank["phases"]) == {"forward", "vjp"}
+        assert max(phase["peak_bytes"] for phase in rank["phases"].values()) == rank["peak_bytes"]
+        assert sum(phase["busy_seconds"] for phase in rank["phases"].values()) == pytest.approx(rank["busy_seconds"])
+        for phase in rank["phases"].values():
+            assert sum(phase["breakdown"].values()) == phase["peak_bytes"]
     assert main(["run", str(tmp_path / "spread.yaml"), "--no-plots", "-q", "-o", str(tmp_path)]) == 0
     assert {"tokens/s", "used"} <= set(capsys.readouterr().out.split())
 

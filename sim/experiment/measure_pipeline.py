@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from sim.base.units import format_bytes
-from sim.experiment.point import Flops, PeakAt, Point, Rank, Throughput
+from sim.experiment.point import Flops, PeakAt, Phase, Point, Rank, Throughput
 from sim.graphs.graph import Graph
 from sim.parallel.job import JobTrace, run
 from sim.parallel.pipeline import PARTS, PipelineSchedule
@@ -123,6 +123,29 @@ def _at(job: JobTrace, rank: int) -> PeakAt:
     return PeakAt(action=number, kind=str(at.part), node=place)
 
 
+def _phases(job: JobTrace, rank: int) -> dict[str, Phase]:
+    """What a rank does and holds in the passes of each part."""
+    schedule, run, memory = job.pipeline.schedule, job.pipeline.run, job.memory[rank]
+    own = schedule.of_rank(rank)
+    part, stage, starts = schedule.part[own], schedule.stage[own], run.starts[own]
+    seconds = run.ends[own] - starts
+    waiting = np.array([[s.profiles[p].waiting for s in job.stages] for p in PARTS])[part, stage]
+    during = part[np.maximum(np.searchsorted(starts, memory.times, side="right") - 1, 0)]
+    totals = memory.levels.sum(axis=1)
+    phases = {}
+    for k in dict.fromkeys(part.tolist()):
+        at = int(np.argmax(np.where(during == k, totals, -1)))
+        breakdown = job.breakdown(rank, at=at)
+        waits = float(waiting[part == k].sum())
+        phases[str(PARTS[k])] = Phase(
+            busy_seconds=float(seconds[part == k].sum()) - waits,
+            waiting_seconds=waits,
+            peak_bytes=sum(breakdown.values()),
+            breakdown=breakdown,
+        )
+    return phases
+
+
 def _fullest(schedule: PipelineSchedule) -> PeakAt:
     """The pass with which the rank that holds most first holds as much."""
     peaks = schedule.in_flight()
@@ -156,6 +179,7 @@ def _ranks(trace: PipelineTrace, job: JobTrace | None) -> tuple[Rank, ...]:
                 "peak_bytes": job.peak_bytes(number),
                 "peak_seconds": job.peak_seconds(number),
                 "breakdown": job.breakdown(number),
+                "phases": _phases(job, number),
             }
         same = groups.setdefault(repr(rank), rank)
         same["ranks"].append(number)

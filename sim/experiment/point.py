@@ -39,13 +39,22 @@ class OnFront(TypedDict):
     seconds: bool
 
 
+class Phase(TypedDict):
+    """What a rank does in all passes of one part, and what it holds at most meanwhile, by kind."""
+
+    busy_seconds: Measured
+    waiting_seconds: Measured
+    peak_bytes: Amount
+    breakdown: Mapping[str, Amount]
+
+
 class Rank(TypedDict):
     """Ranks of a pipeline that do the same: how many, what they hold at the peak, and what they do in a step.
 
     `ranks` are their numbers in one replica, `count` counts all replicas'. `in_flight` is how many
     micro-batches their share of the model holds activations of; `idle_seconds` is what is left of the step
     beside `busy_seconds`, and `communication_seconds` how long their sends and collectives take. Bytes, and
-    when they are highest, are there if there is a graph.
+    when they are highest, are there if there is a graph, and `phases`, by the part of a stage that a rank computes.
     """
 
     ranks: list[Amount]
@@ -57,6 +66,7 @@ class Rank(TypedDict):
     peak_bytes: NotRequired[Amount]
     peak_seconds: NotRequired[Measured]
     breakdown: NotRequired[Mapping[str, Amount]]
+    phases: NotRequired[Mapping[str, Phase]]
 
 
 class Throughput(TypedDict):

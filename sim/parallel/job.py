@@ -147,9 +147,10 @@ class JobTrace:
         memory = self.memory[rank]
         return float(memory.times[memory.peak_at])
 
-    def breakdown(self, rank: int) -> dict[str, int]:
-        """The bytes by kind of a rank at its peak."""
-        moving, resident = self.memory[rank].breakdown, self.resident[rank]
+    def breakdown(self, rank: int, *, at: int | None = None) -> dict[str, int]:
+        """The bytes by kind of a rank after some change, or at its peak."""
+        memory, resident = self.memory[rank], self.resident[rank]
+        moving = memory.breakdown(memory.peak_at if at is None else at)
         kinds = [*resident, *(kind for kind in moving if kind not in resident)]
         return {kind: resident.get(kind, 0) + moving.get(kind, 0) for kind in kinds}
 

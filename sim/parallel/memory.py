@@ -28,10 +28,9 @@ class RankMemory:
     def peak_bytes(self) -> int:
         return int(self.levels[self.peak_at].sum())
 
-    @property
-    def breakdown(self) -> dict[str, int]:
-        """The bytes of each kind at the peak."""
-        return dict(zip(HELD, self.levels[self.peak_at].tolist(), strict=True))
+    def breakdown(self, at: int) -> dict[str, int]:
+        """The bytes of each kind after change number `at`."""
+        return dict(zip(HELD, self.levels[at].tolist(), strict=True))
 
 
 class StageRows:
