@@ -30,6 +30,7 @@ class Topic(StrEnum):
     pipelines = "pipelines"
     families = "families"
     devices = "devices"
+    links = "links"
     scenarios = "scenarios"
 
 
@@ -37,7 +38,7 @@ class Topic(StrEnum):
 def list_(
     topic: Annotated[Topic | None, typer.Argument(help="What to list; everything unless given.")] = None,
 ) -> Exit:
-    """List strategies, schedules, pipelines, families, devices and scenarios."""
+    """List strategies, schedules, pipelines, families, devices, links and scenarios."""
     if topic is not None:
         emit(_text(TOPICS[topic]()))
     else:
@@ -99,6 +100,17 @@ def _devices() -> Rows:
     return rows
 
 
+def _links() -> Rows:
+    from sim.base.units import format_seconds
+    from sim.parallel.links import PRESETS
+
+    rows = []
+    for name, link in PRESETS.items():
+        about = f"{link.bytes_per_s / 1e9:g} GB/s a direction after {format_seconds(link.latency_s)}"
+        rows.append((name, f"{about}, shared by a machine" if link.shared else about, link.source))
+    return rows
+
+
 def _scenarios() -> Rows:
     """The scenarios in `scenarios/` here, or else those that come with the program, by name."""
     from sim.base import yaml as yamltext
@@ -123,5 +135,6 @@ TOPICS: Mapping[Topic, Callable[[], Rows]] = {
     Topic.pipelines: _pipelines,
     Topic.families: _families,
     Topic.devices: _devices,
+    Topic.links: _links,
     Topic.scenarios: _scenarios,
 }
