@@ -28,7 +28,7 @@ from sim.parallel.job import Plan, run
 from sim.parallel.links import Link
 from sim.parallel.pipeline import PARTS
 from sim.parallel.sharding import Replicas
-from sim.parallel.stages import Gathers, RowTimes, _Cutter, cut, seconds_of
+from sim.parallel.stages import Cutter, Gathers, RowTimes, cut, seconds_of
 from sim.scenario.scenario import Scenario, from_document
 from sim.simulation.device import PRESETS
 
@@ -92,9 +92,9 @@ def test_blocks_of_a_transformer_are_laid_out_once(how: Any) -> None:
     assert len(_compare(GPT, cut(GPT, 4, at_blocks=True), how).made) == 3
 
 
-def _compare(graph: Graph, starts: tuple[int, ...], how: Any) -> _Cutter:
+def _compare(graph: Graph, starts: tuple[int, ...], how: Any) -> Cutter:
     times = RowTimes.of(seconds_of(graph, DEVICE))
-    cutter = _Cutter(graph, times, gathers=Gathers(), gradient_dtype=None)
+    cutter = Cutter(graph, times, gathers=Gathers(), gradient_dtype=None)
     cutter.made = {}
     for start, stop in itertools.pairwise(starts):
         again, anew = cutter.stage(start, stop, how), cutter._stage(start, stop, how)

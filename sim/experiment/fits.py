@@ -117,7 +117,7 @@ def _changes(scenario: Scenario, request: PipelinePoint) -> Iterator[tuple[str, 
         yield "more stages", [[f"parallel.pipeline.stages={n}"] for n in range(ranks + 1, 2 * ranks + 1)]
     if plan.replicas.count > 1 and plan.replicas.zero < 3:
         yield f"ZeRO-{plan.replicas.zero + 1}", [[f"parallel.zero={plan.replicas.zero + 1}"]]
-    for how in ("selective", "block"):
+    for how in ("selective", "block", "optimal"):
         if set(plan.recompute) != {how}:
             yield f"recompute: {how}", [[f"parallel.recompute={how}"]]
     batch = data["graph"].get("batch", 1)

@@ -40,12 +40,15 @@ def run_pipeline(
         trace = simulate(schedule, request.times.clock(schedule.homes))
         return _point(request, trace, trace.seconds, _ranks(trace, None)), trace
     stages = request.shape.ranks
-    job = run(graph, request.schedule, request.plan, stages=stages, device=device, times=request.times)
+    limits = [x for x in (budget_bytes, device.memory_bytes if device else None) if x is not None]
+    limit = min(limits, default=None)
+    job = run(
+        graph, request.schedule, request.plan, stages=stages, device=device, times=request.times, limit_bytes=limit
+    )
     ranks = _ranks(job.pipeline, job)
     fullest = max(range(len(job.memory)), key=job.peak_bytes)
     peak, resident = job.peak_bytes(fullest), sum(job.resident[fullest].values())
-    limits = [x for x in (budget_bytes, device.memory_bytes if device else None) if x is not None]
-    over = peak - min(limits) if limits else 0
+    over = peak - limit if limit is not None else 0
     why_not = f"rank {fullest} holds {format_bytes(peak)}, which is {format_bytes(over)} too much" if over > 0 else None
     point = _point(request, job.pipeline, job.seconds, ranks)
     flops = job.flops()
@@ -68,7 +71,17 @@ def run_pipeline(
         throughput=_throughput(job, graph, device, sequence),
         fits=why_not is None,
         why_not=why_not,
+        notes={"recompute": _recomputed(job)} if job.recompute is not None else {},
     ), job.pipeline
+
+
+def _recomputed(job: JobTrace) -> str:
+    """How many blocks of each stage are evaluated again, whole or their attention, and of how many."""
+    of_stages = []
+    for hows in job.recompute or ():
+        again = [f"{hows.count(how)} {how}" for how in ("block", "selective") if how in hows]
+        of_stages.append(f"{' and '.join(again) or 'none'} of {len(hows)}")
+    return f"blocks of each stage: {', '.join(of_stages)}"
 
 
 def _throughput(job: JobTrace, graph: Graph, device: Device | None, sequence: int | None) -> Throughput | None:

@@ -7,9 +7,9 @@ from functools import cached_property
 import numpy as np
 
 from sim.graphs.graph import Graph
-from sim.graphs.node import Ints
 from sim.parallel.job import Plan, check, row_times
 from sim.parallel.pipeline import FORWARD, INPUT_VJP, PARTS, VJP, WEIGHT_VJP, PipelineSchedule
+from sim.parallel.recomputation import moving_peak
 from sim.parallel.sharding import Replicas, resident_bytes
 from sim.parallel.stages import Stage, stages_of
 from sim.simulation.device import Device
@@ -46,26 +46,9 @@ class Bounds:
     @cached_property
     def _moving(self) -> list[tuple[int, int]]:
         """The peak of what comes and goes on each rank, with lasting gradients left out, and with them."""
-        schedule, stages = self.schedule, self.stages
-        profiles = [[stage.profiles[part] for stage in stages] for part in PARTS]
-        net = np.array([[int((p.taken - p.freed).sum()) for p in of_part] for of_part in profiles])
-        inner = np.array([[_peak(p.taken, p.freed) for p in of_part] for of_part in profiles])
-        peaks = []
-        for rank in range(schedule.ranks):
-            own = schedule.of_rank(rank)
-            part, stage = schedule.part[own], schedule.stage[own]
-            changes = net[part, stage]
-            peak = np.cumsum(changes) - changes + inner[part, stage]
-            gradients, begun = np.zeros_like(peak), set[int]()
-            for k in np.unique(stage).tolist():
-                for number in (VJP, INPUT_VJP, WEIGHT_VJP):
-                    first = np.flatnonzero((stage == k) & (part == number))[:1].tolist()
-                    for _, owner, size in profiles[number][k].gradients if first else ():
-                        if owner not in begun:
-                            begun.add(owner)
-                            gradients[first[0] + 1 :] += size
-            peaks.append((int(peak.max()), int((peak + gradients).max())))
-        return peaks
+        schedule = self.schedule
+        own = [np.unique(schedule.stage[schedule.of_rank(rank)]).tolist() for rank in range(schedule.ranks)]
+        return [moving_peak(schedule, rank, {k: self.stages[k] for k in held}) for rank, held in enumerate(own)]
 
     @cached_property
     def seconds(self) -> float:
@@ -88,11 +71,3 @@ class Bounds:
             own = sum(counts[part, rank, k] * took[part, k] for part in (VJP, INPUT_VJP, WEIGHT_VJP))
             least = max(least, float(way + own))
         return least * (1 - ROUNDING)
-
-
-def _peak(taken: Ints, freed: Ints) -> int:
-    """The most that the rows of a pass hold, beside what was there before."""
-    if not len(taken):
-        return 0
-    takes, frees = taken.sum(axis=1), freed.sum(axis=1)
-    return int((np.cumsum(takes) - np.cumsum(frees) + frees).max())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,16 @@ from sim.graphs.graph import Graph
 from sim.parallel.links import Channel, Cluster, Link, waits
 from sim.parallel.memory import RankMemory, StageRows, memory_of
 from sim.parallel.pipeline import PARTS, Part, PipelineSchedule
+from sim.parallel.recomputation import Layout, fastest, moving_peak
 from sim.parallel.sharding import Precision, Replicas, Sharing, resident_bytes
 from sim.parallel.simulate import PipelineTrace, simulate
-from sim.parallel.stages import Profile, Recompute, RowTimes, Stage, cut, seconds_of, stages_of
+from sim.parallel.stages import Cutter, Profile, Recompute, RowTimes, Stage, cut, seconds_of
 from sim.parallel.times import Clock, Times, Transfer, Work, Works
 from sim.simulation.device import Device
+
+OPTIMAL: Literal["optimal"] = "optimal"
+MOST_ROUNDS = 8
+"""Rounds in which recomputation is chosen anew for what messages hold besides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +43,8 @@ class Plan:
 
     `tensor` ranks divide layers, `context` ranks tokens; replicas are those of either with the same share of the
     layers. `cuts` are the last nodes of stages, or all are between blocks (`at_blocks`); `recompute` is for all stages
-    alike, or of each in the order of the graph. `link` is between ranks, or between machines if there are several on
-    one. Without links, sends and collectives take no time.
+    alike, or of each in the order of the graph; optimal is chosen for a limit of bytes. `link` is between ranks, or
+    between machines if there are several on one. Without links, sends and collectives take no time.
     """
 
     replicas: Replicas = field(default_factory=Replicas)
@@ -50,7 +56,7 @@ class Plan:
     machine: Machine | None = None
     cuts: tuple[str, ...] = ()
     at_blocks: bool = False
-    recompute: tuple[Recompute, ...] = ("none",)
+    recompute: tuple[Recompute | Literal["optimal"], ...] = ("none",)
 
     @property
     def ranks_of_stage(self) -> int:
@@ -99,7 +105,7 @@ class JobTrace:
     """A job on the clock: its pipeline, and for each rank its stages, what it holds throughout, and over time.
 
     `ends` are when each rank is done, collectives among replicas included, of which `shared_seconds` are those
-    that are not part of a pass.
+    that are not part of a pass. `recompute` is that of each block of each stage, if it was chosen for the job.
     """
 
     pipeline: PipelineTrace
@@ -109,6 +115,7 @@ class JobTrace:
     ends: tuple[float, ...]
     shared_seconds: tuple[float, ...]
     plan: Plan
+    recompute: tuple[tuple[Recompute, ...], ...] | None = None
 
     @property
     def seconds(self) -> float:
@@ -168,56 +175,115 @@ def run(
     stages: int,
     device: Device | None = None,
     times: Times | None = None,
+    limit_bytes: int | None = None,
 ) -> JobTrace:
     """Cut the graph, of one micro-batch, for a pipeline over `stages` ranks, and simulate a step.
 
     A schedule may be made for the work of its stages. Given `times` override those of the device's roofline.
+    Recomputation that is optimal keeps what each rank holds within `limit_bytes`.
 
     Raises
     ------
     ParameterError
-        If the graph cannot be cut so, a list does not have one entry for each stage, or a link is missing.
+        If the graph cannot be cut so, a list does not have one entry for each stage, a link is missing, or
+        recomputation cannot be optimal.
     """
-    cluster = plan.cluster(stages)
-    channels = plan.channels(cluster, stages)
-    sharing = Sharing(graph, plan.replicas, plan.precision, channels)
-    rows = None if device is None else row_times(graph, device, channels)
+    job = _Job(graph, schedule, plan, stages, device, times)
+    trace = job.simulate(None)
+    if plan.recompute != (OPTIMAL,):
+        return trace
+    job.check_optimal(trace.pipeline.schedule)
+    if limit_bytes is None:
+        return trace
+    ranks = range(trace.pipeline.schedule.ranks)
+    limits = [limit_bytes - sum(trace.resident[rank].values()) for rank in ranks]
+    for _ in range(MOST_ROUNDS):
+        over = [trace.peak_bytes(rank) - limit_bytes for rank in ranks]
+        if max(over) <= 0:
+            break
+        made = trace.pipeline.schedule
+        for rank in ranks if trace.recompute is not None else ():
+            if over[rank] > 0:  # messages take more than there was left
+                held = {int(k): trace.stages[k] for k in np.unique(made.stage[made.of_rank(rank)])}
+                limits[rank] = moving_peak(made, rank, held)[1] - over[rank]
+        own = trace.stages
+        blocks = [len(list(job.cutter.blocks(*stage.span))) for stage in own]
+        hows = fastest(job.layout(own), blocks, made, limits)
+        trace = job.simulate(tuple(hows))
+    return trace
 
-    @cache
-    def cut_into(count: int) -> list[Stage]:
-        starts, recompute = check(graph, count, plan, seconds=None if rows is None else rows.whole)
-        dtype, gathers = plan.precision.gradients, sharing.gathers()
-        return stages_of(graph, starts, rows, recompute=recompute, gathers=gathers, gradient_dtype=dtype)
 
-    def clock(homes: Sequence[int]) -> Clock:
-        made = cut_into(len(homes))
-        sends = _transfers(made, homes, cluster, plan.ranks_of_stage)
-        if times is None:
-            return Clock({part: [stage.seconds(part) for stage in made] for part in Part}, *sends)
-        given = times.clock(homes)
-        return given if times.send else Clock(given.parts, *sends)
+class _Job:
+    """A job whose stages are laid out with one recomputation after another."""
 
-    def work(homes: Sequence[int]) -> Work:
-        kept, left = zip(*map(_kept, cut_into(len(homes))), strict=True)
-        return Work(clock(homes), kept, left)
+    def __init__(
+        self,
+        graph: Graph,
+        schedule: PipelineSchedule | Callable[[Works], PipelineSchedule],
+        plan: Plan,
+        stages: int,
+        device: Device | None,
+        times: Times | None,
+    ) -> None:
+        self.graph, self.schedule, self.plan, self.times = graph, schedule, plan, times
+        self.cluster = plan.cluster(stages)
+        channels = plan.channels(self.cluster, stages)
+        self.sharing = Sharing(graph, plan.replicas, plan.precision, channels)
+        self.rows = None if device is None else row_times(graph, device, channels)
+        self.cutter = Cutter(graph, self.rows, gathers=self.sharing.gathers(), gradient_dtype=plan.precision.gradients)
 
-    made = schedule if isinstance(schedule, PipelineSchedule) else schedule(work)
-    own = cut_into(made.stages)
-    trace = simulate(made, clock(made.homes))
-    held = [[own[k] for k in np.unique(made.stage[made.of_rank(rank)])] for rank in range(made.ranks)]
-    laid_out = StageRows(own)
-    shared = [_shared(trace, own, rank, sharing) for rank in range(made.ranks)]
-    return JobTrace(
-        pipeline=trace,
-        stages=tuple(own),
-        resident=tuple(
-            resident_bytes(graph, (stage.span for stage in of_rank), plan.replicas, plan.precision) for of_rank in held
-        ),
-        memory=tuple(memory_of(trace, laid_out, rank) for rank in range(made.ranks)),
-        ends=tuple(end for end, _ in shared),
-        shared_seconds=tuple(seconds for _, seconds in shared),
-        plan=plan,
-    )
+    def check_optimal(self, schedule: PipelineSchedule) -> None:
+        """Raise ParameterError unless recomputation has its price, and each stage one rank."""
+        if self.times is not None:
+            message = "got optimal, but recomputation has no price where times are given"
+            raise ParameterError(message, parameter=("recompute",))
+        if len(np.unique(np.stack([schedule.rank, schedule.stage]), axis=1).T) > schedule.stages:
+            message = "got optimal, expected a schedule that has each stage on one rank"
+            raise ParameterError(message, parameter=("recompute",))
+
+    def layout(self, stages: Sequence[Stage]) -> Layout:
+        """These stages with other recomputations."""
+        return lambda k, how: self.cutter.stage(*stages[k].span, how)
+
+    def simulate(self, hows: tuple[tuple[Recompute, ...], ...] | None) -> JobTrace:
+        """Simulate a step with the recomputation of each block of each stage, or with that of the plan."""
+        graph, plan, sharing = self.graph, self.plan, self.sharing
+
+        @cache
+        def cut_into(count: int) -> list[Stage]:
+            starts, given = check(graph, count, plan, seconds=None if self.rows is None else self.rows.whole)
+            spans = zip(pairwise(starts), hows or given, strict=True)
+            return [self.cutter.stage(start, stop, how) for (start, stop), how in spans]
+
+        def clock(homes: Sequence[int]) -> Clock:
+            made = cut_into(len(homes))
+            sends = _transfers(made, homes, self.cluster, plan.ranks_of_stage)
+            if self.times is None:
+                return Clock({part: [stage.seconds(part) for stage in made] for part in Part}, *sends)
+            given = self.times.clock(homes)
+            return given if self.times.send else Clock(given.parts, *sends)
+
+        def work(homes: Sequence[int]) -> Work:
+            kept, left = zip(*map(_kept, cut_into(len(homes))), strict=True)
+            return Work(clock(homes), kept, left)
+
+        made = self.schedule if isinstance(self.schedule, PipelineSchedule) else self.schedule(work)
+        own = cut_into(made.stages)
+        trace = simulate(made, clock(made.homes))
+        held = [[own[k] for k in np.unique(made.stage[made.of_rank(rank)])] for rank in range(made.ranks)]
+        laid_out = StageRows(own)
+        shared = [_shared(trace, own, rank, sharing) for rank in range(made.ranks)]
+        spans = [[stage.span for stage in of_rank] for of_rank in held]
+        return JobTrace(
+            pipeline=trace,
+            stages=tuple(own),
+            resident=tuple(resident_bytes(graph, of_rank, plan.replicas, plan.precision) for of_rank in spans),
+            memory=tuple(memory_of(trace, laid_out, rank) for rank in range(made.ranks)),
+            ends=tuple(end for end, _ in shared),
+            shared_seconds=tuple(seconds for _, seconds in shared),
+            plan=plan,
+            recompute=hows,
+        )
 
 
 def row_times(graph: Graph, device: Device, channels: Mapping[str, Channel]) -> RowTimes:
@@ -271,7 +337,8 @@ def check(
     """The starts of so many stages and the recomputation of each; raises as `run` does."""
     if graph.wrt != "parameters" or graph.plain:
         raise ParameterError("got a graph without parameters that are trained, which is what a pipeline does")
-    recompute = plan.recompute * count if len(plan.recompute) == 1 else plan.recompute
+    ways: tuple[Recompute, ...] = tuple("none" if way == OPTIMAL else way for way in plan.recompute)
+    recompute = ways * count if len(ways) == 1 else ways
     if len(recompute) != count:
         message = f"got {len(recompute)} entries, expected 1 or {count}, one for each stage of the model"
         raise ParameterError(message, parameter=("recompute",))

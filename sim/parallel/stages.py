@@ -262,21 +262,16 @@ def stages_of(
     starts: Sequence[int],
     times: RowTimes | None,
     *,
-    recompute: Sequence[Recompute],
+    recompute: Sequence[Recompute | tuple[Recompute, ...]],
     gathers: Gathers | None = None,
     gradient_dtype: str | None = None,
 ) -> list[Stage]:
-    """The stages between consecutive `starts`, each with its own recomputation.
+    """The stages between consecutive `starts`, each with its own recomputation, or one for each of its blocks.
 
     Without `times` their rows take no time. A block is one of the family, or the nodes between two places where a
     single activation crosses.
     """
-    cutter = _Cutter(
-        graph,
-        RowTimes.of(np.zeros((2, len(graph)))) if times is None else times,
-        gathers=gathers or Gathers(),
-        gradient_dtype=gradient_dtype,
-    )
+    cutter = Cutter(graph, times, gathers=gathers or Gathers(), gradient_dtype=gradient_dtype)
     return [cutter.stage(start, stop, how) for (start, stop), how in zip(pairwise(starts), recompute, strict=True)]
 
 
@@ -318,11 +313,12 @@ def _stages_made(graph: Graph) -> dict[Hashable, Stage]:
     return {}
 
 
-class _Cutter:
+class Cutter:
     """The profiles of stages of one graph."""
 
-    def __init__(self, graph: Graph, times: RowTimes, *, gathers: Gathers, gradient_dtype: str | None) -> None:
-        self.graph, self.times, self.gathers = graph, times, gathers
+    def __init__(self, graph: Graph, times: RowTimes | None, *, gathers: Gathers, gradient_dtype: str | None) -> None:
+        self.graph, self.gathers = graph, gathers
+        self.times = RowTimes.of(np.zeros((2, len(graph)))) if times is None else times
         self.table = base_table(graph, jvp=False)
         self.n, self.active = len(graph), graph.active[len(graph.inputs) :].tolist()
         self.gradient_of = graph.gradient_of.tolist()
@@ -338,9 +334,9 @@ class _Cutter:
         # what is gathered meanwhile is not in the key
         self.made: dict[Hashable, Stage] = {} if gathers.zero >= 2 else _stages_made(graph)
 
-    def stage(self, start: int, stop: int, recompute: Recompute) -> Stage:
+    def stage(self, start: int, stop: int, recompute: Recompute | tuple[Recompute, ...]) -> Stage:
         """The stage of some nodes; those that differ in their place alone are laid out once."""
-        ops = tuple(node.op for node in self.graph.nodes[start:stop]) if recompute == "selective" else ()
+        ops = tuple(node.op for node in self.graph.nodes[start:stop]) if "selective" in recompute else ()
         key = (recompute, ops, *self._alike(start, stop))
         if key not in self.made:
             self.made[key] = self._stage(start, stop, recompute)
@@ -369,9 +365,9 @@ class _Cutter:
             yield self.table.flops[first : last + 1].tobytes()
         edges = slice(int(c.input_ptr[start]), int(c.input_ptr[stop]))
         yield (c.input_index[edges] - start).tobytes(), None if c.reads is None else c.reads[edges].tobytes()
-        yield tuple((a - start, b - start) for a, b in self._blocks(start, stop))
+        yield tuple((a - start, b - start) for a, b in self.blocks(start, stop))
 
-    def _stage(self, start: int, stop: int, recompute: Recompute) -> Stage:
+    def _stage(self, start: int, stop: int, recompute: Recompute | tuple[Recompute, ...]) -> Stage:
         graph, n = self.graph, self.n
         forward = [self._forward(node) for node in range(start, stop)]
         back = list(self._back(start, stop, recompute))
@@ -412,13 +408,15 @@ class _Cutter:
             touches=self.touches[row],
         )
 
-    def _back(self, start: int, stop: int, recompute: Recompute) -> Iterator[_Row]:
+    def _back(self, start: int, stop: int, recompute: Recompute | tuple[Recompute, ...]) -> Iterator[_Row]:
         """Yield the VJPs of a stage, last node first, and before them what is recomputed."""
-        for first, last in reversed(list(self._blocks(start, stop))):
+        blocks = list(self.blocks(start, stop))
+        hows = (recompute,) * len(blocks) if isinstance(recompute, str) else recompute
+        for (first, last), how in zip(reversed(blocks), reversed(hows), strict=True):
             vjps = [self._vjp(node) for node in range(last - 1, first - 1, -1) if self.active[node]]
-            again = self._recomputed(first, last, vjps, recompute)
+            again = self._recomputed(first, last, vjps, how)
             needed = {value for row in vjps for value, access in row.touches if access == READ}
-            if recompute == "selective":
+            if how == "selective":
                 # just before the first VJP that reads any of it, so that it is there no longer than it must
                 made = set(again) | {RESIDUAL * self.n + node for node in again}
                 at = next((k for k, r in enumerate(vjps) if any(v in made for v, a in r.touches if a == READ)), 0)
@@ -446,7 +444,7 @@ class _Cutter:
 
         return [node for node in ops if ops[node] in ATTENTION_CORE or after_softmax(node)]
 
-    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield the stretches between places where a single activation crosses, those named as one block joined."""
         names, m = self.graph.names, len(self.graph.inputs)
         cuts = [p for p in range(start, stop + 1) if p in self.ends or p in (start, stop)]
@@ -582,7 +580,7 @@ class _Cutter:
     @cached_property
     def block_numbers(self) -> list[int]:
         """The number of the block of each node."""
-        blocks = enumerate(self._blocks(0, self.n))
+        blocks = enumerate(self.blocks(0, self.n))
         return [number for number, (first, last) in blocks for _ in range(first, last)]
 
     def _gather(

@@ -206,8 +206,11 @@ class ParallelFile(BaseModel):
     machine: Annotated[MachineFile | None, Field(description="Several ranks on one machine, and their link.")] = None
     precision: Annotated[PrecisionFile | None, Field(description="Of what is held for each parameter.")] = None
     recompute: Annotated[
-        Recompute | Annotated[list[Recompute], Field(min_length=1)],
-        Field(description="What is evaluated again before VJPs: one for all stages, or a list."),
+        Recompute | Literal["optimal"] | Annotated[list[Recompute], Field(min_length=1)],
+        Field(
+            description="What is evaluated again before VJPs: one for all stages, or a list; `optimal` chooses the "
+            "fewest blocks of each stage with which its rank is within budget and device."
+        ),
     ] = "none"
 
 
