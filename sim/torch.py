@@ -22,6 +22,7 @@ from sim.base.errors import NotApplicable, ParameterError, SimError, suggest
 from sim.base.units import parse_bytes
 from sim.execution.torch.halves import halves
 from sim.experiment.joint_plan import JOINT_GRAPH, Minimize, Question, StepPlan, plan_step, same_graph
+from sim.models.torch.front import joint_through
 from sim.models.torch.rows import joint_rows
 from sim.schedules.plan import plan_of, read
 from sim.simulation.device import Device
@@ -118,9 +119,9 @@ class Backend:
                 float(given)  # fixes the size: Dynamo then guards its value
         reason = getattr(module, "compile_subgraph_reason", None)
 
-        def partition(joint: Any, _: Any, *, num_fwd_outputs: int, **__: Any) -> tuple[Any, Any]:
+        def partition(joint: Any, returned: int) -> tuple[Any, Any]:
             self._check_whole(reason)
-            rows = joint_rows(joint, num_fwd_outputs)
+            rows = joint_rows(joint, returned, redrawn=self.inner == "eager")
             known = next((p for p in self.plans if same_graph(p.joint, rows)), None)
             plan = plan_step(rows, self.question) if known is None else replace(known, joint=rows)
             self.plans.append(plan)
@@ -129,12 +130,7 @@ class Backend:
 
         if self.inner == "inductor":
             return _inductor(module, inputs, partition)
-        from torch._dynamo.backends.common import aot_autograd
-        from torch._dynamo.backends.debugging import boxed_nop
-
-        return aot_autograd(fw_compiler=boxed_nop, partition_fn=partition, keep_inference_input_mutations=True)(
-            module, inputs
-        )
+        return joint_through(module, inputs, partition)
 
     def _check_whole(self, reason: Any) -> None:
         """Raise `NotApplicable` if a graph is but a part of a step."""
@@ -158,7 +154,7 @@ def _inductor(module: Any, inputs: Sequence[Any], partition: Any) -> Any:
 
     class Partitioner(CustomPartitionerFn):  # type: ignore[misc]
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            return partition(*args, **kwargs)
+            return partition(args[0], kwargs["num_fwd_outputs"])
 
         def uuid(self) -> None:
             return None

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install torch==2.1
 import models  # noqa: E402
 
 import sim.torch  # noqa: E402
-from sim.base.errors import GraphError, NotApplicable  # noqa: E402
+from sim.base.errors import NotApplicable  # noqa: E402
 from sim.execution.torch.memory import LiveBytes  # noqa: E402
 from sim.models.torch.program import program  # noqa: E402
 from sim.schedules.plan import plan_of  # noqa: E402
@@ -249,9 +249,14 @@ def test_constants_of_the_forward_have_their_values():
     assert torch.equal(planned(x), plain(x))
 
 
-def test_a_tensor_that_is_no_buffer_is_refused_because_its_values_would_be_frozen():
-    with pytest.raises(GraphError, match="register it as a buffer"):
-        _plan(_Constants(torch.ones(4)), {"x": torch.randn(2, 4)}, loss="sum")
+def test_a_tensor_that_is_no_buffer_has_its_present_values():
+    torch.manual_seed(0)
+    plain, x = _Constants(torch.ones(4)), torch.randn(2, 4)
+    planned = sim.torch.apply(copy.deepcopy(plain), _plan(plain, {"x": x}, loss="sum"))
+    for _ in range(2):
+        assert torch.equal(planned(x), plain(x))
+        for module in (plain, planned):
+            module.scale = 3 * module.scale
 
 
 def test_a_plan_that_copies_is_no_order_to_train_by() -> None:

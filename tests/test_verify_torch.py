@@ -52,16 +52,17 @@ def test_every_point_is_run_or_told_why_not(scenario: Path, capfd: pytest.Captur
     code = cli.main(["verify", str(scenario), "--format", "json"])
     data = json.loads(capfd.readouterr().out)
     assert (code, data["engine"]) == (0, "PyTorch (CPU)")
-    *run, forward = data["points"]
+    *run, offload, forward = data["points"]
     for point in run:
         peak, flops, gradient, slopes = point["checks"]
         assert point["ok"]
-        assert abs(peak["measured"] - peak["predicted"]) <= 0.01 * peak["predicted"]
+        assert peak["measured"] == pytest.approx(peak["predicted"], abs=8)
         assert flops["measured"] == flops["predicted"]
         assert gradient["error"] <= gradient["tolerance"]
         assert slopes["error"] <= slopes["tolerance"]
     assert data["without_slopes"] is None
-    assert len(run) == 3
+    assert len(run) == 2
+    assert "copies" in offload["skipped"]
     assert "one sweep" in forward["skipped"]
 
 
@@ -106,7 +107,7 @@ def test_memory_that_is_held_too_long_is_found(
 
     def holding(self: object, *arguments: object) -> object:
         gradients, peak, seconds = run(self, *arguments)  # type: ignore[arg-type]
-        return gradients, peak * 102 // 100, seconds
+        return gradients, peak * 108 // 100, seconds
 
     monkeypatch.setattr(verification_torch.TorchVerifier, "_run", holding)
     assert off(verified(tmp_path, capfd, "self.first(x)")) == ["peak bytes"]

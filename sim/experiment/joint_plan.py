@@ -24,13 +24,13 @@ from sim.base.errors import NotApplicable, ParameterError
 from sim.base.units import format_bytes, format_flops, format_seconds
 from sim.execution.torch.prices import PICOSECONDS, flop_prices, measured_prices, roofline_prices
 from sim.graphs.node import Ints
-from sim.models.torch.rows import JointRows, path_of, source_of
+from sim.models.torch.rows import JointRows, operation_of, path_of, runs_through, source_of
 from sim.schedules.values import READ, WRITE
 from sim.simulation.device import Device
 from sim.strategies.general.planner import Plan, Planner, plan
-from sim.strategies.general.problem import Problem, Rows
+from sim.strategies.general.problem import Problem
 
-VERSION = 1
+VERSION = 2
 JOINT_GRAPH = "joint graph"
 """The `kind` of plans of joint graphs, which tells them from those of `sim plan`."""
 PROFILE_SECONDS = 30.0
@@ -112,7 +112,7 @@ class StepPlan:
     def _told(self, row: int) -> tuple[str, str, str]:
         node = self.joint.rows[row].node
         assert node is not None
-        return path_of(node), _operation(node), source_of(node)
+        return path_of(node), operation_of(node), source_of(node)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, from which it is taken up again for the same model."""
@@ -180,7 +180,7 @@ def plan_step(joint: JointRows, question: Question) -> StepPlan:
         asked = question.budget
         budget = asked if isinstance(asked, int) else int((full.peak + resident) * asked)
         found = _within(problem, question, full, budget, resident)
-    assert _runs_through(problem, found.rows)
+    assert runs_through(joint, found.rows.tolist())
     return StepPlan(
         peak_bytes=found.peak + resident,
         full_store_bytes=full.peak + resident,
@@ -339,7 +339,7 @@ def _taken_up(joint: JointRows, problem: Problem, document: Mapping[str, Any]) -
                 "a larger input would take more memory than planned"
             )
     rows = np.array([r for first, last in document["rows"] for r in range(first, last + 1)], dtype=np.int32)
-    if not _runs_through(problem, rows):
+    if not runs_through(joint, rows.tolist()):
         raise NotApplicable(
             "the plan runs a call again that here draws random numbers or changes something; make it anew"
         )
@@ -348,21 +348,6 @@ def _taken_up(joint: JointRows, problem: Problem, document: Mapping[str, Any]) -
         peak = format_bytes(found.peak + joint.resident_bytes)
         raise NotApplicable(f"the plan takes {peak} here, more than the {document['peak_bytes']} bytes it was made for")
     return found
-
-
-def _runs_through(problem: Problem, rows: Rows) -> bool:
-    """Tell whether a sequence has every row, those of `once` one time, and each after what it reads."""
-    counts = np.bincount(rows, minlength=len(problem))
-    if len(counts) > len(problem) or not (counts[problem.must] > 0).all() or (counts[problem.once] > 1).any():
-        return False
-    there = np.zeros(len(problem.value_bytes), dtype=np.bool_)
-    for r in rows.tolist():
-        touched = slice(int(problem.ptr[r]), int(problem.ptr[r + 1]))
-        values, reads = problem.value[touched], problem.access[touched] == READ
-        if not there[values[reads]].all():
-            return False
-        there[values] = True
-    return True
 
 
 def _runs(rows: Sequence[int]) -> list[list[int]]:
@@ -374,11 +359,6 @@ def _runs(rows: Sequence[int]) -> list[list[int]]:
         else:
             runs.append([r, r])
     return runs
-
-
-def _operation(node: Any) -> str:
-    schema = getattr(node.target, "_schema", None)
-    return schema.name.partition("::")[2] if schema is not None else str(node.target)
 
 
 def _format_picoseconds(count: int) -> str:

@@ -37,11 +37,20 @@ if TYPE_CHECKING:
     from sim.execution.differences import Slopes
 
 BYTES_TOLERANCE = 0.01
+PARTS = 0.05
+"""Share of the peak that may be missing besides: while a VJP runs, what it reads goes bit by bit, and a cotangent that
+is made in parts counts as a whole from the first part on."""
 _DIRECTIONS_SEED = 2
 _COARSEST = 0.25
 """Share of a slope that rounding may be of for the slope to say anything."""
 _BELOW = 2
 """Random integers are below this: classes and tables have two entries at the least."""
+
+
+def _off(measured: int, predicted: int) -> float:
+    """How far measured bytes are from those predicted; below them a few percent more may be, see `PARTS`."""
+    over = (measured - predicted) / max(1, predicted)
+    return over if over >= 0 else max(0.0, -over - PARTS)
 
 
 class TorchVerifier:
@@ -110,9 +119,9 @@ class TorchVerifier:
         except NotApplicable as error:
             return Verified(request.label, skipped=str(error))
         gradients, peak, _ = self._run(runner)
-        predicted = replay(schedule).working_bytes
+        predicted = replay(schedule).working_bytes + runner.state_bytes
         checks = [
-            Check("peak bytes", predicted, peak, abs(peak - predicted) / max(1, predicted), BYTES_TOLERANCE),
+            Check("peak bytes", predicted, peak, _off(peak, predicted), BYTES_TOLERANCE),
             self._flops(runner, schedule),
             self._gradient(gradients),
         ]
@@ -133,7 +142,9 @@ class TorchVerifier:
         from sim.execution.differences import STEPS
         from sim.execution.torch import reference as torch_reference
 
-        random = next((step.name for step in self._program.steps if step.joint.random), None)
+        drawing = {r for r, row in enumerate(self._program.captured.joint.rows) if row.state is not None}
+        pieces = self._program.pieces.pieces
+        random = next((piece.name for piece in pieces if drawing.intersection(piece.forward)), None)
         if random is not None:
             raise NotApplicable(f"'{random}' draws random numbers, which are others in float64")
         doubles = (DIRECTIONS + 4) * self.graph.parameter_count + sum(self.graph.columns.scalars.tolist())
@@ -172,13 +183,12 @@ class TorchVerifier:
         module, live = copy.deepcopy(self._module), context or LiveBytes()
         self._torch.manual_seed(1)
         start = time.perf_counter()
-        with self._torch.no_grad():
-            run = runner.start(dict(module.named_parameters()), dict(module.named_buffers()), self._inputs)
-            with live:
-                outputs = runner.forward(run)
-                seeds = [[self._torch.ones_like(t) for t in tensors] for tensors in outputs]
-                del outputs
-                gradients = runner.backward(run, seeds)
+        named = dict([*module.named_parameters(), *module.named_buffers(), *self._inputs.items()])
+        with self._torch.no_grad(), live:
+            outputs, saved = runner.forward(named)
+            seeds = [self._torch.ones_like(t) for t in outputs]
+            del outputs
+            gradients = runner.backward(saved, seeds)
         return gradients, getattr(live, "peak_bytes", 0), time.perf_counter() - start
 
     def _timed(self, runner: Any) -> float:
@@ -186,9 +196,9 @@ class TorchVerifier:
 
     def _flops(self, runner: Any, schedule: Schedule) -> Check:
         """The check of flops of matrix products, which are what PyTorch counts."""
-        from torch.utils.flop_counter import FlopCounterMode
+        from sim.models.torch.flops import counter as flop_counter
 
-        counter = FlopCounterMode(display=False)
+        counter = flop_counter()
         self._run(runner, counter)
         costs, n = [node.attributes["contraction_flops"] for node in self.graph.nodes], len(self.graph)
         predicted = sum(int(costs[row % n][row // n]) for row in schedule.rows.tolist() if row < 2 * n)

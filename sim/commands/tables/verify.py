@@ -102,8 +102,9 @@ def _legend(verifier: AnyVerifier) -> list[str]:
         ]
     else:
         lines = [
-            "peak: bytes of all storages alive beside parameters and inputs, within 1 %; flops: of matrix products,",
-            f"exact; gradient: off plain autograd by at most {gradient:g} of its largest entry",
+            "peak: bytes of all storages alive beside parameters and inputs, at most 1 % above the prediction;",
+            "flops: of matrix products, exact; gradient: off plain autograd by at most "
+            f"{gradient:g} of its largest entry",
         ]
     if verifier.without_slopes is None:
         lines.append(

@@ -1,285 +1,125 @@
 """Run a schedule on real tensors for an imported PyTorch module: the gradient that plain autograd gives.
 
-Each node's forward and gradient are functions recorded from PyTorch's own autograd (`sim.models.torch`), so
-the same kernels run in the same order. What the schedule keeps is kept, what it drops is dropped at
-that moment. A node that is evaluated again draws the same random numbers and leaves buffers alone.
+A schedule becomes an order of the rows of the module's joint graph, which runs in its two halves: the same calls as
+plain training makes, some of them more than once. What the schedule keeps is kept, what it drops is dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import fx
 
-from sim.base.errors import GraphError, InvalidSchedule, NotApplicable
-from sim.execution.torch.work import Instruction, Run, Tensors, Work
-from sim.models.torch.joint import Joint
-from sim.models.torch.program import Program, Step
-from sim.models.torch.recorded import value
+from sim.base.errors import GraphError, NotApplicable
+from sim.execution.torch.halves import halves
+from sim.models.torch.pieces import Backward
+from sim.models.torch.program import Program
+from sim.models.torch.rows import runs_through
 from sim.schedules.actions import Copy, Forward, Vjp
-from sim.schedules.effects import FORWARD, VJP
-from sim.schedules.lifetimes import ends
 from sim.schedules.replay import replay
 from sim.schedules.schedule import Schedule
 
 
-class Runner:
-    """A schedule of a program, compiled to instructions; `forward` and `backward` run its two halves.
+def rows_of(program: Program, schedule: Schedule) -> list[int]:
+    """The rows of a program's joint graph in the order of a schedule.
+
+    Rows that run once (they write, or read what is written) are left out where their node is evaluated again.
 
     Raises
     ------
     NotApplicable
-        If the schedule is not one of reverse mode, or takes a derivative before its forward is done.
+        If the schedule is not one sweep of reverse mode on the device, after all of the forward.
     """
-
-    def __init__(self, program: Program, schedule: Schedule) -> None:
-        if schedule.graph is not program.graph:
-            raise NotApplicable("the schedule belongs to another graph than the module's")
-        if schedule.loops:
-            raise NotApplicable("the schedule sweeps several times; a module is run with all cotangents in one sweep")
-        replay(schedule)
-        self.program = program
-        self.n = len(program.steps)
-        self.works = [Work(step, i, schedule.table.numbers) for i, step in enumerate(program.steps)]
-        self.instructions = list(self._compiled(schedule))
-        self.split = next((k for k, x in enumerate(self.instructions) if x.opcode == VJP), len(self.instructions))
-        self.readers = _readers(program.steps)
-        early = {x.work.node for x in self.instructions[: self.split]}
-        late = sorted(set(program.graph.sinks.tolist()) - early)
-        if late:
-            raise NotApplicable(f"the schedule computes output '{program.steps[late[0]].name}' after its first VJP")
-
-    def _compiled(self, schedule: Schedule) -> Any:
-        table = schedule.table
-        seen: set[int] = set()
-        differentiated: set[int] = set()
-        for row, end in zip(schedule.rows.tolist(), ends(table, schedule.rows, schedule.flags), strict=True):
-            opcode, node, action, touches = (
-                int(table.opcode[row]),
-                int(table.node[row]),
-                table.action(row),
-                table.touches(row),
-            )
-            work, frees = self.works[node], tuple(end.freed)
-            match action:
-                case Forward():
-                    saving = work.residual in touches and work.residual not in end.unsaved
-                    yield Instruction(opcode, work, saving, node in seen, frees, False)
-                    seen.add(node)
-                case Vjp():
-                    if node in differentiated:
-                        raise NotApplicable(f"the schedule takes the VJP of '{action.node}' twice")
-                    differentiated.add(node)
-                    yield Instruction(opcode, work, False, False, frees, work.residual in end.freed)
-                case Copy():
-                    source, target = touches
-                    yield Instruction(opcode, work, False, False, frees, False, (source, target))
-                case _:
-                    raise NotApplicable(f"{action} cannot be run on a module; use reverse mode")
-
-    def start(self, parameters: Mapping[str, Any], buffers: Mapping[str, Any], inputs: Mapping[str, Any]) -> Run:
-        """A pass on these tensors; parameters and inputs are read, buffers updated as the module would."""
-        residents: list[Tensors] = []
-        constants = self._constants(buffers, inputs)
-        for name in self.program.residents:
-            residents.append(constants[name] if name in constants else [_laid_out(self.program, name, inputs)])
-        return Run(parameters, buffers, residents)
-
-    def _constants(self, buffers: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Tensors]:
-        pieces = self.program.pieces
-        env: dict[Any, Any] = dict(self.program.captured.constants)
-        for op in pieces.constant_ops:
-            args, kwargs = torch.fx.map_arg((op.node.args, dict(op.node.kwargs)), env.__getitem__)
-            env[op.node] = op.node.target(*args, **kwargs)
-        first = len(self.program.residents) - len(pieces.constants)
-        names = self.program.residents[first:]
-        return {n: _flat(env[node]) for n, node in zip(names, pieces.constants, strict=True)}
-
-    def forward(self, run: Run) -> list[Tensors]:
-        """The outputs of the graph (its sinks, in order), after all actions before the first VJP."""
-        sinks = self.program.graph.sinks.tolist()
-        outputs: dict[int, Tensors] = {}
-        for x in self.instructions[: self.split]:
-            if x.opcode == FORWARD:
-                made = self._forward(run, x)
-                if x.work.node in sinks and x.work.node not in outputs:
-                    outputs[x.work.node] = made
-                del made
-            else:
-                self._copy(run, x)
-            for v in x.frees:
-                run.values.pop(v, None)
-        return [outputs[s] for s in sinks]
-
-    def backward(self, run: Run, seeds: list[Tensors]) -> dict[str, Any]:
-        """The gradients of parameters by name, for a cotangent of each output; empties `seeds`."""
-        if run.finished:
-            raise InvalidSchedule(
-                "the pass is over: its values are gone, a second backward needs a new forward", action=0
-            )
-        run.finished = True
-        run.seeds = dict(zip(self.program.graph.sinks.tolist(), map(list, seeds), strict=True))
-        seeds.clear()
-        for x in self.instructions[self.split :]:
-            if x.opcode == VJP:
-                self._vjp(run, x)
-            elif x.opcode == FORWARD:
-                self._forward(run, x)
-            else:
-                self._copy(run, x)
-            for v in x.frees:
-                run.values.pop(v, None)
-        return run.gradients
-
-    def _forward(self, run: Run, x: Instruction) -> Tensors:
-        work, joint = x.work, x.work.joint
-        slots = work.slots(run)
-        if x.again:
-            for s in joint.written:
-                slots[s] = slots[s].clone()
-        function = joint.taping if x.taping else joint.plain
-        made = self._randomly(run, x, function, slots) if joint.random else function([], slots)
-        if not x.taping:
-            run.values[work.activation] = made
-            return made
-        many = len(joint.outputs)
-        run.values[work.activation], run.values[work.residual] = made[:many], made[many:]
-        return run.values[work.activation]
-
-    def _randomly(self, run: Run, x: Instruction, function: Any, slots: Tensors) -> Tensors:
-        """Evaluate with the random numbers of the node's first evaluation."""
-        devices = sorted({s.device for s in slots if s is not None and s.device.type != "cpu"}, key=str)
-        if not x.again:
-            run.random[x.work.node] = _random_state(devices)
-            return function([], slots)  # type: ignore[no-any-return]
-        now = _random_state(devices)
-        _restore(run.random[x.work.node])
-        made: Tensors = function([], slots)
-        _restore(now)
-        return made
-
-    def _vjp(self, run: Run, x: Instruction) -> None:
-        work, values = x.work, run.values
-        cotangent = values.pop(work.cotangent, None)
-        if work.node in run.seeds:
-            seed = run.seeds.pop(work.node)
-            cotangent = [None if s is None else s.clone() if work.joint.passed else s for s in seed]
-            del seed
-        if cotangent is None or all(c is None for c in cotangent):
-            values.pop(work.residual, None)
-            return
-        residual = values.pop(work.residual, []) if x.last_residual else list(values.get(work.residual, ()))
-        slots = work.slots(run)
-        for c, stride in zip(cotangent, work.strides, strict=True):
-            if c is None or c.stride() != stride:
-                _complete(cotangent, work.joint, slots)
-                break
-        del c
-        slots += values.get(work.activation) or work.unread
-        residual += cotangent
-        del cotangent
-        gradients = work.joint.pullback(residual, slots)
-        gradients.reverse()
-        for key, source, k in work.targets:
-            gradient = gradients.pop()
-            if gradient is None:
-                continue
-            if source >= 0:
-                self._add(values, key, source, k, gradient)
-                continue
-            name = work.step.parameters[k]
-            if name in run.gradients:
-                run.gradients[name].add_(gradient)
-            else:
-                run.gradients[name] = gradient
-
-    def _add(self, values: dict[int, Tensors], key: int, source: int, k: int, gradient: Any) -> None:
-        """Add to the cotangent of output k of a node, or make it."""
-        held = values.get(key)
-        if held is None:
-            held = values[key] = list(self.works[source].unread)
-        if held[k] is not None:
-            held[k].add_(gradient)
-        elif self.readers[source] > 1 and gradient.untyped_storage().nbytes() < gradient.nbytes:
-            held[k] = gradient.contiguous()
-        else:
-            held[k] = gradient
-
-    def _copy(self, run: Run, x: Instruction) -> None:
-        """Copy a value to another tier; host memory is pinned where the value comes from a CUDA device."""
-        source, target = x.copied
-        home = next((p.device for p in run.parameters.values()), torch.device("cpu"))
-        away = target >= 5 * self.n
-        run.values[target] = [_to_host(t) if away else t.to(home, copy=True) for t in run.values[source]]
+    if schedule.graph is not program.graph:
+        raise NotApplicable("the schedule belongs to another graph than the module's")
+    if schedule.loops:
+        raise NotApplicable("the schedule sweeps several times; a module is run with all cotangents in one sweep")
+    replay(schedule)
+    joint, pieces = program.captured.joint, {piece.name: piece for piece in program.pieces.pieces}
+    walk = Backward(joint, program.pieces.loose)
+    rows: list[int] = []
+    ran: set[int] = set()
+    for row in schedule.rows.tolist():
+        match schedule.table.action(row):
+            case Forward(node=name):
+                again = [r for r in pieces[name].forward if r not in ran or not joint.rows[r].once]
+                rows += again
+                ran.update(again)
+            case Vjp(node=name):
+                if joint.boundary not in ran:
+                    rows += [*program.pieces.ending, joint.boundary]
+                    ran.add(joint.boundary)
+                try:
+                    rows += walk.run(pieces[name])
+                except GraphError as error:
+                    raise NotApplicable(f"the schedule cannot be run in this order: {error}") from None
+            case Copy():
+                raise NotApplicable("the schedule copies between device and host; a module is run without copies")
+            case action:
+                raise NotApplicable(f"{action} cannot be run on a module; use reverse mode")
+    if not runs_through(joint, rows):
+        raise NotApplicable("the schedule leaves out a part of the step, or takes a derivative before its forward ends")
+    return rows
 
 
-def _complete(cotangents: Tensors, joint: Joint, slots: Tensors) -> None:
-    """Lay cotangents out as the gradient was recorded; zeros for outputs that nothing came back for."""
-    for k, (node, output) in enumerate(zip(joint.cotangents, joint.outputs, strict=True)):
-        expected = value(node)
-        if cotangents[k] is None:
-            device = value(output).device if slots[0] is None else slots[0].device
-            cotangents[k] = torch.zeros(expected.shape, dtype=expected.dtype, device=device)
-        if cotangents[k].stride() != expected.stride():
-            laid_out = torch.empty_strided(
-                expected.shape, expected.stride(), dtype=expected.dtype, device=cotangents[k].device
-            )
-            cotangents[k] = laid_out.copy_(cotangents[k])
+class Runner:
+    """A schedule of a program, ready to be run; `forward` and `backward` are its two halves.
 
-
-def _to_host(t: Any) -> Any:
-    if t.device.type != "cuda":
-        return t.clone()
-    host = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, pin_memory=True)
-    return host.copy_(t)
-
-
-def _readers(steps: Sequence[Step]) -> dict[int, int]:
-    readers = dict.fromkeys(range(len(steps)), 0)
-    for step in steps:
-        for r in {r for r in step.reads if r >= 0}:
-            readers[r] += 1
-    return readers
-
-
-def _flat(made: Any) -> Tensors:
-    return list(made) if isinstance(made, list | tuple) else [made]
-
-
-def _laid_out(program: Program, name: str, inputs: Mapping[str, Any]) -> Any:
-    """An input as it was traced.
+    `state_bytes` are those of random states that it keeps to draw the same numbers again.
 
     Raises
     ------
-    GraphError
-        If it is missing, or of another shape or dtype.
+    NotApplicable
+        If the schedule is not one that `rows_of` gives an order for.
     """
-    node = next(n for n, other in program.captured.inputs.items() if other == name)
-    expected, given = value(node), inputs.get(name)
-    if given is None:
-        raise GraphError(f"input '{name}' is missing")
-    if given.shape != expected.shape or given.dtype != expected.dtype:
-        raise GraphError(
-            f"input '{name}' is {tuple(given.shape)}, {given.dtype}; the module was traced with "
-            f"{tuple(expected.shape)}, {expected.dtype}"
-        )
-    if given.stride() == expected.stride():
-        return given.detach()
-    return torch.empty_strided(expected.shape, expected.stride(), dtype=given.dtype, device=given.device).copy_(given)
+
+    def __init__(self, program: Program, schedule: Schedule) -> None:
+        self.captured = program.captured
+        self.joint = program.captured.joint
+        rows = rows_of(program, schedule)
+        self.halves = halves(self.joint, rows)
+        again = [self.joint.rows[r].state for r, times in Counter(rows).items() if times > 1]
+        self.state_bytes = sum(self.joint.storages[self.joint.storage_of[s]].bytes for s in again if s is not None)
+        described = zip(self.joint.returned, self.joint.descriptions, strict=False)
+        self._updates = [k for k, (_, what) in enumerate(described) if type(what).__name__ == "InputMutationAOTOutput"]
+        given = [k for k, n in enumerate(self.joint.returned) if isinstance(n, fx.Node) and n.op == "placeholder"]
+        self._returned = sorted(set(range(len(self.joint.returned))) - set(self._updates) - set(given))
+
+    def forward(self, named: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+        """(What the module returns, what is saved for the backward), with these tensors by name in place of its own.
+
+        Buffers are updated as by one training step.
+        """
+        given = [named.get(self.captured.names[n], t) for n, t in self.captured.given.items()]
+        detached = [t.detach() if isinstance(t, torch.Tensor) else t for t in given]
+        results = list(_Run(self.halves.forward).boxed_run(detached))
+        saved = results[len(self.joint.returned) :]
+        place = {n.meta["desc"]: t for n, t in zip(self.captured.given, given, strict=True)}
+        for k in self._updates:
+            place[self.joint.descriptions[k].mutated_input].copy_(results[k])
+        return [results[k] for k in self._returned], saved
+
+    def backward(self, saved: list[Any], seeds: list[Any]) -> dict[str, Any]:
+        """The gradients of parameters by name, for a cotangent of each result; empties both lists."""
+        given = [*saved, *seeds]
+        saved.clear()
+        seeds.clear()
+        names = {n.meta["desc"]: name for n, name in self.captured.names.items()}
+        gradients = _Run(self.halves.backward).boxed_run(given)
+        kinds = self.joint.descriptions[len(self.joint.returned) :]
+        return {names[kind.grad_of]: g for kind, g in zip(kinds, gradients, strict=True) if g is not None}
 
 
-def _random_state(devices: Sequence[Any]) -> dict[Any, Any]:
-    return {None: torch.get_rng_state()} | {d: torch.cuda.get_rng_state(d) for d in devices}
+class _Run(fx.Interpreter):  # type: ignore[misc]
+    """A run of one of the two halves, which drops each tensor after its last reader; one without any, at once."""
 
-
-def _restore(state: Mapping[Any, Any]) -> None:
-    for device, numbers in state.items():
-        if device is None:
-            torch.set_rng_state(numbers)
-        else:
-            torch.cuda.set_rng_state(numbers, device)
+    def run_node(self, n: fx.Node) -> Any:
+        made = super().run_node(n)
+        return made if n.users or n.op == "output" else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,16 +139,11 @@ def execute(program: Program, schedule: Schedule, module: torch.nn.Module, input
     ------
     NotApplicable
         For schedules that are not of reverse mode, and graphs that do not end in a scalar.
-    GraphError
-        For inputs of other shapes than the module was traced with.
     """
     runner = Runner(program, schedule)
     with torch.no_grad():
-        run = runner.start(dict(module.named_parameters()), dict(module.named_buffers()), inputs)
-        outputs = runner.forward(run)
-        if any(t.numel() != 1 for made in outputs for t in made):
+        results, saved = runner.forward(dict([*module.named_parameters(), *module.named_buffers(), *inputs.items()]))
+        if any(t.numel() != 1 for t in results):
             raise NotApplicable("the module does not end in a scalar; import it with a loss")
-        results = [t.clone() for made in outputs for t in made]
-        del outputs
-        seeds = [[torch.ones_like(results[k])] for k in range(len(results))]
-        return Execution(results, runner.backward(run, seeds))
+        seeds = [torch.ones_like(t) for t in results]
+        return Execution(results, runner.backward(saved, seeds))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from sim.models.torch.randomness import random_state
 from sim.models.torch.rows import JointRows, rerun
 
 
@@ -30,7 +31,7 @@ def halves(joint: JointRows, rows: Sequence[int]) -> Halves:
     """The forward and the backward that run `rows`, of which one is the boundary, in this order."""
     at = list(rows).index(joint.boundary)
     before, after = rows[:at], rows[at + 1 :]
-    saved = _saved(joint, after)
+    saved = _saved(joint, before, after)
     placeholders = joint.module.graph.find_nodes(op="placeholder")
     made = set(joint.rows[joint.boundary].makes)
     tangents = [n for n in placeholders if joint.storage_of.get(n) in made]
@@ -54,17 +55,19 @@ def halves(joint: JointRows, rows: Sequence[int]) -> Halves:
     return Halves(forward, backward, saved)
 
 
-def _saved(joint: JointRows, after: Sequence[int]) -> list[int]:
+def _saved(joint: JointRows, before: Sequence[int], after: Sequence[int]) -> list[int]:
     """The storages that the backward reads before it makes them, without its own inputs and constants.
 
     Those of tensors that autograd watches for changes come first.
     """
-    made = set(joint.rows[joint.boundary].makes)
+    made, ran = set(joint.rows[joint.boundary].makes), set(before)
     read: dict[int, None] = {}
     for r in after:
         row = joint.rows[r]
         assert row.node is not None
-        for s in [joint.storage_of[n] for n in row.node.all_input_nodes]:
+        states = [row.state] if r in ran and row.state is not None else []
+        ran.add(r)
+        for s in [joint.storage_of[n] for n in [*row.node.all_input_nodes, *states]]:
             if s not in made:
                 read[s] = None
         made.update(row.makes)
@@ -94,7 +97,8 @@ class _Half:
         for r in rows:
             node = self.joint.rows[r].node
             assert node is not None
-            copied = rerun(self.graph, node, self.find) if r in self.ran else self.graph.node_copy(node, self.find)
+            row = self.joint.rows[r]
+            copied = rerun(self.graph, row, self.find) if r in self.ran else self.graph.node_copy(node, self.find)
             self.ran.add(r)
             for s in self.joint.rows[r].makes:
                 for view in self.views.pop(s, []):
@@ -131,7 +135,7 @@ class _Half:
             n.meta.get("stack_trace") if isinstance(n, fx.Node) else None for n in found
         ]
         for node in reversed(self.graph.nodes):
-            if node.op == "call_function" and node.target is operator.getitem and not node.users:
+            if node.target in (operator.getitem, random_state) and not node.users:
                 self.graph.erase_node(node)
         self.graph.lint()
         return fx.GraphModule(self.joint.module, self.graph)

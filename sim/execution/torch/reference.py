@@ -6,7 +6,7 @@ Slopes are central differences in float64, which know nothing of autograd.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,11 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sim.base.errors import NotApplicable
 from sim.execution.differences import Derivative, Slopes, central
 from sim.graphs.graph import Graph
-from sim.models.torch.recorded import part_of
+from sim.models.torch.program import with_loss
+from sim.models.torch.tensors import part_of
 from sim.ops.rule import Array
 
-TARGETS: Mapping[str, str] = {"cross_entropy": "labels", "mse": "target"}
-"""The input that a loss reads beside the module's output."""
 _SEED = 1
 
 
@@ -38,7 +37,7 @@ def plain(
     """
     torch.manual_seed(_SEED)
     start = time.perf_counter()
-    _scalar(lambda given: module(**given), inputs, loss).backward()
+    _scalar(module, inputs, loss).backward()
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     return time.perf_counter() - start, gradients
 
@@ -62,7 +61,7 @@ def slopes(
     def at(shifted: Mapping[str, Array]) -> Array:
         tensors = {name: torch.from_numpy(a).reshape(shapes[name]) for name, a in shifted.items()}
         tensors |= {name: b.clone() for name, b in module.named_buffers()}
-        made = _scalar(lambda given: torch.func.functional_call(module, tensors, (), given), wide, loss)
+        made = _scalar(lambda **given: torch.func.functional_call(module, tensors, (), given), wide, loss)
         return np.array([made.item()])
 
     moved = flat({name: p for name, p in module.named_parameters() if p.requires_grad})
@@ -83,21 +82,10 @@ def derivative(gradients: Mapping[str, torch.Tensor], found: Slopes) -> Derivati
     return {name: given.get(name, np.zeros_like(v))[None] for name, v in found.directions[0].items()}
 
 
-def _scalar(
-    call: Callable[[dict[str, torch.Tensor]], Any], inputs: Mapping[str, torch.Tensor], loss: str
-) -> torch.Tensor:
-    """The loss of what a call on the module's own inputs makes."""
-    functional, given = torch.nn.functional, dict(inputs)
-    target = given.pop(TARGETS.get(loss, ""), None)
-    out = part_of(call(given), "loss" if loss == "none" else "logits")
-    if loss == "cross_entropy":
-        assert target is not None
-        out = functional.cross_entropy(out.reshape(-1, out.shape[-1]), target.reshape(-1))
-    elif loss == "mse":
-        out = functional.mse_loss(out, target)
-    elif loss in ("sum", "mean"):
-        out = getattr(out, loss)()
-    if out.numel() != 1:
+def _scalar(module: Any, inputs: Mapping[str, torch.Tensor], loss: str) -> torch.Tensor:
+    """The loss of what a module makes of its inputs."""
+    out = part_of(with_loss(module, inputs, loss), "loss")
+    if not isinstance(out, torch.Tensor) or out.numel() != 1:
         raise NotApplicable("the module does not end in a scalar; give the graph a loss")
     return out
 

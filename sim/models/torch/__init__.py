@@ -1,8 +1,8 @@
 """PyTorch modules cut into pieces: what each evaluates, what its gradient keeps, and what both cost.
 
-`capture` records a module's operations on fake tensors (no memory), `grouping` cuts them into pieces,
-`joint` takes each piece apart into a forward and a backward function of real tensors, and `program`
-joins all of it to a `Graph`. Nothing here is imported without PyTorch.
+`front` traces a training step with PyTorch's own compiler into a joint graph of forward and backward, `rows` says what
+each call of it reads and makes, `pieces` groups calls by module, and `program` joins the groups to a `Graph`. Nothing
+here is imported without PyTorch.
 """
 
 from typing import Literal

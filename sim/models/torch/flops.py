@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch.fx import Node
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from sim.models.torch.recorded import tensors_of
+from sim.models.torch.tensors import tensors_of
 from sim.ops.norms import NORM_DERIVATIVE_FLOPS, NORM_FLOPS, NORM_GRADIENT_FLOPS
 from sim.ops.softmax import SOFTMAX_DERIVATIVE_FLOPS, SOFTMAX_FLOPS
 
@@ -54,12 +54,19 @@ def contraction_flops(node: Node) -> int:
     """Flops in products of matrices, as PyTorch's FlopCounterMode counts them, with attention on the CPU."""
     name = _name(node)
     if name in ATTENTION:
-        return ATTENTION[name](node)
+        start = _first_operand(node.target)
+        return ATTENTION[name](*(tensors_of(n)[0].shape for n in node.args[start : start + 3]))
     formula = flop_registry.get(getattr(node.target, "overloadpacket", None))
     if formula is None:
         return 0
     args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
     return int(formula(*args, **kwargs, out_val=node.meta["val"]))
+
+
+def counter() -> FlopCounterMode:
+    """PyTorch's counter of the flops of matrix products, which knows attention on the CPU too."""
+    names = {name: getattr(torch.ops.aten, name) for name in ATTENTION}
+    return FlopCounterMode(display=False, custom_mapping={op: _counted(name) for name, op in names.items()})
 
 
 def flops(node: Node) -> int:
@@ -99,24 +106,28 @@ def _bias(node: Node) -> int:
     return 0
 
 
-def _attention(products: int) -> Callable[[Node], int]:
-    def count(node: Node) -> int:
-        query, key, v = (tensors_of(n)[0] for n in _qkv(node))
-        *lead, rows, size = query.shape
-        scores = math.prod(lead) * rows * key.shape[-2]
-        sizes = size + v.shape[-1] if products == 2 else 3 * size + 2 * v.shape[-1]
+def _attention(products: int) -> Callable[[Any, Any, Any], int]:
+    def count(query: Any, key: Any, v: Any) -> int:
+        *lead, rows, size = query
+        scores = math.prod(lead) * rows * key[-2]
+        sizes = size + v[-1] if products == 2 else 3 * size + 2 * v[-1]
         return int(2 * scores * sizes)
 
     return count
 
 
-def _qkv(node: Node) -> Any:
-    arguments = [a.name for a in node.target._schema.arguments]
-    start = arguments.index("query")
-    return node.args[start : start + 3]
+def _counted(name: str) -> Callable[..., int]:
+    """A formula as PyTorch's counter calls it: with shapes in place of tensors."""
+    start = _first_operand(getattr(torch.ops.aten, name).default)
+    return lambda *shapes, out_shape=None, **_: ATTENTION[name](*shapes[start : start + 3])
 
 
-ATTENTION: Mapping[str, Callable[[Node], int]] = {
+def _first_operand(call: Any) -> int:
+    """The place of attention's query among the arguments of a call."""
+    return [a.name for a in call._schema.arguments].index("query")
+
+
+ATTENTION: Mapping[str, Callable[[Any, Any, Any], int]] = {
     "_scaled_dot_product_flash_attention_for_cpu": _attention(2),
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention(5),
 }

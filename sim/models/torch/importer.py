@@ -1,13 +1,14 @@
 """PyTorch modules to graphs: `graph: {kind: torch, factory: "module:function", inputs: {…}}`.
 
 The module is built and traced on fake tensors, so that a model of billions of parameters takes
-seconds and hardly any memory.
+seconds and hardly any memory; one whose constructor reads values is built for real.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -81,8 +82,12 @@ def load(
     from sim.models.torch.program import program
 
     make = find(factory)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
+    mode: Any = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with mode:
+            module = make(**(arguments or {}))
+    except GraphError:  # it may read values, of which fake tensors have none
+        mode = nullcontext()
         module = make(**(arguments or {}))
     if not isinstance(module, pytorch.nn.Module):
         raise GraphError(f"factory: {factory} returned {type(module).__name__}, expected an nn.Module", key="factory")
@@ -126,7 +131,7 @@ def _result(module: Any, tensors: Mapping[str, Any]) -> Any:
 
 def _labels(pytorch: Any, module: Any, tensors: Mapping[str, Any]) -> Any:
     """A label for each prediction of the module, whose classes lie along the last dimension."""
-    from sim.models.torch.recorded import part_of
+    from sim.models.torch.tensors import part_of
 
     out = part_of(_result(module, tensors), "logits")
     shape = getattr(out, "shape", None)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch.autograd.function import BackwardCFunction
 from torch.utils import _pytree as pytree
 
 from sim.base.errors import GraphError
-from sim.models.torch.recorded import storage
+from sim.models.torch.randomness import drawn_again, random_state, state_like
+from sim.models.torch.tensors import storage, tensors_of
 
 aten = torch.ops.aten
 PURE_NAMESPACES = frozenset({"aten", "prims", "quantized", "quantized_decomposed"})
@@ -35,7 +37,8 @@ class Row:
     """One call: the storages that it reads and makes by number, and how often and on which side it may run.
 
     `node` is `None` for the boundary. An `ordered` row keeps its place among those (it draws random numbers or
-    changes something besides its results). `pinned` rows run before the boundary.
+    changes something besides its results). `pinned` rows run before the boundary. `state` is the call that took the
+    random state from which this one draws the same numbers again.
     """
 
     node: fx.Node | None
@@ -44,6 +47,7 @@ class Row:
     once: bool = False
     ordered: bool = False
     pinned: bool = False
+    state: fx.Node | None = None
 
 
 @dataclass(eq=False)
@@ -85,8 +89,10 @@ class JointRows:
         return sum(s.bytes for s in self.storages if s.maker < 0) + self.settled
 
 
-def joint_rows(module: fx.GraphModule, returned: int) -> JointRows:
+def joint_rows(module: fx.GraphModule, returned: int, *, redrawn: bool = True) -> JointRows:
     """The rows of a joint graph whose first `returned` results are those of its forward.
+
+    Random numbers may be drawn again, from states that are taken beforehand, unless `redrawn` is false.
 
     Raises
     ------
@@ -97,6 +103,7 @@ def joint_rows(module: fx.GraphModule, returned: int) -> JointRows:
     graph.eliminate_dead_code()
     _one_getitem_each(graph)
     _without_unread_statistics(graph)
+    states = _take_random_states(graph) if redrawn else {}
     out = JointRows(module)
     output = next(iter(graph.find_nodes(op="output")))
     results = pytree.arg_tree_leaves(*output.args)
@@ -104,15 +111,16 @@ def joint_rows(module: fx.GraphModule, returned: int) -> JointRows:
     if "desc" not in output.meta:
         raise GraphError("the joint graph does not say what its results are: PyTorch 2.9 or newer is needed")
     out.descriptions = pytree.arg_tree_leaves(output.meta["desc"])
-    _Reader(out).read()
+    _Reader(out, states).read()
     return out
 
 
 class _Reader:
     """The walk over a joint graph that fills a `JointRows`."""
 
-    def __init__(self, joint: JointRows) -> None:
+    def __init__(self, joint: JointRows, states: Mapping[fx.Node, fx.Node]) -> None:
         self.joint = joint
+        self.states = states
         self.number: dict[int, int] = {}
         self.tangents: list[int] = []
         described = zip(joint.returned, joint.descriptions, strict=False)
@@ -129,7 +137,7 @@ class _Reader:
         calls = [n for n in nodes if n.op == "call_function"]
         first = next((i for i, n in enumerate(calls) if self._of_backward(n)), len(calls))
         # AOTAutograd writes new values into buffers at the very end; they are known after the forward
-        late = [n for n in calls[first:] if _written(n) and not self._of_backward(n)]
+        late = [n for n in calls[first:] if written(n) and not self._of_backward(n)]
         for node in [*calls[:first], *late]:
             self._called(node)
         self._bound()
@@ -189,8 +197,8 @@ class _Reader:
             if type(what).__name__ == "InputMutationAOTOutput":
                 self.updated.add(joint.storage_of[placeholders[_name(what.mutated_input)]])
         for node in joint.module.graph.nodes:
-            written = [storage(n.meta["val"]) for n in _written(node)]
-            self.updated.update(self.number[s] for s in written if s in self.number)
+            changed = [storage(n.meta["val"]) for n in written(node)]
+            self.updated.update(self.number[s] for s in changed if s in self.number)
 
     def _of_backward(self, node: fx.Node) -> bool:
         return node.meta.get("partitioner_tag") in ("is_backward", "must_be_in_backward") or any(
@@ -216,12 +224,13 @@ class _Reader:
         if node.target is operator.getitem and node.args[0] not in joint.views:
             return  # read with the call whose result it takes
         results = list(_results(node))
-        operands = list(node.all_input_nodes)
+        state = self.states.get(node)
+        operands = [*node.all_input_nodes, *([state] if state is not None else [])]
         for n in operands:
             if n not in joint.storage_of and n not in joint.views:
                 raise GraphError(f"{node.name} reads {n.name} as a whole, which gives several results; {_where(node)}")
         known = [storage(t) in self.number for t, _ in results]
-        effect = bool(_written(node)) or not isinstance(node.target, torch._ops.OpOverload)
+        effect = bool(written(node)) or not isinstance(node.target, torch._ops.OpOverload)
         if results and all(known) and (not effect or node.target is operator.getitem):
             joint.views.add(node)
             for t, n in results:
@@ -253,8 +262,8 @@ class _Reader:
             raise GraphError(f"the backward reads an input that the forward changes in place; {_where(node)}")
         joint.rows.append(
             Row(
-                node, reads, tuple(made), once=ordered or not pure or changed, ordered=ordered,
-                pinned=not backward and (ordered or changed),
+                node, reads, tuple(made), once=(ordered and state is None) or not pure or changed, ordered=ordered,
+                pinned=not backward and (ordered or changed), state=state,
             )
         )  # fmt: skip
 
@@ -270,10 +279,29 @@ class _Reader:
                 joint.dependencies.append((k, joint.boundary))
             if row.node is None:
                 continue
-            for n in _written(row.node):
+            for n in written(row.node):
                 joint.dependencies += [(r, k) for r in readers.get(joint.storage_of[n], []) if r != k]
             for n in row.node.all_input_nodes:
                 readers.setdefault(joint.storage_of.get(n, -1), []).append(k)
+
+
+def runs_through(joint: JointRows, rows: Sequence[int]) -> bool:
+    """Tell whether a sequence has every row, those of `once` one time, and each after what it reads and depends on."""
+    counts = Counter(rows)
+    if set(counts) != set(range(len(joint.rows))) or any(
+        joint.rows[r].once for r, times in counts.items() if times > 1
+    ):
+        return False
+    before = dict[int, list[int]]()
+    for first, then in joint.dependencies:
+        before.setdefault(then, []).append(first)
+    there, ran = set[int](), set[int]()
+    for r in rows:
+        if not there.issuperset(joint.rows[r].reads) or not ran.issuperset(before.get(r, ())):
+            return False
+        there.update(joint.rows[r].makes)
+        ran.add(r)
+    return True
 
 
 def _results(node: fx.Node) -> Iterator[tuple[Any, fx.Node]]:
@@ -308,8 +336,28 @@ def _without_unread_statistics(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def rerun(graph: fx.Graph, node: fx.Node, resolve: Any) -> fx.Node:
-    """A copy of a call that runs again, in `graph`: a batch norm then leaves its running averages alone."""
+def _take_random_states(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Take the random state before each call that draws; the call that takes it for each."""
+    states: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and not written(node) and _draws(node) and tensors_of(node):
+            made = tensors_of(node)[0]
+            with graph.inserting_before(node):
+                states[node] = graph.call_function(random_state, (made.device,))
+            states[node].meta = {**node.meta, "val": state_like(made)}
+    return states
+
+
+def rerun(graph: fx.Graph, row: Row, resolve: Any) -> fx.Node:
+    """A copy of a call that runs again, in `graph`: it draws the same numbers, and leaves running averages alone."""
+    node = row.node
+    assert node is not None
+    if row.state is not None:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), resolve)
+        drawn = (resolve(row.state), row.state.args[0], node.target)
+        copied = graph.call_function(drawn_again, (*drawn, *args), kwargs)
+        copied.meta = dict(node.meta)
+        return copied
     if node.target is not STATISTICS:
         return graph.node_copy(node, resolve)
     args = fx.map_arg((*node.args[:3], *node.args[5:]), resolve)
@@ -318,7 +366,7 @@ def rerun(graph: fx.Graph, node: fx.Node, resolve: Any) -> fx.Node:
     return copied
 
 
-def _written(node: fx.Node) -> list[fx.Node]:
+def written(node: fx.Node) -> list[fx.Node]:
     """The operands that a call writes into."""
     schema = getattr(node.target, "_schema", None)
     if schema is None or not schema.is_mutable:
@@ -351,10 +399,19 @@ def _name(description: Any) -> str:
 def path_of(node: fx.Node) -> str:
     """The path of the submodule that makes a call, empty for the model's own forward and for the backward."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    if not stack:
-        return ""
-    path = _ROOT.sub("", str(stack[-1][0]))
+    return path_in(stack[-1][0]) if stack else ""
+
+
+def path_in(source: str) -> str:
+    """The path of a submodule that Dynamo names by the expression that reads it."""
+    path = _ROOT.sub("", str(source))
     return re.sub(r"(?:_modules)?\[['\"]?([^'\"\]]+)['\"]?\]", r".\1", path).replace("..", ".").strip(".")
+
+
+def operation_of(node: fx.Node) -> str:
+    """The name of what a call calls."""
+    schema = getattr(node.target, "_schema", None)
+    return schema.name.partition("::")[2] if schema is not None else str(node.target)
 
 
 def source_of(node: fx.Node) -> str:
