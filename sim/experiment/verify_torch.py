@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sim.execution.differences import Slopes
 
 BYTES_TOLERANCE = 0.01
-PARTS = 0.05
+PARTS = 0.1
 """Share of the peak that may be missing besides: while a VJP runs, what it reads goes bit by bit, and a cotangent that
 is made in parts counts as a whole from the first part on."""
 _DIRECTIONS_SEED = 2

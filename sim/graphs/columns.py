@@ -52,6 +52,7 @@ class Columns:
     tied: tuple[tuple[int, int], ...] = ()
     taping_workspace_bytes: Ints | None = None  # None: as workspace_bytes
     vjp_workspace_bytes: Ints | None = None  # None: as workspace_bytes
+    cotangent_bytes: Ints | None = None  # -1 where it is as large as the activation; None: everywhere
     reads: NDArray[np.uint8] | None = None
     seconds: NDArray[np.float64] | None = None  # shape (n, 3): forward, JVP, VJP; NaN where not measured
 
@@ -114,9 +115,15 @@ def columns_of(nodes: Sequence[Node], inputs: Sequence[GraphInput], batch: int) 
         tied=tuple((i, position[n.tied_to] - m) for i, n in enumerate(nodes) if n.tied_to is not None),
         taping_workspace_bytes=_workspaces([n.taping_workspace_bytes for n in nodes], nodes),
         vjp_workspace_bytes=_workspaces([n.vjp_workspace_bytes for n in nodes], nodes),
+        cotangent_bytes=_cotangents(nodes),
         reads=_conditions(nodes),
         seconds=_seconds(nodes),
     )
+
+
+def _cotangents(nodes: Sequence[Node]) -> Ints | None:
+    own = [-1 if n.cotangent_bytes is None else n.cotangent_bytes for n in nodes]
+    return None if all(size == -1 for size in own) else np.array(own, dtype=np.int64)
 
 
 def _workspace(node: Node) -> int:

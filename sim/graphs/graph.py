@@ -284,9 +284,15 @@ class Graph:
 
     @property
     def cotangent_bytes(self) -> Ints:
-        """Bytes of one cotangent of each position: those of its activation, less where it is a broadcast view."""
+        """Bytes of one cotangent of each position: those of its activation, less where it is a broadcast view.
+
+        Nodes that give them have their own.
+        """
         m, c = len(self.inputs), self.columns
-        out = np.concatenate([np.array(self.input_bytes, dtype=np.int64), c.activation_bytes])
+        own = c.activation_bytes
+        if c.cotangent_bytes is not None:
+            own = np.where(c.cotangent_bytes < 0, own, c.cotangent_bytes)
+        out = np.concatenate([np.array(self.input_bytes, dtype=np.int64), own])
         for i in np.flatnonzero(c.vjp_broadcasts)[::-1].tolist():
             for p in c.input_index[c.input_ptr[i] : c.input_ptr[i + 1]].tolist():
                 if self.consumer_counts[p] == 1:

@@ -120,7 +120,9 @@ class Node:
     `workspace_bytes` lives only while the node runs. Where evaluations that save the residual or VJPs
     differ from that, `taping_workspace_bytes` and `vjp_workspace_bytes` say so; they may be negative,
     for a node that frees parts of what it reads (its residual, its own cotangent) before it is done.
-    `vjp_broadcasts` marks a sum or mean, whose VJP is a view of its own (small) cotangent.
+    `cotangent_bytes` are those of its cotangent where it is not as large as the activation (it is made in a larger
+    array, or is one with another node's). `vjp_broadcasts` marks a sum or mean, whose VJP is a view of its own (small)
+    cotangent.
     `tied_to` names an earlier node whose parameters this one uses: its own `param_size` is 0, and its
     share of the gradient, `param_vjp_flops`, is added to that node's.
     `collectives` are those of ranks that divide the node, of which this is the share of one.
@@ -146,6 +148,7 @@ class Node:
     vjp_workspace_bytes: int | None = None
     jacobian: LocalJacobian = LocalJacobian()
     activation_bytes: int | None = None
+    cotangent_bytes: int | None = None
     vjp_broadcasts: bool = False
     tied_to: str | None = None
     seconds: Seconds | None = None
@@ -232,7 +235,7 @@ def check_node(node: Node) -> None:
 
 _SIZES = (
     "forward_flops", "forward_bytes", "jvp_flops", "vjp_flops", "param_vjp_flops", "param_size",
-    "residual_bytes", "workspace_bytes", "activation_bytes",
+    "residual_bytes", "workspace_bytes", "activation_bytes", "cotangent_bytes",
 )  # fmt: skip
 _DIFFERENCES = ("taping_workspace_bytes", "vjp_workspace_bytes")
 

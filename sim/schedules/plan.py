@@ -76,6 +76,7 @@ def graph_sha256(graph: Graph) -> str:
             n.name, n.op, n.inputs, n.output_shape, n.dtype, n.activation_bytes, n.forward_flops, n.jvp_flops,
             n.vjp_flops, n.param_vjp_flops, n.param_size, n.residual_bytes, n.needs, n.reads, n.workspace_bytes,
             n.taping_workspace_bytes, n.vjp_workspace_bytes, n.vjp_broadcasts, n.tied_to,
+            *([] if n.cotangent_bytes is None else [n.cotangent_bytes]),
         )
         for n in graph.nodes
     ]  # fmt: skip

@@ -130,7 +130,8 @@ class _Cutter:
     def _joined(self, rows: Sequence[int]) -> dict[int, int]:
         """The rows that belong to the piece of a later row: what depends on nothing, to that of its only reader.
 
-        A random state belongs to the call that draws, what nobody but a write reads to the next row.
+        A random state belongs to the call that draws; what no other row of the forward reads but a write, and constants
+        for the backward, to the next row.
         """
         joined: dict[int, int] = {}
         drawing = {row.state: r for r, row in enumerate(self.joint.rows) if row.state is not None}
@@ -150,7 +151,7 @@ class _Cutter:
                 joined[r] = drawing[self.node(r)]
             elif r in constants and forward and len({end(q) for q in forward}) == 1:
                 joined[r] = min(forward)
-            elif following is not None and not forward and not self._is_read_later(r, readers):
+            elif following is not None and not forward and (r in constants or not self._is_read_later(r, readers)):
                 joined[r] = following
         return joined
 

@@ -88,7 +88,7 @@ class _Builder:
 
     def __init__(self, captured: Captured, pieces: Pieces, module: nn.Module, inputs: Mapping[str, Any]) -> None:
         self.joint, self.pieces, self.inputs = captured.joint, pieces.pieces, inputs
-        self.ending = pieces.ending
+        self.ending, self.loose = pieces.ending, pieces.loose
         self.trained = {name for name, p in module.named_parameters() if p.requires_grad}
         storage_of = self.joint.storage_of
         self.name_of = {storage_of[n]: name for n, name in captured.names.items() if n in storage_of}
@@ -119,7 +119,7 @@ class _Builder:
             loss = {LOSS: True} if lossy and i == len(self.pieces) - 1 else {}
             nodes.append(self._node(i, piece, sizes[i], first, {**attributes, **loss}))
         graph = Graph.from_nodes(nodes, given, name=name, batch=batch)
-        return Graph.from_nodes(self._with_workspaces(graph, nodes), given, name=name, batch=batch)
+        return Graph.from_nodes(self._with_memory(graph, nodes), given, name=name, batch=batch)
 
     def _constant_bytes(self) -> int:
         """Bytes of frozen parameters, buffers, random states, and of what runs once and stays for whoever reads it."""
@@ -165,14 +165,14 @@ class _Builder:
         joint = self.joint
         forward, adjoint = self._sources(piece.forward), self._sources(piece.adjoint)
         names = [*self.inputs, *(p.name for p in self.pieces)]
-        before = names[: len(self.inputs) + i]
-        later = sorted(adjoint & set(names) - {*before, piece.name})
+        before = set(names[: len(self.inputs) + i])
+        later = [name for name in adjoint if name in names and name not in {*before, piece.name}]
         if later:
             raise GraphError(
                 f"the derivative of '{piece.name}' reads what '{later[0]}' makes, which comes later: the model cannot "
                 "be cut into parts with derivatives of their own"
             )
-        read = [name for name in before if name in forward | adjoint]
+        read = [name for name in dict.fromkeys([*forward, *adjoint]) if name in before]
         inputs = tuple(read) or (first,)
         of_inputs: list[Reads] = ["always" if n in adjoint else "never" for n in inputs]
         needs: Needs = "none"
@@ -185,20 +185,19 @@ class _Builder:
         calls = [list(self._calls(rows)) for rows in (piece.forward, piece.adjoint)]
         parameter_flops = self._parameter_flops(i, piece)
         return Node(
-            name=piece.name, inputs=inputs, output_shape=tuple(out.shape), op=piece.op, dtype=dtype,
+            name=piece.name, inputs=inputs, output_shape=tuple(max(1, d) for d in out.shape), op=piece.op, dtype=dtype,
             forward_flops=sum(map(flops, calls[0])), vjp_flops=sum(map(flops, calls[1])) - parameter_flops,
             param_vjp_flops=parameter_flops, param_size=math.ceil(parameter_bytes / ITEMSIZE[dtype]),
             residual_bytes=sum(joint.storages[s].bytes for s in piece.residual) if piece.residual else None,
             needs=needs, reads=tuple(of_inputs) if needs in ("input", "both") and "never" in of_inputs else None,
             activation_bytes=sum(joint.storages[s].bytes for s in piece.outputs),
-            vjp_broadcasts=len(read) == 1 and not piece.adjoint,  # a view of its own cotangent
             attributes={**attributes, "contraction_flops": tuple(sum(map(contraction_flops, c)) for c in calls)},
         )  # fmt: skip
 
-    def _sources(self, rows: Sequence[int]) -> set[str]:
-        """The names of the nodes and inputs whose memory rows read."""
-        found = {self.pieces[self.maker[s]].name if s in self.maker else self.name_of.get(s) for s in self._read(rows)}
-        return {name for name in found if name is not None}
+    def _sources(self, rows: Sequence[int]) -> list[str]:
+        """The names of the nodes and inputs whose memory rows read, in order."""
+        found = [self.pieces[self.maker[s]].name if s in self.maker else self.name_of.get(s) for s in self._read(rows)]
+        return [name for name in dict.fromkeys(found) if name is not None]
 
     def _calls(self, rows: Sequence[int]) -> Iterator[fx.Node]:
         return (n for r in rows if (n := self.joint.rows[r].node) is not None)
@@ -230,12 +229,12 @@ class _Builder:
                 share += _weight_share(row.node)
         return share
 
-    def _with_workspaces(self, graph: Graph, nodes: Sequence[Node]) -> list[Node]:
-        """The nodes with what lives only while they run."""
+    def _with_memory(self, graph: Graph, nodes: Sequence[Node]) -> list[Node]:
+        """The nodes with the bytes of their cotangents, and with what lives only while they run."""
         sizes = [s.bytes for s in self.joint.storages]
-        extra = self._vjp_workspaces(graph)
-        out = []
         active = graph.active[len(graph.inputs) :].tolist()
+        cotangents, workspaces = self._adjoint_memory(graph)
+        out = []
         for i, (node, piece) in enumerate(zip(nodes, self.pieces, strict=True)):
             made, residual = sum(sizes[s] for s in piece.outputs), sum(sizes[s] for s in piece.residual)
             plain = self._peak(piece.forward, piece.outputs) - made
@@ -243,7 +242,8 @@ class _Builder:
             out.append(
                 replace(
                     node, workspace_bytes=plain, taping_workspace_bytes=taping if active[i] else None,
-                    vjp_workspace_bytes=extra[i] if active[i] else None,
+                    vjp_workspace_bytes=workspaces[i] if active[i] else None,
+                    cotangent_bytes=cotangents[i] if active[i] else None,
                 )
             )  # fmt: skip
         return out
@@ -263,53 +263,72 @@ class _Builder:
             live -= sum(joint.storages[s].bytes for s in gone)
         return peak
 
-    def _vjp_workspaces(self, graph: Graph) -> list[int]:
-        """For each VJP of a full store in reverse order: what is in memory beyond what the graph counts.
+    def _adjoint_memory(self, graph: Graph) -> tuple[list[int], list[int]]:
+        """For each node the bytes of its cotangent, and of what its VJP takes besides.
 
-        In memory are the values that the backward makes, whichever parts hold them, and the VJP's own residual. A
-        value that serves as the cotangent of two nodes is one in memory and two in the graph, so that this may be less
-        than none.
+        Both are those of a full store in reverse order. A value that serves two nodes as their cotangent counts to
+        the one that needs it longer, and an array of which cotangents are views stays as long as any of them: to
+        whichever of them is needed longest counts what no cotangent has. What the VJP takes may be less than none.
         """
-        joint, m = self.joint, len(graph.inputs)
-        adjoint = [r for piece in reversed(self.pieces) for r in piece.adjoint]
-        last = {s: r for r in adjoint for s in (*joint.rows[r].makes, *joint.rows[r].reads)}
-        bytes_of = [s.bytes for s in joint.storages]
-        tangents = joint.rows[joint.boundary].makes
-        live = sum(bytes_of[s] for s in tangents)
-        backward = set(tangents)
-        for s in [s for s in tangents if s not in last and s not in joint.held]:
-            live -= bytes_of[s]
-        counted, seen = 0, set[int]()
-        cotangents, gradients = graph.cotangent_bytes[m:], graph.columns.param_bytes
-        ptr, index = graph.columns.input_ptr, graph.columns.input_index
-        out = [0] * len(self.pieces)
-        for i in range(len(self.pieces) - 1, -1, -1):
-            piece = self.pieces[i]
-            residual = {s: bytes_of[s] for s in piece.residual}
-            held = peak = sum(residual.values())
-            peak += live
-            for r in piece.adjoint:
+        peaks, after, cotangents = self._adjoint_bytes()
+        m, n = len(graph.inputs), len(self.pieces)
+        ptr, index, active = graph.columns.input_ptr, graph.columns.input_index, graph.active
+        gradients = graph.columns.param_bytes.tolist()
+        touched = [
+            {i, *(p - m for p in index[ptr[i] : ptr[i + 1]].tolist() if p >= m and active[p])}
+            if active[m + i]
+            else set()
+            for i in range(n)
+        ]
+        made, there = 0, set[int]()
+        for i in reversed(range(n)):
+            there = (there | touched[i]) - {i}
+            made += gradients[i]
+            missing = after[i] - made - sum(cotangents[k] for k in there)
+            if there and missing > 0:
+                cotangents[min(there)] += missing
+        workspaces = [0] * n
+        made, there = 0, set()
+        for i in reversed(range(n)):
+            there |= touched[i]
+            made += gradients[i]
+            residual = sum(self.joint.storages[s].bytes for s in self.pieces[i].residual)
+            workspaces[i] = peaks[i] - residual - made - sum(cotangents[k] for k in there)
+            there -= {i}
+        return cotangents, workspaces
+
+    def _adjoint_bytes(self) -> tuple[list[int], list[int], list[int]]:
+        """For each VJP of a full store in reverse order: bytes at its peak, after it, and those that end with it.
+
+        They are those of what the backward makes, and at the peak of the VJP's own residual besides, less what has
+        gone by then. Parts of a gradient of parameters do not end with a VJP.
+        """
+        joint, n = self.joint, len(self.pieces)
+        size = [s.bytes for s in joint.storages]
+        last = {
+            s: r for p in reversed(self.pieces) for r in p.adjoint for s in (*joint.rows[r].makes, *joint.rows[r].reads)
+        }
+        ends = {joint.storage_of[g] for g in joint.gradients if isinstance(g, fx.Node)}
+        parts = {s for r in self.loose if ends.intersection(joint.rows[r].makes) for s in joint.rows[r].reads}
+        there = {s for s in joint.rows[joint.boundary].makes if s in last or s in joint.held}
+        live = sum(size[s] for s in there)
+        peaks, after, ending = [0] * n, [0] * n, [0] * n
+        for i in reversed(range(n)):
+            before = set(there)
+            held = sum(size[s] for s in self.pieces[i].residual)
+            peaks[i] = live + held
+            for r in self.pieces[i].adjoint:
                 row = joint.rows[r]
-                backward.update(row.makes)
-                live += sum(bytes_of[s] for s in row.makes)
-                peak = max(peak, live + held)
-                for s in {*row.makes, *row.reads}:
-                    if last.get(s) == r and s not in joint.held:
-                        if s in backward:
-                            live -= bytes_of[s]
-                        elif s in residual:
-                            held -= residual[s]
-            if not graph.active[m + i]:
-                continue
-            touched = [i, *(p - m for p in index[ptr[i] : ptr[i + 1]].tolist() if p >= m and graph.active[p])]
-            for k in touched:
-                if k not in seen:
-                    seen.add(k)
-                    counted += int(cotangents[k])
-            counted += int(gradients[i])
-            out[i] = peak - counted - sum(residual.values())
-            counted -= int(cotangents[i])
-        return out
+                there.update(row.makes)
+                live += sum(size[s] for s in row.makes)
+                peaks[i] = max(peaks[i], live + held)
+                gone = {s for s in (*row.makes, *row.reads) if last[s] == r and s not in joint.held}
+                live -= sum(size[s] for s in gone & there)
+                held -= sum(size[s] for s in gone & set(self.pieces[i].residual))
+                ending[i] += sum(size[s] for s in gone & before - parts)
+                there -= gone
+            after[i] = live
+        return peaks, after, ending
 
 
 def once_rows(joint: JointRows) -> list[int]:

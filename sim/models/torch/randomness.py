@@ -13,7 +13,7 @@ def random_state(device: torch.device) -> Any:
     return state.clone()
 
 
-def drawn_again(state: Any, device: torch.device, call: Any, *args: Any, **kwargs: Any) -> Any:
+def drawn_again(state: Any, device: torch.device, call: Any, /, *args: Any, **kwargs: Any) -> Any:
     """What a call gives from this state of its device's generator, whose present state stays."""
     present = random_state(device)
     _set(device, state)
