@@ -10,8 +10,10 @@ from typing import Any
 
 from sim.base.document import DocumentError
 from sim.base.errors import SimError
+from sim.experiment.measure_pipeline import run_pipeline
 from sim.experiment.point import Point, Rank
 from sim.experiment.run import compute
+from sim.graphs.graph import Graph
 from sim.scenario.parallel import PipelinePoint
 from sim.scenario.scenario import Scenario, load
 
@@ -74,7 +76,8 @@ def verdict(source: str | Path, *, changes: Sequence[str] = ()) -> Verdict:
     scenario = load(source, changes=changes)
     if not (scenario.pipelines and scenario.has_graph):
         raise scenario.error((), "expected a graph and `parallel`; `sim plan` finds what fits on one device")
-    points = compute(scenario).points
+    measurements = compute(scenario)
+    points, graph = measurements.points, measurements.graph
     fitting = [k for k, p in enumerate(points) if p.fits]
     chosen = (
         min(fitting, key=lambda k: points[k].seconds or 0.0)
@@ -85,7 +88,7 @@ def verdict(source: str | Path, *, changes: Sequence[str] = ()) -> Verdict:
     tried = []
     for what, settings in _changes(scenario, request):
         for alternative in settings:
-            point = _run(scenario, [*_pinned(request), *alternative])
+            point = _run(scenario, graph, [*_pinned(request), *alternative])
             if point is not None:
                 tried.append(Change(what, tuple(alternative), point.peak_bytes, point.seconds, point.fits))
                 break
@@ -94,10 +97,14 @@ def verdict(source: str | Path, *, changes: Sequence[str] = ()) -> Verdict:
     return Verdict(points[chosen], limit, tuple(sorted(tried, key=lambda change: change.peak_bytes)))
 
 
-def _run(scenario: Scenario, changes: Sequence[str]) -> Point | None:
-    """The point of the scenario with some changes; `None` where it cannot be."""
+def _run(scenario: Scenario, graph: Graph, changes: Sequence[str]) -> Point | None:
+    """The point of the scenario with some changes, on its graph unless they change that; `None` where it cannot be."""
     try:
-        return compute(scenario.changed(changes)).points[0]
+        changed = scenario.changed(changes)
+        if any(change.startswith("graph.") for change in changes):
+            graph = changed.build_graph()
+        sequence = changed.graph_parameters.get("sequence")
+        return run_pipeline(changed.pipelines[0], graph, changed.device, changed.budget_bytes, sequence=sequence)[0]
     except (DocumentError, SimError):
         return None
 

@@ -323,21 +323,24 @@ class Cutter:
         self.n, self.active = len(graph), graph.active[len(graph.inputs) :].tolist()
         self.gradient_of = graph.gradient_of.tolist()
         self.ends = set(graph.articulation_points.tolist())
-        c = self.table.columns
-        ptr, value, access = c.ptr.tolist(), c.value.tolist(), c.access.tolist()
-        self.touches = [tuple(zip(value[a:b], access[a:b], strict=True)) for a, b in pairwise(ptr)]
-        self.sizes, self.flops = c.value_bytes.tolist(), self.table.flops.tolist()
+        self.flops = self.table.flops.tolist()
+        self.bytes = self.table.columns.value_bytes.reshape(-1, self.n).copy()
         if not graph.preallocated_gradients:  # of one cotangent, that of the loss or of what follows
             whole = graph.columns.param_bytes
-            whole = whole if gradient_dtype is None else graph.columns.param_size * ITEMSIZE[gradient_dtype]
-            self.sizes[GRADIENT * self.n : (GRADIENT + 1) * self.n] = whole.tolist()
+            self.bytes[GRADIENT] = (
+                whole if gradient_dtype is None else graph.columns.param_size * ITEMSIZE[gradient_dtype]
+            )
+        self.sizes = self.bytes.ravel().tolist()
+        self.alike: dict[tuple[int, int], Hashable] = {}
         # what is gathered meanwhile is not in the key
         self.made: dict[Hashable, Stage] = {} if gathers.zero >= 2 else _stages_made(graph)
 
     def stage(self, start: int, stop: int, recompute: Recompute | tuple[Recompute, ...]) -> Stage:
         """The stage of some nodes; those that differ in their place alone are laid out once."""
         ops = tuple(node.op for node in self.graph.nodes[start:stop]) if "selective" in recompute else ()
-        key = (recompute, ops, *self._alike(start, stop))
+        if (start, stop) not in self.alike:
+            self.alike[start, stop] = tuple(self._alike(start, stop))
+        key = (recompute, ops, self.alike[start, stop])
         if key not in self.made:
             self.made[key] = self._stage(start, stop, recompute)
         made = self.made[key]
@@ -348,7 +351,7 @@ class Cutter:
         n, c, t, of = self.n, self.graph.columns, self.table.columns, slice(start, stop)
         before = slice(max(start - 1, 0), stop)
         yield stop - start, start > 0, stop < n
-        yield np.reshape(self.sizes, (-1, n))[:, before].tobytes()
+        yield self.bytes[:, before].tobytes()
         for rows in (t.workspace.reshape(-1, n), self.times.compute, self.times.exposed, self.times.hidden):
             yield rows[:, of].tobytes()
         for column in (t.saving_workspace, c.param_vjp_flops, c.param_size, c.param_bytes):
@@ -576,6 +579,13 @@ class Cutter:
                 begin = k
             end = k
         yield begin, end
+
+    @cached_property
+    def touches(self) -> list[tuple[tuple[int, int], ...]]:
+        """What each row of the graph touches, and how."""
+        c = self.table.columns
+        ptr, value, access = c.ptr.tolist(), c.value.tolist(), c.access.tolist()
+        return [tuple(zip(value[a:b], access[a:b], strict=True)) for a, b in pairwise(ptr)]
 
     @cached_property
     def block_numbers(self) -> list[int]:
