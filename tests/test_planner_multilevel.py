@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import time
 
 import pytest
 from checkpoint_schedules import (
@@ -30,7 +31,7 @@ from sim.schedules.schedule import Schedule
 from sim.simulation.device import Device, device
 from sim.simulation.simulate import simulate
 from sim.strategies import load
-from sim.strategies.checkpointing.multilevel import Level, crossings, link_costs, multilevel_plan
+from sim.strategies.checkpointing.multilevel import Level, crossings, link_costs, multilevel_plan, placement
 
 PRICES = st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5, 8.0, 30.0])
 
@@ -270,7 +271,35 @@ def test_effects_answers_for_the_copy_of_a_graph_input() -> None:
 def test_the_serial_cost_is_told() -> None:
     """37 for 10 steps: 10 adjoints, 21 evaluations, one write and two reads at 2 each."""
     notes = dict(schedule_of(chain(length=10), "multilevel", slots=1, host_slots=1).notes)
-    assert notes == {"serial cost": "21 evaluations of a step before the taping ones, and copies at the price of 6"}
+    assert notes == {
+        "plan": "a checkpoint on the host of the input",
+        "serial cost": "21 evaluations of a step before the taping ones, and copies at the price of 6",
+    }
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([8], "a checkpoint on disk of state 8"),
+        ([0, 5], "a checkpoint on disk every 5 steps up to 5"),
+        ([8, 14], "a checkpoint on disk every 6 steps from 8 up to 14"),
+        ([*range(0, 428, 21), 437, 447, 457], "a checkpoint on disk every 21 steps up to 420, then every 17 up to 437, "
+         "then every 10 up to 457"),
+        ([0, 1, 3, 6, 10, 15], "6 checkpoints on disk, 1 to 5 steps apart"),
+    ],
+)  # fmt: skip
+def test_the_placement_of_checkpoints_is_a_sentence(steps: list[int], told: str) -> None:
+    assert placement(steps, "disk") == told
+
+
+def test_twenty_thousand_steps_are_planned_in_seconds_or_sent_to_what_does() -> None:
+    graph = chain(length=20_000, activation_bytes=1)
+    begin = time.process_time()
+    notes = dict(schedule_of(graph, "disk", slots=75).notes)
+    assert "a checkpoint on disk every" in notes["plan"]
+    assert time.process_time() - begin < 10
+    with pytest.raises(NotApplicable, match=r"Use schedule: disk"):
+        schedule_of(graph, "multilevel", slots=75, disk_slots=2500)
 
 
 def test_without_slots_elsewhere_it_is_the_binomial_schedule() -> None:
@@ -290,7 +319,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     graph = chain(length=4)
     with pytest.raises(ParameterError, match="write_cost"):
         load().call("reverse_checkpointed", graph, schedule="disk", slots=2, write_cost=-1)
-    with pytest.raises(NotApplicable, match="too many"):
+    with pytest.raises(NotApplicable, match=r"too many. Use schedule: disk"):
         multilevel_plan(10_000_000, 2, [Level(slots=3, write_cost=1, read_cost=1)])
 
 

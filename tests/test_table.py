@@ -54,7 +54,7 @@ def test_what_overlap_saves_is_told_beside_the_serial_cost() -> None:
     assert point.seconds is not None
     saved = point.serial_seconds - point.seconds
     assert saved > 0
-    (text,) = remarks(found)
+    (*_, text) = remarks(found)
     assert "serial cost" in text
     assert text.endswith(f"; overlap saves {format_seconds(saved)} of {format_seconds(point.serial_seconds)}")
 

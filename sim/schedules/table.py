@@ -5,7 +5,7 @@ Replay, simulate, execute and the planners all read them here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sim.base.errors import CountOverflow
 from sim.base.memo import remembered
 from sim.graphs.columns import Columns as NodeColumns
-from sim.graphs.graph import Graph
+from sim.graphs.graph import Graph, NodeView
 from sim.graphs.node import LARGEST, GraphInput, Ints, Node
 from sim.schedules import actions
 from sim.schedules.actions import OWN, Action, Scope
@@ -104,8 +104,13 @@ class Table:
         """The node that a value, or what it is a copy of, belongs to; -1 for one of a graph input."""
         if self.numbers.is_of_node(number):
             return self.numbers.node(number)
-        name = self.describe_value(number).node
-        return next((i for i, node in enumerate(self.nodes) if node.name == name), -1)
+        return self._places.get(self.describe_value(number).node, -1)
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        """The number of each node by its name."""
+        names = self.nodes.names() if isinstance(self.nodes, NodeView) else (node.name for node in self.nodes)
+        return {name: i for i, name in enumerate(names)}
 
     def action(self, row: int, width: int = 1) -> Action:
         """The action of a row as people read it."""

@@ -44,7 +44,7 @@ def mixed(
     return from_plan(graph, mixed_plan(len(graph.step_starts) - 1, slots), chunk)
 
 
-def check_work(steps: int, slots: int, schedule: str) -> None:
+def check_work(steps: int, slots: int, schedule: str, *, instead: str = "binomial, which has a closed form") -> None:
     """Raise `NotApplicable` unless a dynamic program of steps² · slots / 2 transitions is bearable.
 
     Raises
@@ -55,7 +55,7 @@ def check_work(steps: int, slots: int, schedule: str) -> None:
     if steps * steps // 2 * slots > MOST_WORK:
         raise NotApplicable(
             f"{schedule} is planned by a dynamic program over steps² · slots; {steps:,} steps with {slots:,} slots "
-            "are too many. Use schedule: binomial, which has a closed form"
+            f"are too many. Use schedule: {instead}"
         )
 
 

@@ -43,6 +43,8 @@ from sim.strategies.checkpointing.mixed import MOST_ACTIONS, check_work
 from sim.strategies.checkpointing.segments import Cotangents, schedules
 
 DEVICE, HOST, DISK = range(3)
+LONGEST_PLACEMENT = 4
+"""Distances between checkpoints that a sentence names."""
 ROUTES = {DEVICE: (DEVICE,), HOST: (DEVICE, HOST), DISK: (DEVICE, HOST, DISK)}
 """Through which tiers a checkpoint travels: there is no link between device and disk."""
 
@@ -228,7 +230,32 @@ def _from_plan(graph: Graph, plan: LevelPlan, levels: dict[int, Level], chunk: i
             builder.rows(rows, width=width)
     evaluations, price = plan.counts()[0] - steps, plan.price(list(levels.values()))
     text = f"{evaluations} evaluations of a step before the taping ones, and copies at the price of {price:g}"
-    return builder.build(prune=True, notes=(("serial cost", text),))
+    tiers = {tier: plan.first_stored(number) for number, tier in enumerate(levels, start=1) if tier != DEVICE}
+    told = "; ".join(placement(places, TIERS[tier]) for tier, places in tiers.items() if len(places))
+    return builder.build(prune=True, notes=(*((("plan", told),) if told else ()), ("serial cost", text)))
+
+
+def placement(steps: Sequence[int] | NDArray[np.int32], tier: str) -> str:
+    """A sentence about where checkpoints stand, by the states that they hold (0 is the input).
+
+    >>> placement([0, 21, 42, 63, 73, 83], "disk")
+    'a checkpoint on disk every 21 steps up to 63, then every 10 up to 83'
+    """
+    where = f"on the {tier}" if tier == "host" else f"on {tier}"
+    runs: list[list[int]] = []
+    for before, step in pairwise([int(k) for k in steps]):
+        if runs and runs[-1][0] == step - before:
+            runs[-1][1] = step
+        else:
+            runs.append([step - before, step])
+    if not runs:
+        return f"a checkpoint {where} of {f'state {steps[0]}' if steps[0] else 'the input'}"
+    if len(runs) > LONGEST_PLACEMENT:
+        apart = [distance for distance, _ in runs]
+        return f"{len(steps)} checkpoints {where}, {min(apart)} to {max(apart)} steps apart"
+    start = f" from {steps[0]}" if steps[0] else ""
+    first = f"every {runs[0][0]} steps{start} up to {runs[0][1]}"
+    return f"a checkpoint {where} " + ", then ".join([first, *(f"every {d} up to {last}" for d, last in runs[1:])])
 
 
 class _Rows:
@@ -288,6 +315,12 @@ class LevelPlan(NamedTuple):
             int(np.count_nonzero(self.kind == k)) for k in (FORWARD, ADJOINT, 2 * level, 2 * level + 1)
         )
         return evaluations, adjoints, writes, reads
+
+    def first_stored(self, level: int) -> NDArray[np.int32]:
+        """The steps whose start is stored in a level before the first adjoint, in order."""
+        forward = slice(int(np.argmax(self.kind == ADJOINT)))
+        stored: NDArray[np.int32] = self.step[forward][self.kind[forward] == 2 * level]
+        return stored
 
     def price(self, levels: Sequence[Level]) -> float:
         """The price of all copies, in evaluations of a step."""
@@ -384,7 +417,8 @@ def _rows(length: int, slots: int | None) -> int:
 
 
 def _check_tables(length: int, rooms: Sequence[int | None]) -> None:
-    check_work(length, sum(_rows(length, slots) for slots in rooms), "multilevel")
+    instead = "disk, which takes any number of checkpoints beyond the device, in seconds"
+    check_work(length, sum(_rows(length, slots) for slots in rooms), "multilevel", instead=instead)
 
 
 def _tables(length: int, slots: int, levels: Sequence[Level]) -> tuple[Floats, Floats, Floats, NDArray[np.int32]]:
