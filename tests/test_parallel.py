@@ -170,5 +170,5 @@ def test_the_figure_shows_every_pass_and_every_name(tmp_path: Path, monkeypatch:
     lanes = figure.axes[::2]
     for run, axes in zip(data["pipelines"], lanes, strict=True):
         assert f"{run['label']}: " in shown
-        assert sum(len(c.get_paths()) for c in axes.collections) == sum(len(lane["part"]) for lane in run["lanes"])
+        assert sum(len(c.get_paths()) for c in axes.collections) == sum(len(lane["stage"]) for lane in run["lanes"])
     assert pipeline.draw({**data, "pipelines": []}, tmp_path / "none") == ()

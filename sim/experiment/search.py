@@ -251,7 +251,7 @@ class _Search:
             self._add(point, "seconds", least_bytes, least_seconds)
         else:
             try:
-                measured, _ = run_pipeline(point, graph, self.scenario.device, self.scenario.budget_bytes)
+                measured, _, _ = run_pipeline(point, graph, self.scenario.device, self.scenario.budget_bytes)
             except ParameterError as error:
                 self.impossible[f"{point.name}: {error}"] += 1
                 return

@@ -219,11 +219,11 @@ def _worth_a_look(results: Mapping[str, Any]) -> list[Profile]:
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Tell whether two points are of one strategy and nearly the same in memory and work."""
+    """Tell whether two points are of one strategy and nearly the same in memory and work, but not quite."""
     same = one["strategy"] == other["strategy"]
     pairs = [(p["peak_bytes"], p["flops"]["total"]) for p in (one, other)]
     near = all(math.isclose(a, b, rel_tol=NEARLY_THE_SAME) for a, b in zip(*pairs, strict=True))
-    return same and near
+    return same and near and pairs[0] != pairs[1]
 
 
 def _together(members: Sequence[Profile]) -> Profile:
