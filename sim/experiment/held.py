@@ -44,7 +44,7 @@ def _most(
 ) -> NDArray[np.float64]:
     """The highest level between each two edges, of levels that hold from their times on until `end`; 0 before."""
     held = np.concatenate([[0.0], levels])
-    at = np.searchsorted(times, edges, side="right")  # the level that holds at an edge
-    reach = np.searchsorted(times, edges, side="left")
-    most = [held[a : max(b, a) + 1].max() for a, b in zip(at[:-1].tolist(), reach[1:].tolist(), strict=True)]
+    before, until = (np.searchsorted(times, edges, side=side) for side in ("left", "right"))
+    first = np.minimum(before + 1, until)  # the first level at an edge, or the one that holds there
+    most = [held[a : max(b, a) + 1].max() for a, b in zip(first[:-1].tolist(), before[1:].tolist(), strict=True)]
     return np.where(edges[:-1] < end, most, 0.0)

@@ -169,6 +169,8 @@ def _panel(axes: Axes, tree: Step, entry: Mapping[str, Any], title: str) -> None
     axes.set_xlim(0, count)
     axes.set_ylim(bottom + 0.25, -0.45)
     axes.axis("off")
+    axes.set_xticks([])
+    axes.set_yticks([])
     axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold", pad=5)
 
 
