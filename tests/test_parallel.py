@@ -128,7 +128,8 @@ def test_run_prints_and_writes_pipelines(file: Path, capsys: pytest.CaptureFixtu
         assert {point["label"].split()[0], f"{point['bubble']:.4f}"} <= set(out.split())
         assert (json.loads(row["ranks"]), float(row["bubble"])) == (point["ranks"], point["bubble"])
     written = {p.name for p in Path("outputs/demo").iterdir()}
-    assert written == {"results.json", "results.csv", "trace.json", "pipeline.png", "pipeline.svg"}
+    figures = {f"{name}.{kind}" for name in ("pipeline", "pipeline_memory") for kind in ("png", "svg")}
+    assert written == {"results.json", "results.csv", "trace.json", *figures}
 
 
 @pytest.mark.parametrize("command", [["plan", "--budget", "8GB"], ["verify"]])

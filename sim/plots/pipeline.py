@@ -26,6 +26,8 @@ IDLE, SHARING = "#DDE0E3", style.MUTED
 LANE, THINNEST = 0.17, 0.045
 """Inches of a lane, and of one of many."""
 TALLEST = 2.2
+PALEST = 0.72
+"""The share of white in the colour of a rank's last stage, of more than two."""
 NUMBERED_PASSES = 1_200
 """Passes of a figure up to which micro-batches are numbered."""
 
@@ -79,9 +81,9 @@ def _legend(figure: Figure, runs: Sequence[Mapping[str, Any]], top: float) -> No
     style.key(figure, handles, top)
 
 
-def _paler(colour: str, times: int) -> str:
-    """The colour of a rank's stage after so many others, mixed with white."""
-    share = 0.55**times
+def _paler(colour: str, times: int, of: int = 2) -> str:
+    """The colour of a rank's stage after so many others of it, mixed with white."""
+    share = 1 - min(0.45 * times, PALEST * times / max(of - 1, 1))
     red, green, blue = (1 - share * (1 - v) for v in to_rgb(colour))
     return to_hex((red, green, blue))
 
@@ -100,7 +102,7 @@ def _lanes(axes: Axes, run: Mapping[str, Any], end: float, *, numbered: bool) ->
         columns = (lane[key] for key in ("stage", "micro_batch", "start", "end"))
         for part, stage, micro_batch, begin, finish in zip(spelled(lane["part"]), *columns, strict=True):
             shapes.append(Rectangle((begin, rank - 0.44), finish - begin, 0.88))
-            colours.append(_paler(COLOURS[part][0], order.index(stage)))
+            colours.append(_paler(COLOURS[part][0], order.index(stage), len(order)))
             edges.append(micro_batch == 0)
             if numbered:
                 axes.text(

@@ -84,7 +84,7 @@ def _finding(runs: Sequence[Mapping[str, Any]], *, in_bytes: bool) -> str:
     least, most = min(peaks, key=peaks.__getitem__), max(peaks, key=peaks.__getitem__)
 
     def text(label: str) -> str:
-        return format_bytes(int(peaks[label])) if in_bytes else f"{peaks[label]:g} micro-batches"
+        return format_bytes(int(peaks[label])) if in_bytes else f"{peaks[label]:.3g} micro-batches"
 
     if peaks[least] == peaks[most]:
         return f"the fullest rank holds {text(most)}"

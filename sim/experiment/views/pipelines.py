@@ -8,7 +8,7 @@ from typing import Annotated, NotRequired
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from sim.base.json import Amount, Column, Measured, Number, words
+from sim.base.json import Amount, Column, Measured, Number, rounded, words
 from sim.experiment.measurements import MOST_PASSES, Measurements
 from sim.experiment.views import view
 
@@ -67,10 +67,10 @@ def pipelines(run: Measurements) -> list[PipelineRun]:
                 part=words([str(t.at.part) for t in passes]),
                 stage=[t.at.stage for t in passes],
                 micro_batch=[t.at.micro_batch for t in passes],
-                start=[t.start for t in passes],
-                end=[t.end for t in passes],
-                held=list(of_rank.most),
-                done=of_rank.done,
+                start=[rounded(t.start) for t in passes],
+                end=[rounded(t.end) for t in passes],
+                held=[rounded(v) if isinstance(v, float) else v for v in of_rank.most],
+                done=rounded(of_rank.done),
             )
             for held, passes, of_rank in zip(trace.schedule.in_flight(), trace.ranks, over_time, strict=True)
         ]
