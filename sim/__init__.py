@@ -132,7 +132,7 @@ def plot(of: Results | Schedule, figure: str | None = None) -> Picture:
     if isinstance(of, Results):
         name, data = figure or "pareto", of.to_dict()
     else:
-        from sim.experiment.views.schedule import pictured
+        from sim.experiment.show import pictured
 
         name, data = figure or "schedule", pictured(of)
     if name not in plots.FIGURES:
@@ -143,7 +143,13 @@ def plot(of: Results | Schedule, figure: str | None = None) -> Picture:
     return drawn
 
 
-drawn_by(plot)
+def _html(schedule: Schedule) -> str:
+    from sim.experiment.show import schedule_html
+
+    return schedule_html(schedule)
+
+
+drawn_by(plot, _html)
 
 
 def __getattr__(name: str) -> str:

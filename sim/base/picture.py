@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-_drawers: list[Callable[..., Picture]] = []
+_named: dict[str, Callable[..., Any]] = {}
 
 
 class Picture(NamedTuple):
@@ -34,11 +34,17 @@ class Picture(NamedTuple):
         return files.write(path, self.svg if path.suffix == ".svg" else self.png)
 
 
-def drawn_by(plot: Callable[..., Picture]) -> None:
-    """Name the function that draws values of every room."""
-    _drawers[:] = [plot]
+def drawn_by(plot: Callable[..., Picture], html: Callable[[Any], str]) -> None:
+    """Name the functions that draw values of every room, and that write them as HTML."""
+    _named.update(plot=plot, html=html)
 
 
 def drawing(of: object, figure: str | None = None) -> Picture:
     """The figure of a value, by the function that was named."""
-    return _drawers[0](of, figure)
+    picture: Picture = _named["plot"](of, figure)
+    return picture
+
+
+def shown(of: object) -> str:
+    """The HTML of a value, by the function that was named."""
+    return str(_named["html"](of))

@@ -7,7 +7,6 @@ writes it to the last that reads it before it is written again (`sim.schedules.r
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sim.base.errors import CountOverflow, ParameterError
-from sim.base.picture import Picture, drawing
-from sim.base.units import format_bytes, format_flops
+from sim.base.errors import CountOverflow
+from sim.base.picture import Picture, drawing, shown
 from sim.graphs.graph import Graph
 from sim.graphs.node import LARGEST, Ints
 from sim.schedules import ledger
@@ -67,24 +65,7 @@ class Schedule:
 
     def _repr_html_(self) -> str:
         """What notebooks show: the cost, and the picture of a schedule that is short enough for one."""
-        from sim.schedules.replay import replay
-
-        cost = replay(self)
-        facts = {
-            "peak": format_bytes(cost.peak_bytes),
-            "of it working": format_bytes(cost.working_bytes),
-            "work": format_flops(cost.flops.total),
-            "evaluated again": format_flops(cost.flops.recompute),
-            **{kind: f"{count:,}" for kind, count in cost.actions.items() if count},
-        }
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{what}</th><td>{value}</td></tr>" for what, value in facts.items()
-        )
-        try:
-            picture = self.plot().svg
-        except ParameterError as error:
-            picture = f"<p>{html.escape(str(error))}</p>"
-        return f"<table>{rows}</table>{picture[picture.find('<svg') :] if '<svg' in picture else picture}"
+        return shown(self)
 
     def __len__(self) -> int:
         return len(self.rows)

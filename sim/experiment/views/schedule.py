@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from sim.base.errors import ParameterError
 from sim.base.json import Amount, Plain
 from sim.base.pareto import front, knee
 from sim.experiment.measurements import Measurements
@@ -107,27 +106,6 @@ def pictures(run: Measurements) -> list[Annotated[PictureOfPoint, AfterValidator
         if len(entries) == PICTURED_POINTS:
             break
     return sorted(entries, key=lambda entry: entry["actions"])
-
-
-def pictured(schedule: Schedule) -> dict[str, Any]:
-    """The plain data of results that hold the picture of one schedule and nothing else.
-
-    Raises
-    ------
-    ParameterError
-        If the schedule is too long to be looked at.
-    """
-    graph, actions = schedule.graph, len(schedule.flat.rows)
-    if not 0 < actions <= PICTURED_ACTIONS:
-        raise ParameterError(f"got a schedule of {actions:,} actions, expected 1 to {PICTURED_ACTIONS:,} to draw one")
-    entry = PictureOfPoint(label="", strategy="actions", parameters={}, **picture(schedule))
-    about = {"nodes": len(graph), "forward_flops": int(graph.columns.forward_flops.sum())}
-    return {
-        "scenario": {"name": "a schedule", "graph": about},
-        "points": [],
-        "pictures": [entry],
-        "model": {"names": [node.name for node in graph.nodes]},
-    }
 
 
 def picture(schedule: Schedule) -> Picture:
