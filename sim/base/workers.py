@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -204,6 +205,7 @@ def _processes(jobs: int) -> Iterator[tuple[Executor, int]]:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
+    _silence_tracker()
     # new interpreters, not forks: those would inherit the locks of threads that they do not have
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_accompany)
@@ -211,6 +213,18 @@ def _processes(jobs: int) -> Iterator[tuple[Executor, int]]:
         yield executor, jobs
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _silence_tracker() -> None:
+    """Start the process that removes semaphores whose owner was killed, without its warning that it does so."""
+    from multiprocessing import resource_tracker
+
+    before = list(sys.warnoptions)
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")  # is handed to it on its command line
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions[:] = before
 
 
 def _accompany() -> None:

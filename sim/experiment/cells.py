@@ -72,7 +72,7 @@ class Outcomes:
         self._keys: list[list[bytes]] = []
 
     def measure(self, workers: Workers, *, fresh: bool, progress: Callable[[int], object]) -> None:
-        """Measure what the store does not have, or everything if `fresh`; `progress` is told of each outcome.
+        """Measure what the store does not have, or everything if `fresh`; `progress` is told how many more are kept.
 
         Raises
         ------
@@ -84,6 +84,14 @@ class Outcomes:
         tasks, count = self._missing(fresh, progress)
         made: list[tuple[bytes, str]] = []
         kept = time.monotonic()
+
+        def keep() -> None:
+            nonlocal kept
+            self._store.put(made)
+            progress(len(made))
+            made.clear()
+            kept = time.monotonic()
+
         try:
             for (cell, wanted), texts in workers.results(_outcomes, self._common, tasks, count=count):
                 if searches.ended():
@@ -91,13 +99,11 @@ class Outcomes:
                 self._check(cell, texts)
                 made += zip((self._keys[cell][i] for i in wanted), texts, strict=True)
                 if time.monotonic() - kept > KEEP_S:
-                    self._store.put(made)
-                    made, kept = [], time.monotonic()
-                progress(len(wanted))
+                    keep()
         except WorkerLost as lost:
             raise self._error(lost.item[0], str(lost)) from None
         finally:
-            self._store.put(made)
+            keep()
 
     def __iter__(self) -> Iterator[list[Outcome]]:
         """The outcomes of each cell in turn, one for each of its requests."""
