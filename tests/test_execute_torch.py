@@ -153,8 +153,8 @@ def test_optimal_schedules_stay_within_their_budgets(name, granularity):
         _, gradients, peak = _measured(traced, schedule, copy.deepcopy(module), inputs)
         predicted = replay(schedule)
         assert predicted.peak_bytes <= budget
-        # What a kernel of PyTorch takes beside its arguments and results is not in the model: 61 kB of 94 MB here.
-        assert predicted.working_bytes * 0.9 <= peak <= predicted.working_bytes * 1.001 + 8
+        # The workspace of a VJP is that of a full store, and may be more where a schedule keeps values longer.
+        assert predicted.working_bytes * 0.9 <= peak <= predicted.working_bytes * 1.01
         for key, p in plain.named_parameters():
             assert torch.equal(p.grad, gradients[key]), key
 
