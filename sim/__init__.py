@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sim.base.picture import drawn_by
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sim.base.picture import Picture
     from sim.experiment.results import Results
     from sim.graphs.graph import Graph
     from sim.scenario.scenario import Scenario
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from sim.simulation.trace import Trace
 
 __all__ = [
-    "chain", "cnn", "device", "layers", "load", "mlp", "replay", "run", "schedule", "simulate", "transformer",
+    "chain", "cnn", "device", "layers", "load", "mlp", "plot", "replay", "run", "schedule", "simulate", "transformer",
 ]  # fmt: skip
 
 
@@ -110,6 +113,43 @@ def run(scenario: Scenario | str | Path | Mapping[str, Any]) -> Results:
     from sim.scenario.scenario import Scenario
 
     return ran(scenario if isinstance(scenario, Scenario) else load(scenario))
+
+
+def plot(of: Results | Schedule, figure: str | None = None) -> Picture:
+    """A figure of results (`pareto` unless named; see `sim.plots.FIGURES`), or the picture of a schedule.
+
+    Notebooks show it; `.save("name.png")` writes it.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such figure, the results hold no data for it, or a schedule is too long to be drawn.
+    """
+    from sim import plots
+    from sim.base.errors import ParameterError
+    from sim.experiment.results import Results
+
+    if isinstance(of, Results):
+        name, data = figure or "pareto", of.to_dict()
+    else:
+        from sim.experiment.show import pictured
+
+        name, data = figure or "schedule", pictured(of)
+    if name not in plots.FIGURES:
+        raise ParameterError(f"got figure {name!r}, expected one of {', '.join(plots.FIGURES)}", parameter=("figure",))
+    drawn = plots.picture(name, data)
+    if drawn is None:
+        raise ParameterError(f"there is nothing to draw as {name!r}", parameter=("figure",))
+    return drawn
+
+
+def _html(schedule: Schedule) -> str:
+    from sim.experiment.show import schedule_html
+
+    return schedule_html(schedule)
+
+
+drawn_by(plot, _html)
 
 
 def __getattr__(name: str) -> str:

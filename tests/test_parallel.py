@@ -128,7 +128,8 @@ def test_run_prints_and_writes_pipelines(file: Path, capsys: pytest.CaptureFixtu
         assert {point["label"].split()[0], f"{point['bubble']:.4f}"} <= set(out.split())
         assert (json.loads(row["ranks"]), float(row["bubble"])) == (point["ranks"], point["bubble"])
     written = {p.name for p in Path("outputs/demo").iterdir()}
-    assert written == {"results.json", "results.csv", "trace.json", "pipeline.png", "pipeline.svg"}
+    figures = {f"{name}.{kind}" for name in ("pipeline", "pipeline_memory") for kind in ("png", "svg")}
+    assert written == {"results.json", "results.csv", "trace.json", *figures}
 
 
 @pytest.mark.parametrize("command", [["plan", "--budget", "8GB"], ["verify"]])
@@ -170,5 +171,5 @@ def test_the_figure_shows_every_pass_and_every_name(tmp_path: Path, monkeypatch:
     lanes = figure.axes[::2]
     for run, axes in zip(data["pipelines"], lanes, strict=True):
         assert f"{run['label']}: " in shown
-        assert sum(len(c.get_paths()) for c in axes.collections) == sum(len(lane["part"]) for lane in run["lanes"])
+        assert sum(len(c.get_paths()) for c in axes.collections) == sum(len(lane["stage"]) for lane in run["lanes"])
     assert pipeline.draw({**data, "pipelines": []}, tmp_path / "none") == ()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
 from sim.base import yaml as yamltext
 from sim.base.document import DocumentError
-from sim.commands.init import TEMPLATE
-from sim.scenario.scenario import from_document
+from sim.commands.init import GRAPHS, scenario
+from sim.scenario.scenario import from_document, graph_kinds
 from sim.scenario.schema import scenario_schema, schema_text
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
@@ -65,10 +68,55 @@ def test_shipped_scenarios_satisfy_the_schema_and_name_it(path: Path) -> None:
     assert from_document(document).name == path.stem
 
 
-def test_the_scenario_of_init_satisfies_the_schema() -> None:
-    document = yamltext.parse(TEMPLATE.format(schema_line="#", name="demo"), name="demo.yaml")
+INTEGER = r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
+FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+"""Numbers of the core schema of YAML 1.2 (section 10.3.2)."""
+
+
+def plain_scalars(node: yaml.Node) -> Iterator[str]:
+    if isinstance(node, yaml.ScalarNode):
+        yield from [node.value] if node.style is None else []
+    for part in node.value if isinstance(node.value, list) else ():
+        for inner in part if isinstance(part, tuple) else (part,):
+            yield from plain_scalars(inner)
+
+
+def read_alike(text: str) -> bool:
+    """Whether YAML 1.1, YAML 1.2 and this program read the same numbers."""
+    ours = yamltext.parse(text, name="f.yaml").data
+    numbers = [
+        s for s in plain_scalars(yaml.compose(text)) if isinstance(yamltext.parse(s, name="f").data, int | float)
+    ]
+    core = all(re.fullmatch(f"{INTEGER}|{FLOAT}|true|false", s) for s in numbers)
+    return core and yaml.safe_load(text) == ours
+
+
+@pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_both_versions_of_yaml_read_a_shipped_scenario_alike(path: Path) -> None:
+    assert read_alike(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", sorted(GRAPHS))
+def test_both_versions_of_yaml_read_what_init_writes_alike(kind: str) -> None:
+    assert read_alike(scenario(kind, "demo", "#"))
+
+
+@pytest.mark.parametrize("number", ["1e9", "100_000"])
+def test_numbers_that_the_versions_read_differently_are_found(number: str) -> None:
+    assert not read_alike(f"a: {number}")
+
+
+def test_there_is_a_start_for_every_kind_of_graph() -> None:
+    assert {*GRAPHS} == {*graph_kinds()}
+
+
+@pytest.mark.parametrize("kind", sorted(GRAPHS))
+def test_the_scenario_of_init_satisfies_the_schema(kind: str) -> None:
+    document = yamltext.parse(scenario(kind, "demo", "#"), name="demo.yaml")
     assert not list(VALIDATOR.iter_errors(document.data))
     assert loads(document.data)
+    if not graph_kinds()[kind].user_code and kind != "onnx":
+        assert from_document(document).check() is not None
 
 
 @pytest.mark.parametrize(

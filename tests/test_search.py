@@ -153,6 +153,13 @@ def test_what_is_finished_is_there_before_the_end() -> None:
     assert steps[0][0] < steps[-1][0]
 
 
+def test_configurations_with_too_many_passes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.experiment.search.MOST_PASSES", 6)
+    few = search(scenario(), 2)
+    assert all(3 * c.pipeline * c.micro_batches <= 6 for c in few.configurations)
+    assert any("makes 24 passes, expected at most 6" in why for why in few.impossible)
+
+
 def test_search_prints_the_front_and_writes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,6 +83,19 @@ def spelled(column: Mapping[str, Sequence[Any]]) -> list[str]:
     return [column["words"][k] for k in column["of"]]
 
 
+DRAWN_DIGITS = 6
+"""Significant digits of times that figures draw: a screen has a few thousand dots."""
+
+
+def rounded(value: float) -> float:
+    """A time or an amount of work as figures draw it.
+
+    >>> rounded(0.0123456789)
+    0.0123457
+    """
+    return float(f"{value:.{DRAWN_DIGITS}g}")
+
+
 def text(value: object) -> str:
     """Plain data as JSON, a line for each innermost list or object: a column of numbers is one line.
 

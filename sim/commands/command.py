@@ -18,7 +18,6 @@ app = typer.Typer(
     help="Memory and compute of automatic differentiation, simulated exactly.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

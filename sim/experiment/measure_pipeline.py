@@ -23,8 +23,8 @@ def run_pipeline(
     budget_bytes: int | None,
     *,
     sequence: int | None = None,
-) -> tuple[Point, PipelineTrace]:
-    """Simulate a pipeline: its point and its run. A sample has `sequence` tokens, if it has any.
+) -> tuple[Point, PipelineTrace, JobTrace | None]:
+    """Simulate a pipeline: its point, its run, and the job of a graph. A sample has `sequence` tokens, if it has any.
 
     Without a graph it counts activations and has no bytes. With one it fits if every rank is within the
     budget and the device's memory; it has its times in any case.
@@ -38,7 +38,7 @@ def run_pipeline(
         assert request.times is not None, "a pipeline has times where it has no graph"
         schedule = request.schedule(request.times.work)
         trace = simulate(schedule, request.times.clock(schedule.homes))
-        return _point(request, trace, trace.seconds, _ranks(trace, None)), trace
+        return _point(request, trace, trace.seconds, _ranks(trace, None)), trace, None
     stages = request.shape.ranks
     limits = [x for x in (budget_bytes, device.memory_bytes if device else None) if x is not None]
     limit = min(limits, default=None)
@@ -52,7 +52,7 @@ def run_pipeline(
     why_not = f"rank {fullest} holds {format_bytes(peak)}, which is {format_bytes(over)} too much" if over > 0 else None
     point = _point(request, job.pipeline, job.seconds, ranks)
     flops = job.flops()
-    return dataclasses.replace(
+    measured = dataclasses.replace(
         point,
         peak_bytes=peak,
         resident_bytes=resident,
@@ -72,7 +72,8 @@ def run_pipeline(
         fits=why_not is None,
         why_not=why_not,
         notes={"recompute": _recomputed(job)} if job.recompute is not None else {},
-    ), job.pipeline
+    )
+    return measured, job.pipeline, job
 
 
 def _recomputed(job: JobTrace) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.base.workers import Workers
+from sim.experiment.held import Held, over_time
 from sim.experiment.measure import measure, within
 from sim.experiment.measure_pipeline import run_pipeline
 from sim.experiment.point import Point
@@ -18,6 +19,8 @@ from sim.simulation.simulate import simulate
 from sim.simulation.trace import Trace
 
 ALONE = Workers()
+MOST_PASSES = 6_000
+"""Passes of a pipeline beyond which they could not be told apart."""
 KEPT_ACTIONS = 2_000_000
 """Actions of all schedules that are kept together, with their traces: some 200 MB."""
 
@@ -25,10 +28,11 @@ KEPT_ACTIONS = 2_000_000
 class Measurements:
     """The graph of a scenario, the points that are measured, and how far the experiment is.
 
-    `requests[i]` is what `points[i]` was asked for; points of pipelines have their runs in `pipelines`.
-    Schedules and traces are kept for the views while there is room for them (`KEPT_ACTIONS`), and made
-    again where there was none. `tell` is called after each step: a point, or a cell of the map, which is for
-    `workers`; unless `fresh`, what is known of cells is not measured again.
+    `requests[i]` is what `points[i]` was asked for; points of pipelines have their runs in `pipelines`, and
+    what their ranks hold in `held` if they are short enough to be drawn. Schedules and traces are kept for the
+    views while there is room for them (`KEPT_ACTIONS`), and made again where there was none. `tell` is called
+    after each step: a point, or a cell of the map, which is for `workers`; unless `fresh`, what is known of
+    cells is not measured again.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Measurements:
         self.requests: list[StrategyPoint] = []
         self.points: list[Point] = []
         self.pipelines: list[PipelineTrace] = []
+        self.held: list[list[Held]] = []
         self.steps = scenario.steps
         self.steps_done = 0
         self._tell = tell
@@ -67,11 +72,12 @@ class Measurements:
         """Simulate a pipeline as one more point."""
         graph = self.graph if self.scenario.has_graph else None
         scenario = self.scenario
-        point, trace = run_pipeline(
+        point, trace, job = run_pipeline(
             request, graph, scenario.device, scenario.budget_bytes, sequence=scenario.graph_parameters.get("sequence")
         )
         self.points.append(point)
         self.pipelines.append(trace)
+        self.held.append(over_time(trace, job) if len(trace.schedule) <= MOST_PASSES else [])
         self.step()
 
     def step(self) -> None:

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from sim.base import files
 from sim.base import json as jsontext
 from sim.base.json import STRICT, Amount, JsonDocument, Plain
+from sim.base.picture import Picture, drawing
 from sim.experiment import columns, views
 from sim.experiment.point import Point
 from sim.experiment.spool import Spool
@@ -136,6 +137,10 @@ class Results:
             If it cannot be written.
         """
         return columns.write_parquet(self._rows(), self._columns(), path)
+
+    def plot(self, figure: str = "pareto") -> Picture:
+        """A figure of these results, which notebooks show; raises as `sim.plot` does."""
+        return drawing(self, figure)
 
     def _repr_html_(self) -> str:
         """The page of these results in a frame, which notebooks show."""

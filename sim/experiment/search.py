@@ -18,7 +18,7 @@ from sim.parallel.bounds import Bounds
 from sim.parallel.schedules import Shape
 from sim.parallel.sharding import Zero
 from sim.parallel.stages import ATTENTION_CORE, Recompute
-from sim.scenario.parallel import PipelinePoint
+from sim.scenario.parallel import MOST_PASSES, PipelinePoint
 from sim.scenario.scenario import Scenario
 
 Outcome: TypeAlias = Literal["simulated", "does not fit", "bytes", "seconds"]
@@ -188,7 +188,7 @@ class _Search:
         plan = dataclasses.replace(plan, tensor=self.group.tensor, sequence=sequence)
         points = list(self._points([dataclasses.replace(p, plan=plan) for p in self.scenario.pipelines]))
         if not points:
-            return [], {}
+            return [], dict(self.impossible)
         parameters = {**self.scenario.graph_parameters}
         parameters |= {"batch": self.group.micro_batch} if "batch" in self.scenario.kind.model.model_fields else {}
         try:
@@ -196,7 +196,8 @@ class _Search:
                 self.scenario, graph_parameters=parameters, pipelines=tuple(points[:1])
             ).build_graph()
         except SimError as error:
-            return [], {str(error).splitlines()[0]: sum(len(_levels(point)) for point in points)}
+            self.impossible[str(error).splitlines()[0]] += sum(len(_levels(point)) for point in points)
+            return [], dict(self.impossible)
         bounded = []
         for point in points:
             bounded += list(self._bounded(graph, point))
@@ -214,6 +215,11 @@ class _Search:
             if rest or data % bases[0].plan.replicas.expert:
                 continue
             for base in named.values():
+                passes = 3 * pipeline * micro_batches * int(base.parameters.get("chunks", 1))
+                if passes > MOST_PASSES:
+                    why = f"{base.name}: makes {passes} passes, expected at most {MOST_PASSES}"
+                    self.impossible[why] += 4 if data > 1 else 1
+                    continue
                 replicas = dataclasses.replace(base.plan.replicas, count=data * context, zero=0)
                 yield dataclasses.replace(
                     base,
@@ -251,7 +257,7 @@ class _Search:
             self._add(point, "seconds", least_bytes, least_seconds)
         else:
             try:
-                measured, _ = run_pipeline(point, graph, self.scenario.device, self.scenario.budget_bytes)
+                measured, _, _ = run_pipeline(point, graph, self.scenario.device, self.scenario.budget_bytes)
             except ParameterError as error:
                 self.impossible[f"{point.name}: {error}"] += 1
                 return

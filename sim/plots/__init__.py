@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sim.base.picture import Picture
+
 FIGURES = tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+
+
+def picture(name: str, results: Mapping[str, Any]) -> Picture | None:
+    """One figure of results, in memory; `None` where they hold no data for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = draw(name, results, Path(folder))
+        return Picture(svg=made[1].read_text(encoding="utf-8"), png=made[0].read_bytes()) if made else None
 
 
 def draw_all(results: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -41,7 +41,7 @@ def draw(results: Mapping[str, Any], stem: Path, *, memory: Memory = "auto") -> 
     hidden = hidden_resident(points, memory)
     resident = hidden or 0
     spots = [read_spot(point, working=hidden is not None) for point in points]
-    curves = [read_curve(c, resident=resident) for c in results.get("curves") or ()]
+    curves = [read_curve(c, resident=resident) for c in results.get("curves") or () if len(c["breakpoints"]) > 1]
     told = points_finding(results)
     base = points[told.base or 0]
     panels = [

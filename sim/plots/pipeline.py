@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from sim.base.json import spelled
 from sim.plots.drawing import style
 from sim.report.finding import finding, time
 
@@ -21,10 +22,12 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "input_vjp": (style.GREEN, "VJP of the input"),
     "weight_vjp": (style.ORANGE, "VJP of the weights"),
 }
-IDLE = "#DDE0E3"
+IDLE, SHARING = "#DDE0E3", style.MUTED
 LANE, THINNEST = 0.17, 0.045
 """Inches of a lane, and of one of many."""
 TALLEST = 2.2
+PALEST = 0.72
+"""The share of white in the colour of a rank's last stage, of more than two."""
 NUMBERED_PASSES = 1_200
 """Passes of a figure up to which micro-batches are numbered."""
 
@@ -40,11 +43,11 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
     if not runs:
         return ()
     heights = [max(min(LANE * len(run["lanes"]), TALLEST), THINNEST * len(run["lanes"])) for run in runs]
-    end = max(lane["end"][-1] for run in runs for lane in run["lanes"])
+    end = max(lane["done"] for run in runs for lane in run["lanes"])
     most = max(_amount(lane) for run in runs for lane in run["lanes"])
     above, between, below = 1.3, 0.42, 0.55
     tall = above + sum(heights) + between * len(runs) + below
-    numbered = sum(len(lane["part"]) for run in runs for lane in run["lanes"]) <= NUMBERED_PASSES
+    numbered = sum(len(lane["stage"]) for run in runs for lane in run["lanes"]) <= NUMBERED_PASSES
     with style.canvas(12.0, tall) as figure:
         what = "what each rank computes, and what it holds"
         top = style.heading(figure, results, title=finding(results).sentence, what=what, graph=False)
@@ -67,18 +70,20 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
 
 
 def _legend(figure: Figure, runs: Sequence[Mapping[str, Any]], top: float) -> None:
-    used = {part for run in runs for lane in run["lanes"] for part in lane["part"]}
+    used = {part for run in runs for lane in run["lanes"] for part in lane["part"]["words"]}
     handles = [Patch(facecolor=colour, label=text) for part, (colour, text) in COLOURS.items() if part in used]
     if any(len(set(lane["stage"])) > 1 for run in runs for lane in run["lanes"]):
         handles.append(Patch(facecolor=_paler(style.SKY, 1), label="paler: a later stage of the rank"))
     handles.append(Patch(facecolor=IDLE, label="idle"))
+    if any(lane["done"] > lane["end"][-1] for run in runs for lane in run["lanes"]):
+        handles.append(Patch(facecolor=SHARING, label="collectives of replicas"))
     handles.append(Patch(facecolor=style.PAPER, edgecolor=style.INK, linewidth=1.0, label="first micro-batch"))
     style.key(figure, handles, top)
 
 
-def _paler(colour: str, times: int) -> str:
-    """The colour of a rank's stage after so many others, mixed with white."""
-    share = 0.55**times
+def _paler(colour: str, times: int, of: int = 2) -> str:
+    """The colour of a rank's stage after so many others of it, mixed with white."""
+    share = 1 - min(0.45 * times, PALEST * times / max(of - 1, 1))
     red, green, blue = (1 - share * (1 - v) for v in to_rgb(colour))
     return to_hex((red, green, blue))
 
@@ -89,11 +94,15 @@ def _lanes(axes: Axes, run: Mapping[str, Any], end: float, *, numbered: bool) ->
     for rank, lane in enumerate(run["lanes"]):
         start, stop = lane["start"][0], lane["end"][-1]
         axes.add_patch(Rectangle((start, rank - 0.44), stop - start, 0.88, facecolor=IDLE, linewidth=0, zorder=1))
+        if lane["done"] > stop:
+            axes.add_patch(
+                Rectangle((stop, rank - 0.3), lane["done"] - stop, 0.6, facecolor=SHARING, linewidth=0, zorder=2)
+            )
         order = sorted(set(lane["stage"]))
-        columns = (lane[key] for key in ("part", "stage", "micro_batch", "start", "end"))
-        for part, stage, micro_batch, begin, finish in zip(*columns, strict=True):
+        columns = (lane[key] for key in ("stage", "micro_batch", "start", "end"))
+        for part, stage, micro_batch, begin, finish in zip(spelled(lane["part"]), *columns, strict=True):
             shapes.append(Rectangle((begin, rank - 0.44), finish - begin, 0.88))
-            colours.append(_paler(COLOURS[part][0], order.index(stage)))
+            colours.append(_paler(COLOURS[part][0], order.index(stage), len(order)))
             edges.append(micro_batch == 0)
             if numbered:
                 axes.text(

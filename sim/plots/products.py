@@ -100,7 +100,7 @@ def draw(results: Mapping[str, Any], stem: Path) -> tuple[Path, ...]:
     columns = 2 if len(panels) > 1 and narrow else 1
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [RISE * (max(tree.depth for tree, _ in row) + 1) for row in rows]
-    above, between = 0.95, 0.5
+    above, between = 1.15, 0.5
     tall = above + sum(heights) + between * len(rows) + 0.15
     with style.canvas(12.0, tall) as figure:
         title = style.named(results, _finding(results, panels))
@@ -169,6 +169,8 @@ def _panel(axes: Axes, tree: Step, entry: Mapping[str, Any], title: str) -> None
     axes.set_xlim(0, count)
     axes.set_ylim(bottom + 0.25, -0.45)
     axes.axis("off")
+    axes.set_xticks([])
+    axes.set_yticks([])
     axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold", pad=5)
 
 

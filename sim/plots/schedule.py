@@ -160,6 +160,8 @@ def _finding(entries: Sequence[Mapping[str, Any]]) -> str:
     if not some:
         return "every node is evaluated once"
     least, most = min(some, key=some.__getitem__), max(some, key=some.__getitem__)
+    if len(again) == 1:
+        return f"{some[least]:,} evaluations again"
     if some[least] == some[most]:
         return f"{least} makes {some[least]:,} evaluations again"
     return f"from {some[least]:,} evaluations again ({least}) to {some[most]:,} ({most})"
@@ -360,7 +362,8 @@ def _fitted(figure: Figure, axes: Axes, above: float, words: str, size: float, *
     renderer = style.renderer(figure)
     width = axes.get_window_extent(renderer).width
     if width < 0.8 * text.get_window_extent(renderer).width and " " in words:
-        text.set_text("\n".join(textwrap.wrap(words, (len(words) + 8) // 2)))
+        lines = [textwrap.wrap(words, k) for k in range(len(words) // 2, len(words))]
+        text.set_text("\n".join(next(two for two in lines if len(two) <= 2)))
         text.set_linespacing(1.0)
         size -= 1.5
     share = width / text.get_window_extent(renderer).width

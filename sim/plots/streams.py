@@ -32,7 +32,7 @@ NAMES = {
 }
 MOST_PANELS = 6
 NARROWEST_EDGED = 2.5
-"""Dots of a bar on average from which its bars have edges; narrower ones would be all edge."""
+"""Dots of a bar from which it has an edge; a narrower one would be all edge."""
 LANE = 0.28
 """Inches of a stream."""
 
@@ -108,10 +108,9 @@ def _panel(axes: Axes, plan: Mapping[str, Any], streams: Sequence[str], point: M
         shapes.append(Rectangle((begin, row - 0.4), finish - begin, 0.8))
         colours.append(COLOURS.get(kind, (style.INK, kind))[0])
     axes.set_xlim(0, end)
-    width = (
-        float(axes.get_window_extent().width) * (max(spans["stop"]) / end) / max(len(spans["start"]) / len(streams), 1)
-    )
-    patches = PatchCollection(shapes, linewidth=0.25 if width > NARROWEST_EDGED else 0.0, zorder=2)
+    dots = float(axes.get_window_extent().width) / end
+    edges = [0.25 if shape.get_width() * dots > NARROWEST_EDGED else 0.0 for shape in shapes]
+    patches = PatchCollection(shapes, linewidths=edges, zorder=2)
     patches.set_facecolor(colours)
     patches.set_edgecolor(style.PAPER)
     axes.add_collection(patches)

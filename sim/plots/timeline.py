@@ -34,8 +34,12 @@ SHARED_SCALE = 4.0
 MOST_STEPS = 240
 LONGEST_NAME = 30
 NEARLY_THE_SAME = 0.01
+SMALLEST_TITLE = 0.7
+"""The share of its size to which the name of a panel may shrink."""
 SHORTEST_LOOP = 0.03
 """The share of a time axis below which a loop is not worth a mark."""
+SLACK_INCHES = 0.3
+"""How much a line may sink along a name that stands below it."""
 PLACES = 40
 """Places along a line that are tried for its name."""
 LINE_COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE, style.ORANGE, style.BLACK)
@@ -219,11 +223,11 @@ def _worth_a_look(results: Mapping[str, Any]) -> list[Profile]:
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Tell whether two points are of one strategy and nearly the same in memory and work."""
+    """Tell whether two points are of one strategy and nearly the same in memory and work, but not quite."""
     same = one["strategy"] == other["strategy"]
     pairs = [(p["peak_bytes"], p["flops"]["total"]) for p in (one, other)]
     near = all(math.isclose(a, b, rel_tol=NEARLY_THE_SAME) for a, b in zip(*pairs, strict=True))
-    return same and near
+    return same and near and pairs[0] != pairs[1]
 
 
 def _together(members: Sequence[Profile]) -> Profile:
@@ -305,7 +309,11 @@ def _fill(figure: Figure, axes: Axes, profile: Profile, kinds: Mapping[str, str]
         if loop.end - loop.start > SHORTEST_LOOP * profile.x[-1]:
             _loop(axes, loop)
     _peak(figure, axes, profile)
-    axes.set_title(profile.label, loc="left", fontsize=10.5, fontweight="bold", pad=8)
+    title = axes.set_title(profile.label, loc="left", fontsize=10.5, fontweight="bold", pad=8)
+    renderer = style.renderer(figure)
+    room = axes.get_window_extent(renderer).width / title.get_window_extent(renderer).width
+    if room < 1:
+        title.set_fontsize(10.5 * max(room, SMALLEST_TITLE))
 
 
 def _in_all(profile: Profile) -> str:
@@ -430,6 +438,9 @@ def _names(
             under = [y for at, y in run if x - 0.05 <= at <= x + width + 0.05] or [run[-1][1]]
             level = min(run[-1][1] - height / 2 if ends else max(under) + 0.06, upper - height)
             boxes.append((x, level, x + width, level + height))
+            if not ends and max(under) - min(under) < SLACK_INCHES:
+                level = min(under) - 0.08 - height
+                boxes.append((x, level, x + width, level + height))
         frames = [side for a, b, c, d in taken for side in ((a, b, c, d), (a, d, c, b))]
         box = boxes[labels.clearest(boxes, points=(), segments=[*segments, *frames])]
         text.set_position(box[:2])

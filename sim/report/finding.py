@@ -268,10 +268,15 @@ def _of_pipelines(results: Mapping[str, Any], points: Sequence[Point]) -> Findin
 
     def held(p: Point) -> str:
         return (
-            format_bytes(p["peak_bytes"]) if in_bytes else f"{max(r['in_flight'] for r in p['ranks']):g} micro-batches"
+            format_bytes(p["peak_bytes"])
+            if in_bytes
+            else f"{max(r['in_flight'] for r in p['ranks']):.3g} micro-batches"
         )
 
-    if best == base:
+    if len(points) == 1:
+        spent = f"{b['label']} takes {time(b['seconds'] or 0.0)}, of which {share(b['bubble'])} is bubble"
+        sentence = f"{name}: {spent}, and holds {held(b)}"
+    elif best == base:
         sentence = f"{name}: no schedule is faster than {b['label']}, {time(b['seconds'] or 0.0)}"
     else:
         less = f"takes {share(1 - a['seconds'] / b['seconds'])} less time than {b['label']}"

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim.base.errors import CountOverflow
+from sim.base.picture import Picture, drawing, shown
 from sim.graphs.graph import Graph
 from sim.graphs.node import LARGEST, Ints
 from sim.schedules import ledger
@@ -57,6 +58,14 @@ class Schedule:
 
     def __repr__(self) -> str:
         return f"Schedule({self.graph!r}, {len(self)} actions, {len(self.loops)} loops)"
+
+    def plot(self) -> Picture:
+        """The picture of the schedule, actions over nodes, which notebooks show; raises as `sim.plot` does."""
+        return drawing(self)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the cost, and the picture of a schedule that is short enough for one."""
+        return shown(self)
 
     def __len__(self) -> int:
         return len(self.rows)

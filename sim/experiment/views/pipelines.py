@@ -5,32 +5,36 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, NotRequired
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from sim.base.json import Amount, Measured
-from sim.experiment.measurements import Measurements
+from sim.base.json import Amount, Column, Measured, Number, rounded, words
+from sim.experiment.measurements import MOST_PASSES, Measurements
 from sim.experiment.views import view
 
 SHOWN = 8
-MOST_PASSES = 6_000
-"""Passes of a pipeline beyond which they could not be told apart."""
 
 
 class Lane(TypedDict):
-    """The work of one rank: a column a pass, and what it holds at its peak, in micro-batches and bytes."""
+    """The work of one rank: a column a pass, and what it holds at its peak, in micro-batches and bytes.
+
+    `held` is the most that it holds in each of equal stretches from 0 to the end of the last rank: bytes, or
+    micro-batches where there are none. `done` is when it has ended its passes and collectives.
+    """
 
     in_flight: Measured
     peak_bytes: NotRequired[Amount]
-    part: list[str]
+    part: Column
     stage: list[Amount]
     micro_batch: list[Amount]
     start: list[Measured]
     end: list[Measured]
+    held: Annotated[list[Number], Field(min_length=1)]
+    done: Measured
 
 
 def _fitting(lane: Lane) -> Lane:
-    lengths = {len(lane[key]) for key in ("part", "stage", "micro_batch", "start", "end")}
+    lengths = {len(lane["part"]["of"]), *(len(lane[key]) for key in ("stage", "micro_batch", "start", "end"))}
     times = [t for span in zip(lane["start"], lane["end"], strict=False) for t in span]
     if len(lengths) != 1 or any(b < a for a, b in pairwise(times)):
         raise ValueError("columns of one length, whose spans follow one another")
@@ -52,7 +56,7 @@ class PipelineRun(TypedDict):
 def pipelines(run: Measurements) -> list[PipelineRun]:
     """The first few pipelines that are short enough to look at."""
     runs: list[PipelineRun] = []
-    for point, trace in zip(run.points, run.pipelines, strict=True):
+    for point, trace, over_time in zip(run.points, run.pipelines, run.held, strict=True):
         if len(trace.schedule) > MOST_PASSES or len(runs) == SHOWN:
             continue
         share = trace.schedule.stages / trace.schedule.ranks
@@ -60,13 +64,15 @@ def pipelines(run: Measurements) -> list[PipelineRun]:
         lanes = [
             Lane(
                 in_flight=held / share,
-                part=[str(t.at.part) for t in passes],
+                part=words([str(t.at.part) for t in passes]),
                 stage=[t.at.stage for t in passes],
                 micro_batch=[t.at.micro_batch for t in passes],
-                start=[t.start for t in passes],
-                end=[t.end for t in passes],
+                start=[rounded(t.start) for t in passes],
+                end=[rounded(t.end) for t in passes],
+                held=[rounded(v) if isinstance(v, float) else v for v in of_rank.most],
+                done=rounded(of_rank.done),
             )
-            for held, passes in zip(trace.schedule.in_flight(), trace.ranks, strict=True)
+            for held, passes, of_rank in zip(trace.schedule.in_flight(), trace.ranks, over_time, strict=True)
         ]
         for rank, peak in peaks.items():
             lanes[rank]["peak_bytes"] = peak

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from sim.base.json import Amount, Column, Measured, words
+from sim.base.json import Amount, Column, Measured, rounded, words
 from sim.experiment.measurements import Measurements
 from sim.experiment.point import landmarks
 from sim.experiment.views import view
@@ -32,8 +32,6 @@ SAMPLES = 200
 MOST_LIVES = 256
 MOST_SPANS = 1_200
 SHORTEST_WAIT_S = 1e-12
-DIGITS = 6
-"""Significant digits of times and work: a screen has a few thousand dots."""
 
 Place = Annotated[int, Field(ge=-1, le=10**12)]
 """A node, or -1 for a graph input."""
@@ -200,7 +198,7 @@ def _clock(takes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:
-    return [float(f"{v:.{DIGITS}g}") for v in values.tolist()]
+    return list(map(rounded, values.tolist()))
 
 
 def _whole(values: NDArray[np.float64]) -> list[int]:

@@ -221,6 +221,11 @@ class _Reader:
 
     def _called(self, node: fx.Node) -> None:
         joint = self.joint
+        if node.target is aten.mkldnn_rnn_layer.default:
+            raise GraphError(
+                "an LSTM of oneDNN keeps its workspace for itself, which the front does not see; set "
+                f"torch.backends.mkldnn.enabled = False; {_where(node)}"
+            )
         if node.target is operator.getitem and node.args[0] not in joint.views:
             return  # read with the call whose result it takes
         results = list(_results(node))

@@ -256,15 +256,20 @@ def _tick_text(value: float, largest: float, unit: str) -> str:
     return f"{value / 1000.0**group:.6g} {_PREFIXES[group]}{unit}".rstrip()
 
 
-def heading(figure: Figure, results: Mapping[str, Any], *, title: str, what: str, graph: bool = True) -> float:
-    """Write the finding, the scenario's description and a line about its graph; the inches this took from the top."""
+def heading(
+    figure: Figure, results: Mapping[str, Any], *, what: str, title: str | None = None, graph: bool = True
+) -> float:
+    """Write the finding, the scenario's description and a line about its graph; the inches this took from the top.
+
+    The name of the scenario stands where there is no finding.
+    """
     scenario = results["scenario"]
     width, height = (float(v) for v in figure.get_size_inches())
     left, top = 0.35 / width, 0.14
     description = " ".join(str(scenario.get("description") or "").split())
     summary = " · ".join([what, *(graph_summary(scenario) if graph else ())])
     parts: tuple[tuple[str, float, Mapping[str, Any]], ...] = (
-        (title, 13.5, {"fontweight": "bold"}),
+        (title or str(scenario["name"]), 13.5, {"fontweight": "bold"}),
         (description, 9.5, {"color": INK}),
         (summary, 9.0, {"color": MUTED}),
     )
@@ -295,13 +300,17 @@ def named(results: Mapping[str, Any], sentence: str) -> str:
 
 
 def key(figure: Figure, handles: Sequence[Artist], top: float) -> None:
-    """Draw the key of colours in a row under a heading that took `top` inches."""
+    """Draw the key of colours under a heading that took `top` inches, in as few rows as fit."""
     width, height = (float(v) for v in figure.get_size_inches())
-    figure.legend(
-        handles=list(handles), ncols=len(handles), loc="upper left", fontsize=9, borderaxespad=0.0, borderpad=0.0,
-        bbox_to_anchor=(0.35 / width, 1 - (top - 0.08) / height), handlelength=1.3, handleheight=0.9,
-        handletextpad=0.5, columnspacing=1.4,
-    )  # fmt: skip
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(
+            handles=list(handles), ncols=columns, loc="upper left", fontsize=9, borderaxespad=0.0, borderpad=0.0,
+            bbox_to_anchor=(0.35 / width, 1 - (top - 0.08) / height), handlelength=1.3, handleheight=0.9,
+            handletextpad=0.5, columnspacing=1.4,
+        )  # fmt: skip
+        if legend.get_window_extent(renderer(figure)).x1 <= (width - 0.2) * figure.dpi or columns == 1:
+            break
+        legend.remove()
 
 
 def graph_summary(scenario: Mapping[str, Any]) -> list[str]:

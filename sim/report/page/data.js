@@ -21,6 +21,7 @@ function understand({ results, finding: told }) {
     point.series = seriesOf(point);
   }
   for (const plan of results.plans ?? []) if (points[plan.point]) points[plan.point].plan = withPeak(spelled(plan), points[plan.point]);
+  for (const run of results.pipelines ?? []) for (const lane of run.lanes) lane.part = lane.part.of.map((k) => lane.part.words[k]);
   for (const entry of results.products ?? []) if (points[entry.point]) points[entry.point].products = entry;
   const model = results.model ?? null;
   return {

@@ -82,9 +82,12 @@ function headerOf(data, finding) {
   return h("header", {}, h("div", { class: "title" }, h("h1", {}, scenario.name), h("p", { class: "facts" }, facts.join(" · "))),
     scenario.description && h("p", { class: "description" }, scenario.description),
     !complete && h("p", { class: "warning" }, "The run was interrupted: these are the points that were finished."),
-    h("p", { class: "finding", id: "finding" }, finding.sentence),
+    h("p", { class: "finding", id: "finding" }, shortFinding(finding.sentence, scenario.name)),
     h("div", { class: "numbers" }, finding.numbers.map((n) => h("div", { class: "number" }, h("div", { class: "label" }, n.label), h("div", { class: "value" }, n.value), h("div", { class: "detail" }, n.detail)))));
 }
+
+// The name stands above it.
+const shortFinding = (sentence, name) => (sentence.startsWith(`${name}: `) ? sentence.slice(name.length + 2) : sentence);
 
 async function start() {
   const { results, command, finding: told } = await carried();
@@ -105,7 +108,7 @@ async function start() {
   Object.assign(state, fromAddress(data));
   const front = frontSection(data, state), compare = comparison(data, state);
   front.section.append(compare.section);
-  const sections = [front, compare, pipelineSection(data, state), ...(results.plans?.length ? [modelSection(data, state), memorySection(data, state), scheduleSection(data, state), streamsSection(data, state), peakSection(data, state)] : []), productsSection(data), regimesSection(data), tableSection(data, state), aboutSection(data, { command })].filter(Boolean);
+  const sections = [regimesSection(data), front, compare, pipelineSection(data, state), ...(results.plans?.length ? [modelSection(data, state), memorySection(data, state), scheduleSection(data, state), streamsSection(data, state), peakSection(data, state)] : []), productsSection(data), tableSection(data, state), aboutSection(data, { command })].filter(Boolean);
   for (const { section } of sections) if (section.tagName === "SECTION") main.append(section);
   $("nav").replaceChildren(...sections.filter((x) => x.section.id !== "compare").map(({ section }) => h("a", { href: `#${section.id}`, onclick: (event) => { event.preventDefault(); section.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" }); } }, section.querySelector("h2").textContent)));
   const layout = () => { for (const section of sections) section.layout(); };

@@ -5,9 +5,10 @@ function regimesSection(data) {
   if (!map) return null;
   const hues = ["vermillion", "blue", "sky", "green", "orange", "purple", "yellow"];
   const body = h("div"), wins = map.strategies.map((_, k) => map.winner.flat().filter((w) => w === k).length);
+  const alike = (j, i) => map.values.filter((of) => of[j][i] !== null).length > 1;
   const text = { flops, peak_bytes: bytes, seconds }[map.by] ?? String;
   const section = h("section", { id: "regimes" }, h("h2", {}, "Who wins where"),
-    h("p", { class: "note" }, `The least ${{ flops: "work", peak_bytes: "peak memory", seconds: "time" }[map.by]} over ${map.x.label} and ${map.y.label}; a number is what the next best takes over the winner.`),
+    h("p", { class: "note" }, `The least ${{ flops: "work", peak_bytes: "peak memory", seconds: "time" }[map.by]} over ${map.x.label} and ${map.y.label}; a number is what the next best takes over the winner, = that all are equal.`),
     h("div", { class: "legend" }, map.strategies.map((p, k) => swatch(hues[k % 7], `${p.label}, ${count(wins[k], "cell")}`))), body);
   function layout() {
     const columns = map.x.values.length, rows = map.y.values.length, width = section.clientWidth || 900;
@@ -18,6 +19,7 @@ function regimesSection(data) {
       const rowsOf = () => [`${map.x.label} ${map.x.values[i]}, ${map.y.label} ${map.y.values[j]}`, ...map.strategies.map((p, k) => [`${p.label}${k === winner ? " (wins)" : ""}`, map.values[k][j][i] === null ? "does not fit or apply" : text(map.values[k][j][i])])];
       svg.append(s("g", { onpointermove: (event) => tip.show(event, rowsOf()), onpointerleave: () => tip.hide() },
         s("rect", { x: x + 0.5, y: y + 0.5, width: cell - 1, height: tall - 1, rx: 2, fill: winner === null ? "var(--faintbar)" : `var(--${hues[winner % 7]})`, "fill-opacity": factor ? Math.min(0.35 + 0.65 * Math.log2(factor) / 3, 1) : 0.35 }),
+        winner !== null && !factor && cell >= 34 && s("text", { x: x + cell / 2, y: y + tall / 2 + 4, "text-anchor": "middle", class: "small cell" }, alike(j, i) ? "=" : ""),
         factor && factor >= 1.005 && cell >= 34 && s("text", { x: x + cell / 2, y: y + tall / 2 + 4, "text-anchor": "middle", class: factor >= 3.5 && ["blue", "vermillion", "green"].includes(hues[winner % 7]) ? "small cell light" : "small cell" }, factor >= 10 ? whole(factor) : factor.toFixed(factor >= 1.095 ? 1 : 2))));
     }));
     const most = Math.max(1, Math.ceil(44 / cell));
