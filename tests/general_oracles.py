@@ -105,6 +105,28 @@ def least_cost(problem: Problem, memory: int, *, order: str = "free", forwards_f
     return None if cost < 0 else int(cost)
 
 
+def true_front(problem: Problem) -> list[tuple[int, int]]:
+    """Every breakpoint (memory, cost) of the exhaustive optimum, by bisection."""
+    out: list[tuple[int, int]] = []
+    known: dict[int, int | None] = {}
+
+    def cost(memory: int) -> int | None:
+        if memory not in known:
+            known[memory] = least_cost(problem, memory)
+        return known[memory]
+
+    top = int(problem.value_bytes.sum() + problem.workspace.max() + problem.saving_workspace.max())
+    while (best := cost(top)) is not None:
+        low, high = -1, top
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = cost(middle)
+            low, high = (low, middle) if found is not None and found <= best else (middle, high)
+        out.append((high, best))
+        top = high - 1
+    return out
+
+
 @numba.njit(cache=True)
 def _cheapest_path(
     reads: Any, writes: Any, saves: Any, before: Any, touched: Any, single: Any, cost: Any, workspace: Any,

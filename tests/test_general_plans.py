@@ -12,7 +12,7 @@ from time import monotonic, process_time
 
 import numpy as np
 import pytest
-from general_oracles import assert_valid, least_cost, profile
+from general_oracles import assert_valid, profile, true_front
 from general_problems import random_problem, random_shape, shapes
 
 import sim
@@ -40,28 +40,6 @@ def drawn(count: int, nodes: int, seed: int) -> Iterator[Problem]:
 def within(plans: list[Plan], budget: int) -> int | None:
     at = bisect_right([p.peak for p in plans], budget)
     return plans[at - 1].cost if at else None
-
-
-def true_front(problem: Problem) -> list[tuple[int, int]]:
-    """Every breakpoint (memory, cost) of the exhaustive optimum, by bisection."""
-    out: list[tuple[int, int]] = []
-    known: dict[int, int | None] = {}
-
-    def cost(memory: int) -> int | None:
-        if memory not in known:
-            known[memory] = least_cost(problem, memory)
-        return known[memory]
-
-    top = int(problem.value_bytes.sum() + problem.workspace.max() + problem.saving_workspace.max())
-    while (best := cost(top)) is not None:
-        low, high = -1, top
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = cost(middle)
-            low, high = (low, middle) if found is not None and found <= best else (middle, high)
-        out.append((high, best))
-        top = high - 1
-    return out
 
 
 @pytest.mark.parametrize("order", ["free", "listed"])
