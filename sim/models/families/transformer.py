@@ -193,7 +193,7 @@ def transformer(
         raise GraphError(message, key="kv_heads")
     if experts and top_k > experts:
         raise GraphError(f"got {top_k} experts a token, expected at most the {experts} there are", key="top_k")
-    check_size(20 * layers, key="layers")
+    check_size(12 * layers, key="layers")  # the fewest that a layer has
     inner = max(1, int(mlp_ratio * hidden))
     shards.check(heads=heads, kv_heads=kv_heads, inner=inner, sequence=sequence, experts=experts)
     blocks = _Block(
