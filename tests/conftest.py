@@ -32,9 +32,9 @@ _stores: list[TemporaryDirectory[str]] = []
 
 
 @pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_store() -> None:
     """Results of one test are none of another's; the folder is made by who needs it."""
-    monkeypatch.setenv("SIM_CACHE_DIR", str(Path(_stores[0].name) / uuid4().hex))
+    os.environ["SIM_CACHE_DIR"] = str(Path(_stores[0].name) / uuid4().hex)
 
 
 @pytest.fixture

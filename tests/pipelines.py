@@ -70,7 +70,7 @@ def longest_paths(schedule: PipelineSchedule, times: Times) -> dict[Pass, float]
     begin = dict.fromkeys(blocks, 0.0)
     arrival: dict[tuple[Pass, int], float] = {}
     for _ in range(len(rank_of) + 2):
-        before = dict(begin)
+        before = dict(begin), dict(arrival)
         for of_rank in schedule.blocks:
             last: dict[int, float] = {}
             free = 0.0
@@ -83,7 +83,7 @@ def longest_paths(schedule: PipelineSchedule, times: Times) -> dict[Pass, float]
                     for target in sorted({rank_of[q] for q in rank_of if p in inputs[q]} - {rank}):
                         arrival[p, target] = max(free, last.get(target, 0.0)) + times.send
                         last[target] = arrival[p, target]
-        if before == begin:
+        if before == (begin, arrival):
             break
     else:
         raise AssertionError("relaxation does not end")

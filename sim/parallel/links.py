@@ -138,8 +138,14 @@ class Cluster:
         return self.channel_of(what, count=count, near=self.near(count, stride))
 
     def near(self, count: int, stride: int) -> int:
-        """How many of the ranks of such a group are on each machine."""
-        return math.gcd(count, min(count, max(1, self.devices // stride)))
+        """How many of the ranks of such a group are on each machine, at least, and divide the group.
+
+        Where `stride` does not divide the devices of a machine, groups lie across machines in several ways: each rank
+        is then taken to be by itself.
+        """
+        if self.ranks <= self.devices:
+            return count
+        return 1 if self.devices % stride else math.gcd(count, self.devices // stride)
 
     def channel_of(self, what: str, *, count: int, near: int) -> Channel:
         """What `count` ranks, `near` of them on each machine, move collectives on.
