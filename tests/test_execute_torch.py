@@ -79,6 +79,18 @@ def _measured(traced, schedule, module, inputs):
     return value, gradients, live.peak_bytes - runner.state_bytes
 
 
+def _peak_with_the_bits_of(plain, expected, traced, schedule, module, inputs):
+    """The measured peak of a copy of a module, whose loss, gradients and buffers are those of plain training."""
+    twin = copy.deepcopy(module)
+    value, gradients, peak = _measured(traced, schedule, twin, inputs)
+    assert torch.equal(value, expected)
+    for key, p in plain.named_parameters():
+        assert torch.equal(p.grad, gradients[key]), key
+    for key, buffer in plain.named_buffers():
+        assert torch.equal(buffer, twin.get_buffer(key)), key
+    return peak
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["ops", "modules", "blocks"])
 @pytest.mark.parametrize("name", CASES)
@@ -88,13 +100,7 @@ def test_every_schedule_gives_the_bits_of_plain_autograd_and_the_predicted_peak(
     expected = _plain(plain, inputs, loss)
     traced = program(module, inputs, granularity=granularity, loss=loss)
     for schedule in (reverse_full(traced.graph), *(uniform(traced.graph, segments=k) for k in (2, 4))):
-        twin = copy.deepcopy(module)
-        value, gradients, peak = _measured(traced, schedule, twin, inputs)
-        assert torch.equal(value, expected)
-        for key, p in plain.named_parameters():
-            assert torch.equal(p.grad, gradients[key]), key
-        for key, buffer in plain.named_buffers():
-            assert torch.equal(buffer, twin.get_buffer(key)), key
+        peak = _peak_with_the_bits_of(plain, expected, traced, schedule, module, inputs)
         predicted = replay(schedule).working_bytes
         # The clone of the loss and the seed of its cotangent are the measurement's own.
         if granularity == "ops" and len(schedule.rows) <= 2 * len(traced.graph):  # a full store
@@ -293,13 +299,7 @@ def test_what_people_do_between_layers_keeps_the_bits_of_autograd(what):
     for granularity in ("ops", "blocks"):
         traced = program(module, inputs, granularity=granularity, loss="sum")
         for schedule in (reverse_full(traced.graph), *(uniform(traced.graph, segments=k) for k in (2, 3))):
-            twin = copy.deepcopy(module)
-            value, gradients, peak = _measured(traced, schedule, twin, inputs)
-            assert torch.equal(value, expected)
-            for key, p in plain.named_parameters():
-                assert torch.equal(p.grad, gradients[key]), key
-            for key, buffer in plain.named_buffers():
-                assert torch.equal(buffer, twin.get_buffer(key)), key
+            peak = _peak_with_the_bits_of(plain, expected, traced, schedule, module, inputs)
             assert peak <= replay(schedule).peak_bytes
 
 

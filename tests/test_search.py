@@ -24,11 +24,12 @@ from sim.experiment.run import compute
 from sim.experiment.search import Found, search
 from sim.graphs.graph import Graph
 from sim.parallel.bounds import Bounds
+from sim.parallel.cuts import cut, seconds_of
 from sim.parallel.job import Plan, run
 from sim.parallel.links import Link
 from sim.parallel.pipeline import PARTS
 from sim.parallel.sharding import Replicas
-from sim.parallel.stages import Cutter, Gathers, RowTimes, cut, seconds_of
+from sim.parallel.stages import Cutter, Gathers, RowTimes
 from sim.scenario.scenario import Scenario, from_document
 from sim.simulation.device import PRESETS
 

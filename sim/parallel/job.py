@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from sim.base.errors import ParameterError
 from sim.graphs.graph import Graph
+from sim.parallel.cuts import cut, seconds_of
 from sim.parallel.links import Channel, Cluster, Link, waits
 from sim.parallel.memory import RankMemory, StageRows, memory_of
 from sim.parallel.pipeline import PARTS, Part, PipelineSchedule
 from sim.parallel.recomputation import Layout, fastest, moving_peak
 from sim.parallel.sharding import Precision, Replicas, Sharing, resident_bytes
 from sim.parallel.simulate import PipelineTrace, simulate
-from sim.parallel.stages import Cutter, Profile, Recompute, RowTimes, Stage, cut, seconds_of
+from sim.parallel.stages import Cutter, Profile, Recompute, RowTimes, Stage
 from sim.parallel.times import Clock, Times, Transfer, Work, Works
 from sim.simulation.device import Device
 

@@ -93,17 +93,9 @@ def _names(figure: Figure, axes: Axes, best: Sequence[Mapping[str, Any]]) -> Non
     costs = [(row["peak_bytes"], row["seconds"]) for row in best]
     chosen = landmarks(costs, [row["tensor"] for row in best], count=MOST_LABELS)
     marks = marking.inches(figure, axes, [(row["seconds"], row["peak_bytes"]) for row in best])
-    texts = [
-        figure.text(0, 0, _name(best[k]), transform=figure.dpi_scale_trans, fontsize=marking.LABEL_SIZE, va="bottom",
-                    zorder=7, bbox=dict(style.VEIL), linespacing=1.15, color=style.INK)
-        for k in chosen
-    ]  # fmt: skip
-    renderer = style.renderer(figure)
-    extents = [text.get_window_extent(renderer) for text in texts]
-    sizes = [(float(e.width) / figure.dpi, float(e.height) / figure.dpi) for e in extents]
-    left, bottom, right, top = (float(v) / figure.dpi for v in axes.get_window_extent(renderer).extents)
+    texts, sizes = marking.written(figure, [_name(best[k]) for k in chosen], [style.INK] * len(chosen))
     corners = labels.place(
-        [marks[k] for k in chosen], sizes, inside=(left, bottom, right, top), points=marks,
+        [marks[k] for k in chosen], sizes, inside=marking.inside(figure, axes), points=marks,
         segments=[(*a, *b) for a, b in pairwise(marks)], towards=(1.0, 1.0),
     )  # fmt: skip
     for k, text, size, corner in zip(chosen, texts, sizes, corners, strict=True):
@@ -113,7 +105,7 @@ def _names(figure: Figure, axes: Axes, best: Sequence[Mapping[str, Any]]) -> Non
         text.set_position(corner)
         x0, y0, x1, y1 = labels.leader(marks[k], (*corner, corner[0] + size[0], corner[1] + size[1]))
         figure.add_artist(
-            Line2D([x0, x1], [y0, y1], transform=figure.dpi_scale_trans, linewidth=0.7, color=style.MUTED)
+            Line2D([x0, x1], [y0, y1], transform=figure.dpi_scale_trans, color=style.MUTED, **marking.LEADER)
         )
 
 

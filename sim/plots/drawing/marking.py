@@ -11,6 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from sim.plots.drawing import labels, style
 from sim.plots.drawing.spots import Curve, Spot
@@ -106,17 +107,9 @@ def write_names(
             near[0].append(i)
         else:
             groups.append([i])
-    texts = [
-        figure.text(
-            0, 0, _lines(spots, group), transform=figure.dpi_scale_trans, fontsize=LABEL_SIZE, va="bottom", zorder=7,
-            bbox=dict(style.VEIL), linespacing=1.15, color=style.INK if group[0] in best else style.MUTED,
-        )
-        for group in groups
-    ]  # fmt: skip
-    renderer = style.renderer(figure)
-    extents = [t.get_window_extent(renderer) for t in texts]
-    sizes = [(float(e.width) / figure.dpi, float(e.height) / figure.dpi) for e in extents]
-    left, bottom, right, top = (float(v) / figure.dpi for v in axes.get_window_extent(renderer).extents)
+    colours = [style.INK if group[0] in best else style.MUTED for group in groups]
+    texts, sizes = written(figure, [_lines(spots, group) for group in groups], colours)
+    left, bottom, right, top = inside(figure, axes)
     anchors = [marks[group[0]] for group in groups]
     corners = labels.place(
         anchors,
@@ -143,6 +136,27 @@ def write_names(
                 [x0, x1], [y0, y1], transform=figure.dpi_scale_trans, color=style.MUTED, zorder=3.5, **LEADER
             )  # fmt: skip
             figure.add_artist(line)
+
+
+def written(
+    figure: Figure, names: Sequence[str], colours: Sequence[str]
+) -> tuple[list[Text], list[tuple[float, float]]]:
+    """Texts that have no place yet, in inches from the lower left corner of the paper, and their sizes."""
+    texts = [
+        figure.text(
+            0, 0, name, transform=figure.dpi_scale_trans, fontsize=LABEL_SIZE, va="bottom", zorder=7,
+            bbox=dict(style.VEIL), linespacing=1.15, color=colour,
+        )
+        for name, colour in zip(names, colours, strict=True)
+    ]  # fmt: skip
+    extents = [text.get_window_extent(style.renderer(figure)) for text in texts]
+    return texts, [(float(e.width) / figure.dpi, float(e.height) / figure.dpi) for e in extents]
+
+
+def inside(figure: Figure, axes: Axes) -> tuple[float, float, float, float]:
+    """The left, lower, right and upper edges of axes in inches."""
+    left, bottom, right, top = (float(v) / figure.dpi for v in axes.get_window_extent(style.renderer(figure)).extents)
+    return left, bottom, right, top
 
 
 def _lines(spots: Sequence[Spot], group: Sequence[int]) -> str:

@@ -207,7 +207,7 @@ def _following(problem: Problem, blocks: Blocks) -> Rows | None:
 
 def _without(problem: Problem, blocks: Blocks, following: Rows) -> Problem | None:
     """The problem with the first `KEPT` blocks; what follows the last block follows the last of those."""
-    n, gap = len(problem) // 2, (blocks.count - KEPT) * blocks.length
+    n = len(problem) // 2
     node = np.arange(n)
     kept = np.tile((node < blocks.start + KEPT * blocks.length) | (node >= blocks.end), 2)
     row, value = problem.row_of_touch, problem.value
@@ -227,8 +227,6 @@ def _without(problem: Problem, blocks: Blocks, following: Rows) -> Problem | Non
         return None
     used, number = np.unique(touched, return_inverse=True)
     renumbered = np.cumsum(kept) - 1
-    rows = np.flatnonzero(kept)
-    assert len(rows) == 2 * (n - gap)
     return replace(
         problem,
         ptr=np.concatenate([[0], np.cumsum(np.diff(problem.ptr)[kept])]).astype(np.int32),
