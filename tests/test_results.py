@@ -234,6 +234,36 @@ def test_tampered_results_are_drawn_or_refused_in_one_message(
     assert code == 0 or error.startswith(f"{path}")
 
 
+def test_bytes_that_no_figure_can_draw_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = json.loads(RAN.to_json())
+    span = next(span for picture in data["pictures"] for stored in picture["stored"] for span in stored["spans"])
+    span[3] = 10**400
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert main(["plot", str(tmp_path / "results.json")]) == 2
+    assert "pictures" in capsys.readouterr().err
+
+
+def test_axes_of_maps_may_have_any_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists as widths are, and none as where a budget is left out."""
+    monkeypatch.setattr(style, "save", lambda figure, stem: ())
+    data = json.loads(RAN.to_json())
+    for value in ([4, 8], [], None, True, "fast", 0.5):
+        data["regimes"]["x"]["values"][0] = data["regimes"]["y"]["values"][-1] = value
+        (tmp_path / "results.json").write_text(json.dumps(data))
+        assert main(["plot", str(tmp_path / "results.json"), "-q"]) == 0
+
+
+def test_a_plan_without_clock_beside_others_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one beyond those that would be drawn: whatever the order of points, no line is on another's clock."""
+    monkeypatch.setattr(style, "save", lambda figure, stem: ())
+    text = RAN.to_json()
+    for k in range(len(json.loads(text)["points"])):
+        data = json.loads(text)
+        data["points"].insert(k, data["points"][k])
+        (tmp_path / "results.json").write_text(json.dumps(data))
+        assert main(["plot", str(tmp_path / "results.json"), "-q"]) == 0
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -175,7 +175,7 @@ def _value(key: str, value: Any) -> str:
         return style.short_bytes(value)
     if isinstance(value, int):
         return str(value) if value < 10_000 else format_count(value)
-    return f"{value:g}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _ticks(figure: Figure, axes: Axes, chart: Map) -> None:

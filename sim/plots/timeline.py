@@ -213,9 +213,11 @@ def _worth_a_look(results: Mapping[str, Any]) -> list[Profile]:
             chosen.append(i)
     timed = all("seconds" in plans[i] for i in chosen[:LINES])
     unit: XUnit = "seconds" if timed else "flops"
+    if timed:  # those that have no clock are left out
+        chosen = [i for i in chosen if "seconds" in plans[i]]
     if any(not plans[i][_CLOCKS[unit]][-1] for i in chosen):
         unit = "percent"
-    profiles = [read_profile(plans[i], points[i], unit) for i in chosen if unit != "seconds" or "seconds" in plans[i]]
+    profiles = [read_profile(plans[i], points[i], unit) for i in chosen]
     same: dict[tuple[tuple[int, ...], float], list[Profile]] = {}
     for profile in profiles:
         same.setdefault((profile.totals, profile.whole), []).append(profile)

@@ -45,7 +45,7 @@ class Stored(TypedDict):
 
     value: str
     tier: str
-    spans: list[tuple[int, int, int, int]]
+    spans: list[tuple[int, int, int, Amount]]
 
 
 class Picture(TypedDict):
